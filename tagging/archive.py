@@ -1,0 +1,85 @@
+"""AudioSet's features archive, read as a stream: `<root>/<subset>/<shard>.tfrecord` in a tar.gz.
+
+It is never unpacked to disk: names of shards differ by case only, and there are thousands.
+"""
+
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from isal import igzip, isal_zlib
+
+from tagging.errors import UserError
+
+READ_BYTES = 1 << 20
+
+
+class Shard(NamedTuple):
+    """One TFRecord file of the archive: its path there and its bytes."""
+
+    name: str
+    content: bytes
+
+
+def read_shards(
+    archive: Path, subset: str, on_read: Callable[[int], None] = lambda amount: None
+) -> Iterator[Shard]:
+    """Yield the shards of `subset` in the archive's order.
+
+    Args:
+        archive: path of `features.tar.gz`.
+        subset: `bal_train`, `eval` or `unbal_train`.
+        on_read: told the number of compressed bytes read since it was last told.
+
+    Raises:
+        UserError: if the archive is damaged or cut short, a path in it climbs out of it, the
+            subset is not there, or a member of the subset is no TFRecord file.
+    """
+    seen: set[str] = set()
+    found = 0
+    told = 0
+    with archive.open("rb") as compressed:
+        try:
+            with igzip.GzipFile(fileobj=compressed) as unzipped:
+                with tarfile.open(fileobj=unzipped, mode="r|", bufsize=READ_BYTES) as tar:
+                    for member in tar:
+                        position = compressed.tell()
+                        on_read(position - told)
+                        told = position
+                        part = _subset_of(archive, member)
+                        seen.add(part)
+                        if part != subset or member.isdir():
+                            continue
+                        if not member.isfile() or not member.name.endswith(".tfrecord"):
+                            raise UserError(
+                                f"{archive}: {member.name} is no TFRecord file; the folder "
+                                f"{subset} takes <name>.tfrecord files only"
+                            )
+                        content = tar.extractfile(member).read()
+                        if len(content) != member.size:
+                            raise UserError(f"{archive}: cut short within {member.name}")
+                        found += 1
+                        yield Shard(member.name, content)
+                # The gzip checksum stands at the very end: read on to have it checked.
+                while unzipped.read(READ_BYTES):
+                    pass
+        except EOFError:
+            raise UserError(
+                f"{archive}: cut short at byte {compressed.tell()}; download it again"
+            ) from None
+        except (tarfile.TarError, igzip.BadGzipFile, isal_zlib.error) as error:
+            raise UserError(
+                f"{archive}: damaged near byte {compressed.tell()} ({error}); download it again"
+            ) from None
+    if not found:
+        there = ", ".join(sorted(seen - {""})) or "none"
+        raise UserError(f"{archive}: no shard of the subset {subset}; the subsets there: {there}")
+
+
+def _subset_of(archive: Path, member: tarfile.TarInfo) -> str:
+    """Return the name of the folder that holds the member, the subset; "" for what is above."""
+    parts = member.name.removeprefix("./").split("/")
+    if parts[0] == "" or ".." in parts:
+        raise UserError(f"{archive}: the path {member.name} climbs out of the archive")
+    return parts[1] if len(parts) > 1 else ""

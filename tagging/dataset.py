@@ -1,0 +1,61 @@
+"""The prepared splits: one safetensors file each, whose metadata name the labels.
+
+Tensors of a split of n clips:
+
+    embeddings  uint8  (n, seconds, 128)  VGGish embeddings as AudioSet quantized them
+    labels      uint8  (n, labels)        1 where the clip has the label
+    video_ids   uint8  (n, 11)            ASCII
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from tagging.files import whole_file
+from tagging.labels import Label
+
+PREPARED = Path("data/prepared")
+SPLITS = ("train", "val", "test")
+
+
+class Split(NamedTuple):
+    """The clips of one split and the labels they are tagged with (the columns of `labels`)."""
+
+    embeddings: np.ndarray
+    labels: np.ndarray
+    video_ids: np.ndarray
+    names: list[Label]
+
+
+def split_path(split: str) -> Path:
+    """Return where the split `train`, `val` or `test` lies."""
+    return PREPARED / f"{split}.safetensors"
+
+
+def write_split(path: Path, split: Split) -> None:
+    """Write a split, whole or not at all."""
+    # One metadata key: safetensors does not keep the order of several, and bytes must not vary.
+    metadata = {"labels": json.dumps([label._asdict() for label in split.names])}
+    tensors = {
+        "embeddings": split.embeddings,
+        "labels": split.labels,
+        "video_ids": split.video_ids,
+    }
+    with whole_file(path) as partial:
+        save_file(tensors, partial, metadata)
+
+
+def read_split(path: Path) -> Split:
+    """Read what `write_split` wrote."""
+    with safe_open(path, framework="numpy") as file:
+        names = [Label(**label) for label in json.loads(file.metadata()["labels"])]
+        return Split(
+            file.get_tensor("embeddings"),
+            file.get_tensor("labels"),
+            file.get_tensor("video_ids"),
+            names,
+        )

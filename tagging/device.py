@@ -1,0 +1,30 @@
+"""Where tensors live: the best device there is, unless `run.device` names one."""
+
+import torch
+
+from tagging.errors import UserError
+
+# Sums depend on the number of threads in their last bits. A fixed number makes results the same
+# on machines with other numbers of cores; these networks are too small to gain from more.
+THREADS = 2
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device called `name` (auto, cpu, cuda or mps), set up for repeatable results.
+
+    Raises:
+        UserError: if this machine does not have it.
+    """
+    torch.set_num_threads(THREADS)
+    torch.use_deterministic_algorithms(True)
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(device for device, found in there.items() if found)
+    if not there[name]:
+        found = ", ".join(device for device, found in there.items() if found)
+        raise UserError(f"params.yaml: run.device is {name!r}, not on this machine; it has {found}")
+    return torch.device(name)

@@ -1,0 +1,104 @@
+"""Typed parameters: each section of `params.yaml` is read, checked and refused in one sentence."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from tagging.errors import UserError
+
+PARAMS_FILE = Path("params.yaml")
+SECTIONS = (
+    "download", "convert", "prepare", "train", "models", "evaluate", "compare", "run",
+)  # fmt: skip
+
+
+def _refuse_bool(value: object) -> object:
+    # Pydantic takes `true` for 1.0; nobody who writes `lr: true` means that.
+    if isinstance(value, bool):
+        raise ValueError("a truth value is no number")
+    return value
+
+
+# A float may come as the text `1e-05`: `dvc exp run -S` writes it so and YAML 1.1 reads a string.
+Float = Annotated[float, BeforeValidator(_refuse_bool), Field(allow_inf_nan=False)]
+Int = Annotated[int, Field(strict=True)]
+
+
+class Section(BaseModel):
+    """A part of `params.yaml`. The description of each field completes "it takes ..."."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Run(Section):
+    """How to run, never what to compute: no stage tracks this section."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(description="auto, cpu, cuda or mps")
+    progress: Literal["auto", "bar", "lines", "none"] = Field(
+        description="auto (bars on a terminal, lines in a log), bar, lines or none"
+    )
+
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def read_params(path: Path = PARAMS_FILE) -> dict[str, Any]:
+    """Read `params.yaml` as plain data, refusing sections that no stage knows.
+
+    Raises:
+        UserError: if the file is missing, is no YAML mapping or has an unknown section.
+    """
+    try:
+        params = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is not in {Path.cwd()}; run from the project's root") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(params, dict):
+        raise UserError(f"{path} holds {params!r}; it takes the sections {', '.join(SECTIONS)}")
+    for name in params:
+        if name not in SECTIONS:
+            raise UserError(f"{path}: {name} is unknown; the sections are {', '.join(SECTIONS)}")
+    return params
+
+
+def parse(kind: type[AnySection], values: object, name: str) -> AnySection:
+    """Check `values` against `kind`; `name` is the dotted key they stand under.
+
+    Raises:
+        UserError: naming the first wrong key, what it got and what it takes.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+    key = ".".join([name, *(str(part) for part in problem["loc"])])
+    if problem["type"] == "extra_forbidden":
+        *_, parent, _ = key.split(".")
+        takes = ", ".join(kind.model_fields)
+        raise UserError(f"{PARAMS_FILE}: {key} is unknown; {parent} takes {takes}")
+    if problem["type"] in ("model_type", "model_attributes_type"):
+        takes = f"a mapping of {', '.join(kind.model_fields)}"
+    else:
+        takes = kind.model_fields[str(problem["loc"][0])].description
+    if problem["type"] == "missing":
+        raise UserError(f"{PARAMS_FILE}: {key} is missing; it takes {takes}")
+    # Where a list's item is wrong, the whole list is shown: its position alone says little.
+    got, shown = values, name
+    for part in problem["loc"][:1]:
+        got, shown = got[part], f"{name}.{part}"
+    raise UserError(f"{PARAMS_FILE}: {shown} is {got!r}; it takes {takes}")
+
+
+def load(kind: type[AnySection], name: str) -> AnySection:
+    """Read the section `name` of `params.yaml` as `kind`.
+
+    Raises:
+        UserError: as `read_params` and `parse` do, or if the section is missing.
+    """
+    params = read_params()
+    if name not in params:
+        raise UserError(f"{PARAMS_FILE}: the section {name} is missing")
+    return parse(kind, params[name], name)

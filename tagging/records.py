@@ -1,0 +1,195 @@
+"""AudioSet's records: `tf.train.SequenceExample` messages in TFRecord framing.
+
+Format: https://research.google.com/audioset/download.html and
+https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import google_crc32c
+from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+
+from tagging.errors import UserError
+from tagging.labels import CLASSES
+
+FRAME_BYTES = 128  # one VGGish embedding, a byte a dimension
+VIDEO_ID_CHARACTERS = 11
+_LENGTH = struct.Struct("<Q")
+_CRC = struct.Struct("<I")
+_HEADER_BYTES = _LENGTH.size + _CRC.size
+
+
+class Clip(NamedTuple):
+    """One clip of AudioSet.
+
+    `labels` are class indices (0..526); `audio_embedding` holds the frames one after the other,
+    128 unsigned bytes a second.
+    """
+
+    video_id: str
+    start_time_seconds: float
+    end_time_seconds: float
+    labels: list[int]
+    audio_embedding: bytes
+
+
+def _sequence_example() -> type[message.Message]:
+    """Build the message class at run time: no generated code, and protobuf's C parser all the same.
+
+    The fields are those of tensorflow/core/example/{feature,example}.proto.
+    """
+    field = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(
+        name="audioset_example.proto", package="audioset", syntax="proto3"
+    )
+
+    def add(owner, name: str, number: int, kind: int | str, repeated: bool = False) -> None:
+        entry = owner.field.add(name=name, number=number)
+        entry.label = field.LABEL_REPEATED if repeated else field.LABEL_OPTIONAL
+        if isinstance(kind, str):
+            entry.type, entry.type_name = field.TYPE_MESSAGE, f".audioset.{kind}"
+        else:
+            entry.type = kind
+
+    def add_map(owner, name: str, number: int, entry_name: str, value: str) -> None:
+        entry = owner.nested_type.add(name=entry_name)
+        entry.options.map_entry = True
+        add(entry, "key", 1, field.TYPE_STRING)
+        add(entry, "value", 2, value)
+        add(owner, name, number, f"{owner.name}.{entry_name}", repeated=True)
+
+    lists = {"Bytes": field.TYPE_BYTES, "Float": field.TYPE_FLOAT, "Int64": field.TYPE_INT64}
+    for kind, type_ in lists.items():
+        add(file.message_type.add(name=f"{kind}List"), "value", 1, type_, repeated=True)
+    feature = file.message_type.add(name="Feature")
+    feature.oneof_decl.add(name="kind")
+    for number, kind in enumerate(lists, start=1):
+        add(feature, f"{kind.lower()}_list", number, f"{kind}List")
+        feature.field[-1].oneof_index = 0
+    add_map(file.message_type.add(name="Features"), "feature", 1, "FeatureEntry", "Feature")
+    add(file.message_type.add(name="FeatureList"), "feature", 1, "Feature", repeated=True)
+    add_map(
+        file.message_type.add(name="FeatureLists"),
+        "feature_list", 1, "FeatureListEntry", "FeatureList",
+    )  # fmt: skip
+    example = file.message_type.add(name="SequenceExample")
+    add(example, "context", 1, "Features")
+    add(example, "feature_lists", 2, "FeatureLists")
+
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(
+        pool.FindMessageTypeByName("audioset.SequenceExample")
+    )
+
+
+SequenceExample = _sequence_example()
+
+
+def masked_crc(data: bytes) -> int:
+    """Return TFRecord's masked CRC-32C of `data`."""
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def read_clips(shard: bytes, name: str) -> Iterator[Clip]:
+    """Yield the clips of one TFRecord file, both checksums of each record checked.
+
+    Args:
+        shard: the whole file.
+        name: the file's name, for errors.
+
+    Raises:
+        UserError: naming file, record and byte offset, if the framing, a checksum or a field is
+            not as AudioSet's.
+    """
+    offset, number, size = 0, 0, len(shard)
+    while offset < size:
+
+        def refuse(problem: str, at: int = offset, record: int = number) -> UserError:
+            return UserError(f"{name}, record {record} at byte {at}: {problem}")
+
+        if size - offset < _HEADER_BYTES:
+            raise refuse(f"{size - offset} bytes are left, a record's header takes 12")
+        (length,) = _LENGTH.unpack_from(shard, offset)
+        (crc,) = _CRC.unpack_from(shard, offset + _LENGTH.size)
+        if masked_crc(shard[offset : offset + _LENGTH.size]) != crc:
+            raise refuse("the checksum of its length is wrong; the file is damaged")
+        start = offset + _HEADER_BYTES
+        end = start + length
+        if end + _CRC.size > size:
+            raise refuse(f"it claims {length} bytes, more than the file holds; it is cut short")
+        data = shard[start:end]
+        if masked_crc(data) != _CRC.unpack_from(shard, end)[0]:
+            raise refuse("the checksum of its data is wrong; the file is damaged")
+        try:
+            yield parse_clip(data)
+        except ValueError as error:
+            raise refuse(str(error)) from None
+        offset, number = end + _CRC.size, number + 1
+
+
+def parse_clip(data: bytes) -> Clip:
+    """Read one serialized SequenceExample.
+
+    Raises:
+        ValueError: saying what is not as in AudioSet's records.
+    """
+    try:
+        example = SequenceExample.FromString(data)
+    except message.DecodeError:
+        raise ValueError("its data are no tf.train.SequenceExample") from None
+    context = example.context.feature
+    try:
+        video_id = context["video_id"].bytes_list.value[0].decode("ascii")
+        start = context["start_time_seconds"].float_list.value[0]
+        end = context["end_time_seconds"].float_list.value[0]
+    except (IndexError, UnicodeDecodeError):
+        raise ValueError(
+            "it lacks one of video_id (ASCII), start_time_seconds and end_time_seconds"
+        ) from None
+    if len(video_id) != VIDEO_ID_CHARACTERS:
+        raise ValueError(f"video_id is {video_id!r}; it takes {VIDEO_ID_CHARACTERS} characters")
+    labels = list(context["labels"].int64_list.value)
+    if not labels or min(labels) < 0 or max(labels) >= CLASSES:
+        raise ValueError(f"labels are {labels}; it takes one or more in 0..{CLASSES - 1}")
+    if len(set(labels)) != len(labels):
+        raise ValueError(f"labels are {labels}; it takes each label once")
+    frames = []
+    for feature in example.feature_lists.feature_list["audio_embedding"].feature:
+        value = feature.bytes_list.value
+        if len(value) != 1 or len(value[0]) != FRAME_BYTES:
+            sizes = [len(frame) for frame in value]
+            raise ValueError(
+                f"frame {len(frames)} of audio_embedding holds {sizes} bytes; "
+                f"it takes {FRAME_BYTES}"
+            )
+        frames.append(value[0])
+    if not frames:
+        raise ValueError("it has no frames in audio_embedding")
+    return Clip(video_id, start, end, labels, b"".join(frames))
+
+
+def write_clip(clip: Clip) -> bytes:
+    """Return the clip as one framed TFRecord, with fields in a fixed order."""
+    example = SequenceExample()
+    context = example.context.feature
+    context["video_id"].bytes_list.value.append(clip.video_id.encode("ascii"))
+    context["start_time_seconds"].float_list.value.append(clip.start_time_seconds)
+    context["end_time_seconds"].float_list.value.append(clip.end_time_seconds)
+    context["labels"].int64_list.value.extend(clip.labels)
+    frames = example.feature_lists.feature_list["audio_embedding"].feature
+    for start in range(0, len(clip.audio_embedding), FRAME_BYTES):
+        frame = clip.audio_embedding[start : start + FRAME_BYTES]
+        frames.add().bytes_list.value.append(frame)
+    return frame_record(example.SerializeToString(deterministic=True))
+
+
+def frame_record(data: bytes) -> bytes:
+    """Put TFRecord's length and checksums around `data`."""
+    length = _LENGTH.pack(len(data))
+    return b"".join(
+        (length, _CRC.pack(masked_crc(length)), data, _CRC.pack(masked_crc(data)))
+    )
