@@ -94,9 +94,7 @@ def _refuse_duplicates(archive: Path, ids: pa.ChunkedArray, shards: list[tuple[s
 def main(subset: str) -> None:
     """Run the stage for one of `convert.subsets`."""
     run = load(Run, "run")
-    with Progress(
-        f"convert {subset}", ARCHIVE.stat().st_size, "B", run.progress
-    ) as progress:
+    with Progress(f"convert {subset}", ARCHIVE.stat().st_size, "B", run.progress) as progress:
         number = convert(ARCHIVE, subset, Path(f"data/parquet/{subset}.parquet"), progress)
     progress.say(f"convert {subset}: {number:,} clips")
 

@@ -28,9 +28,7 @@ Part = Annotated[Int, Field(ge=1)]
 class Prepare(Section):
     """Which clips and labels are used, and how the clips are split."""
 
-    subsets: list[str] = Field(
-        description="a list of one or more of convert.subsets", min_length=1
-    )
+    subsets: list[str] = Field(description="a list of one or more of convert.subsets", min_length=1)
     seconds: Int = Field(description="a whole number of seconds from 1 to 10", ge=1, le=10)
     top_labels: Int = Field(description=f"a whole number from 1 to {CLASSES}", ge=1, le=CLASSES)
     split: tuple[Part, Part, Part] = Field(
@@ -67,9 +65,7 @@ def read_clips(paths: list[Path]) -> Clips:
             raise UserError(
                 f"{path} is missing; prepare.subsets takes subsets of convert.subsets only"
             )
-    table = pa.concat_tables(
-        pq.read_table(path, columns=["video_id", "labels"]) for path in paths
-    )
+    table = pa.concat_tables(pq.read_table(path, columns=["video_id", "labels"]) for path in paths)
     frames = [pc.divide(pc.binary_length(column), FRAME_BYTES) for column in _embeddings(paths)]
     video_ids = table["video_id"].to_numpy()
     lists = table["labels"].combine_chunks()
@@ -166,18 +162,16 @@ def prepare(settings: Prepare, parquet: Path, names: list[Label]) -> dict:
             Split(
                 gather(paths, chosen.row, settings.seconds),
                 chosen.labels[:, top].astype(np.uint8),
-                np.array(chosen.video_ids.astype("S")).view(np.uint8).reshape(
-                    -1, VIDEO_ID_CHARACTERS
-                ),
+                np.array(chosen.video_ids.astype("S"))
+                .view(np.uint8)
+                .reshape(-1, VIDEO_ID_CHARACTERS),
                 top_names,
             ),
         )
         sizes[split] = len(places)
     return {
         "source": "generated sample" if is_sample(names) else "AudioSet",
-        "records": {
-            path.stem: pq.read_metadata(path).num_rows for path in paths
-        },
+        "records": {path.stem: pq.read_metadata(path).num_rows for path in paths},
         "clips": {
             "all": len(clips.row),
             f"of_{settings.seconds}_seconds": len(of_length.row),

@@ -40,10 +40,10 @@ def write_split(path: Path, split: Split) -> None:
     """Write a split, whole or not at all."""
     # One metadata key: safetensors does not keep the order of several, and bytes must not vary.
     metadata = {"labels": json.dumps([label._asdict() for label in split.names])}
+    # In C order: safetensors writes an array's memory as it lies, whatever its strides.
     tensors = {
-        "embeddings": split.embeddings,
-        "labels": split.labels,
-        "video_ids": split.video_ids,
+        name: np.ascontiguousarray(getattr(split, name))
+        for name in ("embeddings", "labels", "video_ids")
     }
     with whole_file(path) as partial:
         save_file(tensors, partial, metadata)

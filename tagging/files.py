@@ -7,6 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# What the user's umask leaves, also for libraries that create files for the owner alone.
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+FILE_MODE = 0o666 & ~_UMASK
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -20,7 +25,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield partial
         with partial.open("rb") as written:
             os.fsync(written.fileno())
-        os.replace(partial, path)
+        partial.chmod(FILE_MODE)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -80,9 +80,7 @@ def _sequence_example() -> type[message.Message]:
 
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return message_factory.GetMessageClass(
-        pool.FindMessageTypeByName("audioset.SequenceExample")
-    )
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("audioset.SequenceExample"))
 
 
 SequenceExample = _sequence_example()
@@ -190,6 +188,4 @@ def write_clip(clip: Clip) -> bytes:
 def frame_record(data: bytes) -> bytes:
     """Put TFRecord's length and checksums around `data`."""
     length = _LENGTH.pack(len(data))
-    return b"".join(
-        (length, _CRC.pack(masked_crc(length)), data, _CRC.pack(masked_crc(data)))
-    )
+    return b"".join((length, _CRC.pack(masked_crc(length)), data, _CRC.pack(masked_crc(data))))

@@ -11,10 +11,10 @@ from pydantic import Field
 from torch import nn
 
 from tagging.losses import LOSSES
-from tagging.metrics import ndcg, precision_at_1
 from tagging.models import as_input, score
 from tagging.parameters import Float, Int, Section
 from tagging.progress import Progress
+from tagging.ranking import ndcg, precision_at_1
 from tagging.resume import load_state, save_state
 
 
@@ -23,9 +23,7 @@ class Train(Section):
 
     loss: Literal[tuple(LOSSES)] = Field(description=" or ".join(LOSSES))
     optimizer: Literal["adam", "adamw"] = Field(description="adam or adamw")
-    lr: Float = Field(
-        description="a learning rate above 0 (the highest of the schedule)", gt=0
-    )
+    lr: Float = Field(description="a learning rate above 0 (the highest of the schedule)", gt=0)
     weight_decay: Float = Field(description="a number of 0 or more", ge=0)
     schedule: Literal["constant", "one_cycle"] = Field(
         description="constant or one_cycle (up for 30% of the steps, then down to nothing)"
@@ -112,9 +110,7 @@ def train(
         progress.say(f"resumed after epoch {len(history)} of {settings.epochs}")
     for number in range(len(history), settings.epochs):
         started = time.perf_counter()
-        loss = _train_epoch(
-            network, settings, number, train_clips, optimizer, schedule, progress
-        )
+        loss = _train_epoch(network, settings, number, train_clips, optimizer, schedule, progress)
         seconds += time.perf_counter() - started
         epoch = Epoch(loss, *validate(network, val_clips))
         if settings.keep == "last" or all(epoch.val_ndcg > old.val_ndcg for old in history):

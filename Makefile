@@ -1,0 +1,41 @@
+# Everything here runs in an environment of its own, .venv, made when first needed.
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: help run test lint install plots
+
+help:  ## Show what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+run: $(VENV)/.run  ## Run the whole pipeline on a generated sample, in a copy; print its leaderboard
+	@python -m tools.demo
+
+test: $(VENV)/.test $(VENV)-s3/.made lint  ## Lint and run all tests
+	@python -m pytest -n 2 --dist worksteal
+
+lint: $(VENV)/.test
+	@ruff check .
+	@ruff format --check --quiet .
+
+install: $(VENV)/.run  ## Make the environment for dvc repro
+
+plots: $(VENV)/.run  ## Show the plots of the last run, without a network
+	@python -m tools.plots
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements.txt | $(VENV)/bin/python
+	python -m pip install --quiet --requirement requirements.txt
+	@touch $@
+
+$(VENV)/.test: requirements-test.txt $(VENV)/.run
+	python -m pip install --quiet --requirement requirements-test.txt
+	@touch $@
+
+# The S3 server of the tests pins what DVC pins otherwise: it lives apart.
+$(VENV)-s3/.made: requirements-s3-server.txt
+	$(PYTHON) -m venv $(VENV)-s3
+	$(VENV)-s3/bin/python -m pip install --quiet --requirement requirements-s3-server.txt
+	@touch $@

@@ -1,0 +1,245 @@
+"""Stage `compare`: the leaderboard of all models in params.yaml, and the data of the plots.
+
+Names of models come from params.yaml, never from the files that lie there: those of a model that
+was removed stay until somebody deletes them.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from tagging.dataset import Split, read_split, split_path
+from tagging.errors import UserError, entry_point
+from tagging.files import write_json, write_text
+from tagging.parameters import Float, Int, Section, load, parse, read_params
+from tagging.ranking import ndcg, precision_at_1
+from tagging.tables import read_rows, to_csv, to_markdown
+
+METRICS = Path("metrics")
+PLOTS = Path("plots")
+LEADERBOARD = Path("leaderboard")
+
+
+class Published(Section):
+    """A row of somebody else's results."""
+
+    ndcg: Float = Field(description="a number from 0 to 1", ge=0, le=1)
+    precision_at_1: Float = Field(description="a number from 0 to 1", ge=0, le=1)
+
+
+class Compare(Section):
+    """Published rows to stand beside the models, and the data they were got on."""
+
+    published: dict[str, Any] = Field(
+        description="a mapping of names to {ndcg: .., precision_at_1: ..}"
+    )
+    published_clips: Int = Field(
+        description="the number of prepared clips with which the published rows are shown"
+    )
+
+
+class Row(NamedTuple):
+    """One row of the leaderboard; what a row does not have is None."""
+
+    name: str
+    kind: str  # model, baseline or published
+    scores: dict[str, float]  # on the test split
+    val: dict[str, float] | None = None
+    parameters: int | None = None
+    seconds: float | None = None
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def model_rows(names: list[str]) -> list[Row]:
+    """Return a row for each model, from what `evaluate` and `train` wrote."""
+    rows = []
+    for name in names:
+        metrics = read_json(METRICS / f"{name}.json")
+        seconds = read_json(METRICS / "timing" / f"{name}.json")["train_seconds"]
+        rows.append(
+            Row(name, "model", metrics["test"], metrics["val"], metrics["parameters"], seconds)
+        )
+    return rows
+
+
+def baseline_rows(train: Split, test: Split) -> list[Row]:
+    """Return what answers cost nothing: every clip ranked by label frequency, or at random.
+
+    The random row is the expectation over all orders: equal scores count as that (see metrics).
+    """
+    answers = {
+        "constant ranking": np.tile(train.labels.sum(axis=0, dtype=float), (len(test.labels), 1)),
+        "random ranking": np.zeros(test.labels.shape),
+    }
+    return [
+        Row(
+            name,
+            "baseline",
+            {
+                "ndcg": float(ndcg(test.labels, scores).mean()),
+                "precision_at_1": float(precision_at_1(test.labels, scores).mean()),
+            },
+        )
+        for name, scores in answers.items()
+    ]
+
+
+def published_rows(settings: Compare, data: dict) -> list[Row]:
+    """Return the published rows, if they were got on as many clips of AudioSet as these."""
+    rows = [
+        Row(name, "published", parse(Published, row, f"compare.published.{name}").model_dump())
+        for name, row in settings.published.items()
+    ]
+    clips = data["clips"]["with_a_top_label"]
+    same = data["source"] == "AudioSet" and clips == settings.published_clips
+    return rows if same else []
+
+
+def describe(data: dict) -> str:
+    """Say in one line what the numbers were got on."""
+    records = ", ".join(f"{name} ({number:,})" for name, number in data["records"].items())
+    sizes = " / ".join(f"{number:,}" for number in data["split"].values())
+    what = "" if data["source"] == "AudioSet" else "**Generated sample, not AudioSet.** "
+    return (
+        f"{what}Records of {records}; {len(data['top_labels'])} most frequent labels; "
+        f"{sizes} clips to train, validate and test."
+    )
+
+
+def leaderboard_markdown(rows: list[Row], data: dict) -> str:
+    """Return the leaderboard as a page."""
+
+    def interval(row: Row, name: str) -> str:
+        text = f"{row.scores[name]:.4f}"
+        if f"{name}_low" in row.scores:
+            low, high = row.scores[f"{name}_low"], row.scores[f"{name}_high"]
+            text += f" ({low:.3f}–{high:.3f})"
+        return text
+
+    def number(value: float | None, style: str) -> str:
+        return "" if value is None else format(value, style)
+
+    table = to_markdown(
+        [
+            "model", "", "NDCG", "P@1", "mAP", "ROC AUC", "lwlrap", "val NDCG", "parameters",
+            "training, s",
+        ],
+        [
+            [
+                f"**{row.name}**" if row.kind == "model" else row.name,
+                "" if row.kind == "model" else row.kind,
+                interval(row, "ndcg"),
+                interval(row, "precision_at_1"),
+                number(row.scores.get("mean_average_precision"), ".3f"),
+                number(row.scores.get("roc_auc"), ".3f"),
+                number(row.scores.get("lwlrap"), ".3f"),
+                number(row.val and row.val["ndcg"], ".4f"),
+                number(row.parameters, ","),
+                number(row.seconds, ".0f"),
+            ]
+            for row in rows
+        ],
+        right=2,
+    )  # fmt: skip
+    return (
+        f"{describe(data)}\n\n{table}\n"
+        "Scores on the test split, best NDCG first, with 95% bootstrap intervals over its clips; "
+        "models are chosen by validation NDCG.\n"
+    )
+
+
+def learning_curves(names: list[str]) -> str:
+    """Return the models' scores after each epoch, as CSV."""
+    rows = []
+    for name in names:
+        folder = PLOTS / "train" / name / "plots" / "metrics"
+        columns = [
+            read_rows(folder / f"{metric}.tsv")
+            for metric in ("train/loss", "val/ndcg", "val/precision_at_1")
+        ]
+        for loss, val_ndcg, val_precision in zip(*columns, strict=True):
+            rows.append(
+                [name, int(loss["step"]) + 1, loss["loss"], val_ndcg["ndcg"],
+                 val_precision["precision_at_1"]]
+            )  # fmt: skip
+    return to_csv(["model", "epoch", "train_loss", "val_ndcg", "val_precision_at_1"], rows)
+
+
+def of_all_models(names: list[str], file: str) -> str:
+    """Return a CSV file of `plots/evaluate` for all models in one, with a column `model`."""
+    rows = [
+        {"model": name, **row}
+        for name in names
+        for row in read_rows(PLOTS / "evaluate" / name / file)
+    ]
+    return to_csv(list(rows[0]), [list(row.values()) for row in rows])
+
+
+def leaderboard_json(rows: list[Row], data: dict) -> dict:
+    """Return the leaderboard as data, best first; seconds differ from run to run and stay out."""
+    return {
+        "data": data["source"],
+        "rows": {
+            row.name: {"kind": row.kind}
+            | row.scores
+            | ({"val_ndcg": row.val["ndcg"]} if row.val else {})
+            | ({"parameters": row.parameters} if row.parameters else {})
+            for row in rows
+        },
+    }
+
+
+def leaderboard_csv(rows: list[Row], data: dict) -> str:
+    """Return the leaderboard as the plot takes it."""
+    columns = [
+        f"{metric}{end}" for metric in ("ndcg", "precision_at_1") for end in ("", "_low", "_high")
+    ]
+    return to_csv(
+        ["model", "kind", "data", *columns],
+        [
+            [row.name, row.kind, data["source"], *(row.scores.get(name, "") for name in columns)]
+            for row in rows
+        ],
+    )
+
+
+@entry_point
+def main() -> None:
+    """Run the stage."""
+    settings = load(Compare, "compare")
+    names = list(read_params()["models"])
+    if not names:
+        raise UserError("params.yaml: models is empty; it takes one model or more")
+    data = read_json(METRICS / "data.json")
+    rows = [
+        *model_rows(names),
+        *baseline_rows(read_split(split_path("train")), read_split(split_path("test"))),
+        *published_rows(settings, data),
+    ]
+    rows.sort(key=lambda row: -row.scores["ndcg"])
+
+    write_json(LEADERBOARD / "leaderboard.json", leaderboard_json(rows, data))
+    write_text(LEADERBOARD / "README.md", "# Leaderboard\n\n" + leaderboard_markdown(rows, data))
+    plots = PLOTS / "compare"
+    write_text(plots / "leaderboard.csv", leaderboard_csv(rows, data))
+    write_text(plots / "learning_curves.csv", learning_curves(names))
+    for file in ("average_precision.csv", "precision_recall.csv"):
+        write_text(plots / file, of_all_models(names, file))
+    write_text(
+        plots / "label_counts.csv",
+        to_csv(
+            ["label", "clips"],
+            [[name, label["clips"]] for name, label in data["top_labels"].items()],
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Stage `evaluate@<model>`: score one trained model on the validation and test splits.
+
+Each clip and each label is scored on its own; the test split is read here for the first time.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from tagging import metrics
+from tagging.dataset import read_split, split_path
+from tagging.device import pick_device
+from tagging.errors import entry_point
+from tagging.files import write_json, write_text
+from tagging.models import load_network, score
+from tagging.parameters import Int, Run, Section, load
+from tagging.ranking import ndcg, precision_at_1
+from tagging.tables import to_csv
+
+CURVE_POINTS = 101  # of recall, 0 to 1, at which precision is written
+
+
+class Evaluate(Section):
+    """How intervals are computed."""
+
+    resamples: Int = Field(description="a whole number of bootstrap resamples, 100 or more", ge=100)
+    seed: Int = Field(description="a whole number of 0 or more", ge=0)
+
+
+def summarize(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    """Return all scores of one split: means over clips, and over labels that have clips.
+
+    Args:
+        labels: 0 or 1, (clips, labels).
+        scores: (clips, labels).
+    """
+    return {
+        "ndcg": float(ndcg(labels, scores).mean()),
+        "precision_at_1": float(precision_at_1(labels, scores).mean()),
+        "mean_average_precision": float(np.nanmean(metrics.average_precision(labels, scores))),
+        "roc_auc": float(np.nanmean(metrics.roc_auc(labels, scores))),
+        "lwlrap": metrics.lwlrap(labels, scores),
+    }
+
+
+def intervals(labels: np.ndarray, scores: np.ndarray, settings: Evaluate) -> dict[str, float]:
+    """Return the ends of the 95% bootstrap intervals over clips."""
+    ends = {}
+    for name, of_clip in (
+        ("ndcg", ndcg(labels, scores)),
+        ("precision_at_1", precision_at_1(labels, scores)),
+    ):
+        low, high = metrics.bootstrap_interval(of_clip, settings.resamples, settings.seed)
+        ends |= {f"{name}_low": low, f"{name}_high": high}
+    return ends
+
+
+def precision_recall(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return one label's interpolated precision at evenly spaced recalls, and these recalls.
+
+    Interpolated as in Manning, Raghavan and Schütze (2008), "Introduction to information
+    retrieval", 8.4: the highest precision at that recall or more.
+
+    Args:
+        labels: 0 or 1, (clips,), at least one 1.
+        scores: (clips,).
+    """
+    from sklearn.metrics import precision_recall_curve
+
+    precision, recall, _ = precision_recall_curve(labels, scores)  # recall falls from 1 to 0
+    highest = np.maximum.accumulate(precision)
+    recalls = np.linspace(0, 1, CURVE_POINTS)
+    places = np.searchsorted(-recall, -recalls, side="right") - 1
+    return highest[places], recalls
+
+
+@entry_point
+def main(name: str) -> None:
+    """Run the stage for the model `name`."""
+    settings = load(Evaluate, "evaluate")
+    device = pick_device(load(Run, "run").device)
+    network, shape = load_network(Path(f"models/{name}.safetensors"), device)
+    names = [label.name for label in shape.labels]
+
+    result: dict = {}
+    for split_name in ("val", "test"):
+        split = read_split(split_path(split_name))
+        scores = score(network, torch.from_numpy(split.embeddings).to(device)).cpu().numpy()
+        result[split_name] = summarize(split.labels, scores)
+    # `split` and `scores` are the test split's from here on.
+    result["test"] |= intervals(split.labels, scores, settings)
+    result["parameters"] = sum(p.numel() for p in network.parameters())
+
+    by_label = metrics.average_precision(split.labels, scores)
+    clips = split.labels.sum(axis=0)
+    curves = []
+    for column, label in enumerate(names):
+        if clips[column]:
+            points = precision_recall(split.labels[:, column], scores[:, column])
+            curves += [[label, float(r), float(p)] for p, r in zip(*points, strict=True)]
+    plots = Path(f"plots/evaluate/{name}")
+    write_text(
+        plots / "average_precision.csv",
+        to_csv(
+            ["label", "average_precision", "test_clips"],
+            [[*row] for row in zip(names, map(float, by_label), map(int, clips), strict=True)],
+        ),
+    )
+    write_text(plots / "precision_recall.csv", to_csv(["label", "recall", "precision"], curves))
+    write_json(Path(f"metrics/{name}.json"), result)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
