@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from dvclive import Live
 
+from tagging.batches import epoch_batches
 from tagging.dataset import Split, read_split, split_path
 from tagging.device import pick_device
 from tagging.errors import entry_point
@@ -17,7 +18,7 @@ from tagging.models import Model, Shape, build, load_model, save_network
 from tagging.parameters import Run, load, parse, read_params
 from tagging.progress import Progress
 from tagging.resume import SCRATCH, identity
-from tagging.training import Clips, Epoch, Train, epoch_batches, train
+from tagging.training import Clips, Epoch, Train, train
 
 
 def load_settings(name: str) -> tuple[Model, Train]:

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from tagging.batches import as_input
 from tagging.errors import UserError
 from tagging.files import whole_file
 from tagging.labels import Label
@@ -95,11 +96,6 @@ def load_network(path: Path, device: torch.device) -> tuple[nn.Module, Shape]:
     network = build(model, shape, path.stem).to(device)
     network.load_state_dict(weights)
     return network.eval(), shape
-
-
-def as_input(embeddings: torch.Tensor) -> torch.Tensor:
-    """Return the bytes of VGGish embeddings as networks take them: float32, byte / 256."""
-    return embeddings.float() / 256
 
 
 @torch.inference_mode()

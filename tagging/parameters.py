@@ -10,7 +10,7 @@ from tagging.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
 SECTIONS = (
-    "download", "convert", "prepare", "train", "models", "evaluate", "compare", "run",
+    "download", "convert", "prepare", "train", "models", "evaluate", "compare", "published", "run",
 )  # fmt: skip
 
 

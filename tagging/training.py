@@ -10,8 +10,9 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from tagging.batches import as_input, epoch_batches
 from tagging.losses import LOSSES
-from tagging.models import as_input, score
+from tagging.models import score
 from tagging.parameters import Float, Int, Section
 from tagging.progress import Progress
 from tagging.ranking import ndcg, precision_at_1
@@ -57,16 +58,6 @@ class Trained(NamedTuple):
     weights: dict[str, torch.Tensor]
     history: list[Epoch]
     seconds: float
-
-
-def epoch_batches(clips: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Return the epoch's batches of clip places, drawn from (seed, epoch) alone.
-
-    A last batch of one clip is left out: batch normalization takes two.
-    """
-    order = np.random.default_rng([seed, epoch]).permutation(clips)
-    batches = np.split(order, range(batch_size, clips, batch_size))
-    return [batch for batch in batches if len(batch) > 1]
 
 
 def train(

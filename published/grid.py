@@ -1,0 +1,194 @@
+"""Stage `grid@<head>-<seed>`: the study's runs with one head and one seed, trained side by side.
+
+Ten seconds of every clip, batches of 16, Adam at a constant rate, as in the study. Runs are put
+together five to a stack (see tagging/yac_stack.py), stacks are spread over the cores. What a run
+computes does not depend on what else is in its stack.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
+from queue import Empty
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from published.audit import ties_in_label_order
+from published.settings import RESULTS, Published
+from tagging.architectures.yac import Network, Settings
+from tagging.batches import as_input, epoch_batches
+from tagging.dataset import Split, read_split, split_path
+from tagging.errors import entry_point
+from tagging.files import write_text
+from tagging.parameters import Run, load
+from tagging.progress import Progress
+from tagging.ranking import ndcg, precision_at_1
+from tagging.resume import SCRATCH, identity, load_state, save_state
+from tagging.tables import to_csv
+from tagging.yac_stack import StackTrainer
+
+RUNS_A_STACK = 5
+SCORED_CLIPS = 256  # at a time
+HEADER = (
+    "loss", "lr", "epoch", "train_loss",
+    "val_ndcg", "val_ndcg_label_order", "val_precision_at_1",
+    "test_ndcg", "test_ndcg_label_order", "test_precision_at_1",
+)  # fmt: skip
+
+
+class Stack(NamedTuple):
+    """What one worker trains: pairs of a loss and a learning rate, with one head and one seed."""
+
+    runs: list[tuple[str, float]]
+    head: str
+    seed: int
+    batch_size: int
+
+
+def build(stack: Stack, labels: int) -> StackTrainer:
+    """Return freshly initialized networks: every run of a seed begins with the same weights."""
+    networks = []
+    for _ in stack.runs:
+        torch.manual_seed(stack.seed)
+        networks.append(Network(Settings(head=stack.head), 10, labels))
+    losses, lrs = zip(*stack.runs, strict=True)
+    return StackTrainer(networks, losses, lrs)
+
+
+def train_epoch(trainer: StackTrainer, split: Split, stack: Stack, epoch: int) -> np.ndarray:
+    """Train one epoch; return each run's mean loss a clip, float64 (runs,)."""
+    total, seen = np.zeros(len(stack.runs)), 0
+    for batch in epoch_batches(len(split.labels), stack.batch_size, stack.seed, epoch):
+        x = as_input(torch.from_numpy(split.embeddings[batch]))
+        losses = trainer.step(x, torch.from_numpy(split.labels[batch]).float())
+        total += losses.numpy() * len(batch)
+        seen += len(batch)
+    return total / seen
+
+
+@torch.no_grad()
+def scores(trainer: StackTrainer, split: Split) -> list[np.ndarray]:
+    """Return each run's NDCG, NDCG with ties in label order, and precision at 1: (runs,) each."""
+    outputs = torch.cat(
+        [
+            trainer.stack.forward(as_input(batch), training=False)
+            for batch in torch.from_numpy(split.embeddings).split(SCORED_CLIPS)
+        ],
+        dim=1,
+    ).numpy()
+    columns = zip(
+        *(
+            (
+                ndcg(split.labels, run).mean(),
+                ndcg(split.labels, ties_in_label_order(run)).mean(),
+                precision_at_1(split.labels, run).mean(),
+            )
+            for run in outputs
+        ),
+        strict=True,
+    )
+    return [np.array(column) for column in columns]
+
+
+def train_stack(
+    stack: Stack, looks: list[int], on_epoch: Callable[[int], None] = lambda epochs: None
+) -> list[list]:
+    """Train a stack to the last of `looks`; return rows as in `HEADER`, one a run and epoch.
+
+    The state is kept after every epoch, and at the end: a later call with more epochs goes on.
+
+    Args:
+        stack: what to train.
+        looks: epochs at which the test split is scored too.
+        on_epoch: told the number of epochs done since it was last told, times the runs.
+    """
+    torch.set_num_threads(1)
+    splits = {name: read_split(split_path(name)) for name in ("train", "val", "test")}
+    paths = [split_path(name) for name in splits]
+    trainer = build(stack, len(splits["train"].names))
+    state = SCRATCH / f"published-{stack.head}-{stack.seed}-{identity(stack, paths)}.safetensors"
+    rows: list[list] = []
+    done = 0
+    if (saved := load_state(state)) is not None:
+        tensors, record = saved
+        rows, done = record["rows"], record["epochs"]
+        trainer.load(tensors, record["steps"])
+        rows = [row for row in rows if row[2] <= looks[-1]]
+        on_epoch(min(done, looks[-1]) * len(stack.runs))
+    for epoch in range(done, looks[-1]):
+        losses = train_epoch(trainer, splits["train"], stack, epoch)
+        columns = [losses, *scores(trainer, splits["val"])]
+        if epoch + 1 in looks:
+            columns += scores(trainer, splits["test"])
+        rows += [
+            [*run, epoch + 1, *map(float, values)]
+            for run, *values in zip(stack.runs, *columns, strict=True)
+        ]
+        save_state(
+            state,
+            trainer.state(),
+            {"rows": rows, "epochs": epoch + 1, "steps": trainer.optimizer.steps},
+        )
+        on_epoch(len(stack.runs))
+    return rows
+
+
+def thin(rows: list[list], looks: list[int]) -> list[list]:
+    """Leave out what a chart does not show: all of the first fifty epochs, then every tenth."""
+    shown = [row for row in rows if row[2] <= 50 or row[2] % 10 == 0 or row[2] in looks]
+    return [row + [""] * (len(HEADER) - len(row)) for row in shown]
+
+
+# Set in a worker process: how it tells the parent of epochs done.
+_queue: multiprocessing.Queue
+
+
+def _begin_worker(queue: multiprocessing.Queue) -> None:
+    global _queue
+    _queue = queue
+
+
+def _work(stack: Stack, looks: list[int]) -> list[list]:
+    return train_stack(stack, looks, lambda epochs: _queue.put(epochs))
+
+
+def train_stacks(stacks: list[Stack], looks: list[int], progress: Progress) -> list[list]:
+    """Train stacks, one on each core at a time; return all their rows, in their order."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    workers = min(len(stacks), os.cpu_count() or 1)
+    with ProcessPoolExecutor(workers, context, _begin_worker, (queue,)) as pool:
+        futures = [pool.submit(_work, stack, looks) for stack in stacks]
+        while not all(future.done() for future in futures):
+            with contextlib.suppress(Empty):
+                progress.advance(queue.get(timeout=1))
+            if any(future.done() and future.exception() for future in futures):
+                pool.shutdown(cancel_futures=True)
+        return [row for future in futures for row in future.result()]
+
+
+@entry_point
+def main(head: str, seed: str) -> None:
+    """Run the stage for one head and one seed."""
+    settings = load(Published, "published")
+    looks = sorted(settings.epochs)
+    runs = list(product(settings.losses, settings.lrs))
+    # Dealt out in turn, so that stacks are alike in what they cost.
+    number = -(-len(runs) // RUNS_A_STACK)
+    stacks = [
+        Stack(runs[first::number], head, int(seed), settings.batch_size) for first in range(number)
+    ]
+    style = load(Run, "run").progress
+    with Progress(f"grid {head} {seed}", len(runs) * looks[-1], "epoch", style) as progress:
+        rows = train_stacks(stacks, looks, progress)
+    path = RESULTS / f"{head}-{seed}.csv"
+    write_text(path, to_csv(HEADER, sorted(thin(rows, looks), key=lambda row: (*row[:3],))))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,163 @@
+"""Convolution, batch normalization and ReLU of small networks, several models at once.
+
+The work is done by `kernels/conv_block.c`, compiled when first needed, or by PyTorch where there is
+no C compiler or the shape is not one the kernels are made for: the same function up to rounding.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional
+
+from tagging.files import whole_file
+
+SOURCE = Path(__file__).parent / "kernels" / "conv_block.c"
+BUILD = Path(".build")
+FLAGS = ("-O3", "-march=native", "-shared", "-fPIC")
+LANES = 16
+EPS = 1e-5  # of PyTorch's batch normalization
+
+
+class Geometry(NamedTuple):
+    """Stride, dilation and padding of a convolution, each (height, width)."""
+
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+
+
+class _Shape(ctypes.Structure):
+    # As in kernels/conv_block.c.
+    _fields_ = [
+        (name, ctypes.c_long)
+        for name in (
+            *("models", "x_models", "batch", "cin", "height", "width", "cout", "out_height"),
+            *("out_width", "kernel_h", "kernel_w", "stride_h", "stride_w"),
+            *("dilation_h", "dilation_w", "padding_h", "padding_w"),
+        )
+    ]
+
+
+@functools.cache
+def kernels() -> ctypes.CDLL | None:
+    """Return the compiled kernels, or None where they cannot be compiled.
+
+    `AUDIOSET_KERNELS=0` in the environment has PyTorch do the work.
+    """
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    if os.environ.get("AUDIOSET_KERNELS") == "0" or compiler is None:
+        return None
+    source = SOURCE.read_bytes()
+    key = hashlib.sha256(source + repr((FLAGS, compiler, platform.node())).encode())
+    library = BUILD / f"conv_block-{key.hexdigest()[:16]}.so"
+    if not library.exists():
+        with whole_file(library) as partial:
+            command = [compiler, *FLAGS, "-o", str(partial), str(SOURCE), "-lm"]
+            if subprocess.run(command, capture_output=True).returncode:
+                return None
+    return ctypes.CDLL(str(library.resolve()))
+
+
+def conv_block(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    gamma: torch.Tensor,
+    beta: torch.Tensor,
+    geometry: Geometry,
+    statistics: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return relu(batch_norm(conv(x))) of K models and the mean and variance that normalized it.
+
+    Args:
+        x: float32 (K or 1, Cin, H, W, batch), the batch innermost; 1 if all models see the same.
+        weight: float32 (K, Cout, Cin, kh, kw).
+        bias: float32 (K, Cout), of the convolution; gamma and beta, of the normalization, too.
+        geometry: of the convolution.
+        statistics: mean and biased variance, float32 (K, Cout), to normalize with; None in
+            training, where they are those of the batch.
+
+    Returns:
+        y float32 (K, Cout, Ho, Wo, batch), mean and biased variance float32 (K, Cout).
+    """
+    usable = x.shape[-1] % LANES == 0 and x.device.type == "cpu" and x.dtype == torch.float32
+    if usable and weight.shape[1] in (2, 4, 5, 8) and kernels() is not None:
+        mean, var = statistics or (torch.empty_like(bias), torch.empty_like(bias))
+        training = statistics is None
+        y = _ConvBlock.apply(x, weight, bias, gamma, beta, mean, var, geometry, training)
+        return y, mean, var
+    return _reference(x, weight, bias, gamma, beta, geometry, statistics)
+
+
+def _reference(x, weight, bias, gamma, beta, geometry, statistics):
+    """The same in PyTorch: K models are K groups of channels."""
+    models, cout = weight.shape[:2]
+    image = x.expand(models, *x.shape[1:]).permute(4, 0, 1, 2, 3).flatten(1, 2)
+    z = functional.conv2d(
+        image, weight.flatten(0, 1), bias.flatten(), *_conv2d_order(geometry), groups=models
+    )  # (batch, K * Cout, Ho, Wo)
+    if statistics is None:
+        var, mean = torch.var_mean(z.detach(), dim=(0, 2, 3), correction=0)
+        y = functional.batch_norm(z, None, None, gamma.flatten(), beta.flatten(), training=True)
+    else:
+        mean, var = (part.flatten() for part in statistics)
+        y = functional.batch_norm(z, mean, var, gamma.flatten(), beta.flatten())
+    y = y.relu().unflatten(1, (models, cout)).permute(1, 2, 3, 4, 0)
+    return y.contiguous(), mean.view(models, cout), var.view(models, cout)
+
+
+def _conv2d_order(geometry: Geometry):
+    return geometry.stride, geometry.padding, geometry.dilation
+
+
+class _ConvBlock(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, gamma, beta, mean, var, geometry, training):
+        # Rows of a larger array have gaps between the models; the kernels take none.
+        x, weight, bias, gamma, beta = map(torch.Tensor.contiguous, (x, weight, bias, gamma, beta))
+        models, cout, cin, *kernel = weight.shape
+        out = [
+            (size + 2 * padding - dilation * (taps - 1) - 1) // stride + 1
+            for size, taps, stride, dilation, padding in zip(
+                x.shape[2:4], kernel, *geometry, strict=True
+            )
+        ]
+        shape = _Shape(
+            models, x.shape[0], x.shape[4], cin, *x.shape[2:4], cout, *out, *kernel,
+            *geometry.stride, *geometry.dilation, *geometry.padding,
+        )  # fmt: skip
+        y = x.new_empty(models, cout, *out, x.shape[4])
+        z = torch.empty_like(y)
+        kernels().conv_block_forward(
+            ctypes.byref(shape), training, ctypes.c_float(EPS),
+            *map(_pointer, (x, weight, bias, gamma, beta, mean, var, z, y)),
+        )  # fmt: skip
+        ctx.shape = shape
+        ctx.save_for_backward(x, weight, gamma, beta, mean, var, z)
+        return y
+
+    @staticmethod
+    def backward(ctx, gy):
+        x, weight, gamma, beta, mean, var, z = ctx.saved_tensors
+        gy = gy.contiguous()
+        gx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        gweight, ggamma, gbeta = map(torch.empty_like, (weight, gamma, beta))
+        kernels().conv_block_backward(
+            ctypes.byref(ctx.shape), ctypes.c_float(EPS),
+            *map(_pointer, (gy, x, z, weight, gamma, beta, mean, var)),
+            _pointer(gx), *map(_pointer, (gweight, ggamma, gbeta)),
+        )  # fmt: skip
+        # Normalization takes any shift of a channel away again: the bias has no gradient.
+        return gx, gweight, None, ggamma, gbeta, None, None, None, None
+
+
+def _pointer(tensor: torch.Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())

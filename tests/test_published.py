@@ -1,0 +1,133 @@
+"""The published study's audit and grid."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from published import audit, grid, report
+from tagging.dataset import Split, split_path, write_split
+from tagging.labels import Label
+from tagging.ranking import ndcg
+
+
+def test_the_loss_of_a_collapsed_answer_by_hand():
+    labels = np.array([[1, 0, 0], [0, 1, 1]])
+    # Binary cross-entropy of logit 1 and logits 0: log(1 + e^-1), log(1 + e) and log 2.
+    hit, miss, rest = math.log1p(math.exp(-1)), math.log1p(math.e), math.log(2)
+    expected = ((hit + 2 * rest) / 3 + (miss + 2 * rest) / 3) / 2
+    assert audit.one_hot_loss(labels, "msml", 0) == pytest.approx(expected, abs=1e-6)
+    # Pairs: (clip 0, label 0), (clip 1, label 1), (clip 1, label 2); clip 1's outputs are halved.
+    first = -math.log(math.e / (math.e + 2))
+    second = -math.log(1 / (math.exp(0.5) + 2))
+    expected = (first + 2 * second) / 3
+    assert audit.one_hot_loss(labels, "ce", 0) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_printed_loss_at_lr_1_is_that_of_always_music():
+    # 52.5% of the clips have Music; every clip has 1.276 labels, which is in "rest".
+    loss = (0.525 * 0.3133 + 0.475 * 1.3133 + 9 * 0.6931) / 10
+    assert loss == pytest.approx(report.read_printed()["train_loss"][("msml", 1.0, 50)], abs=2e-4)
+
+
+def test_printed_precisions_are_shares_of_2258_or_2260_clips():
+    for cell, share in report.read_printed()["precision_at_1"].items():
+        fits = {n: audit.fit_share(share, n).error for n in (2258, 2260)}
+        right = 2260 if cell.epochs == 1000 else 2258
+        assert fits[right] < 5e-8
+        assert fits[4518 - right] > 1e-6
+
+
+def test_the_printed_tables_are_whole():
+    tables = report.read_printed()
+    assert {name: len(table) for name, table in tables.items()} == {
+        "train_loss": 30,
+        "ndcg": 30,
+        "precision_at_1": 30,
+    }
+    assert max(tables["ndcg"].values()) == 0.91656589
+
+
+def test_ties_in_label_order_rank_tied_labels_by_column():
+    scores = np.array([[0.0, 1.0, 0.0], [0.5, 0.5, 0.7]])
+    assert np.argsort(-audit.ties_in_label_order(scores)).tolist() == [[1, 0, 2], [2, 0, 1]]
+
+
+def test_ndcg_over_a_flattened_batch_by_hand():
+    labels = np.array([[1, 0], [0, 1]])
+    scores = np.array([[0.9, 0.1], [0.8, 0.2]])
+    # One list: scores 0.9 (hit), 0.8, 0.2 (hit), 0.1; ideally both hits come first.
+    gain = 1 + 1 / math.log2(4)
+    ideal = 1 + 1 / math.log2(3)
+    assert audit.flattened_ndcg(labels, scores, 2) == pytest.approx(gain / ideal)
+    assert audit.flattened_ndcg(labels, scores, 1) == pytest.approx(ndcg(labels, scores).mean())
+
+
+@pytest.fixture
+def prepared(tmp_path, monkeypatch):
+    """A project folder with splits of random clips; 35 of them leave a batch that is not whole."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    names = [Label(k, f"/m/{k}", f"label {k}") for k in range(10)]
+    for split, clips in (("train", 35), ("val", 21), ("test", 18)):
+        labels = (rng.random((clips, 10)) < 0.2).astype(np.uint8)
+        labels[:, 0] |= ~labels.any(axis=1)
+        embeddings = rng.integers(0, 256, (clips, 10, 128), np.uint8)
+        ids = rng.integers(65, 90, (clips, 11), np.uint8)
+        write_split(split_path(split), Split(embeddings, labels, ids, names))
+    return tmp_path
+
+
+STACK = grid.Stack([("msml", 0.01), ("ce", 0.001)], "softmax", 0, 16)
+
+
+def test_a_stack_of_the_grid_resumes_to_the_same_rows(prepared):
+    torch.manual_seed(123)  # results come from the stack's seed, not from what ran before
+    whole = grid.train_stack(STACK, [2, 3])
+    for state in (prepared / ".resume").iterdir():
+        state.unlink()
+
+    class Killed(Exception):
+        pass
+
+    def die(epochs):
+        raise Killed
+
+    with pytest.raises(Killed):
+        grid.train_stack(STACK, [2, 3], die)
+    told = []
+    assert grid.train_stack(STACK, [2, 3], told.append) == whole
+    assert told == [2, 2, 2]  # the epoch before the kill is told of, not trained again
+
+
+def test_more_epochs_go_on_from_fewer(prepared):
+    short = grid.train_stack(STACK, [1])
+    told = []
+    longer = grid.train_stack(STACK, [1, 2], told.append)
+    assert longer[: len(short)] == short
+    assert told == [2, 2]
+
+
+def test_the_test_split_is_scored_only_where_runs_are_looked_at(prepared):
+    rows = grid.train_stack(STACK, [2])
+    widths = {row[2]: len(row) for row in rows}
+    assert widths == {1: 7, 2: len(grid.HEADER)}
+
+
+def test_missing_cells_are_named_and_not_filled_in():
+    printed = report.read_printed()["ndcg"]
+    assert report.missing(printed, [], ["softmax"]) == [
+        "softmax, 50 epochs: all",
+        "softmax, 200 epochs: all",
+        "softmax, 1000 epochs: all",
+    ]
+    cell = report.Cell("ce", 0.1, 50)
+    curves = [
+        {"head": "softmax", "seed": seed, "loss": "ce", "lr": 0.1, "epoch": 50.0}
+        | {"val_ndcg_label_order": value}
+        for seed, value in ((0, 0.5), (1, 0.7))
+    ]
+    value, seeds, spread = report.ours(curves, "softmax", "ndcg", cell)
+    assert (value, seeds, spread) == (pytest.approx(0.6), 2, pytest.approx(0.02**0.5))
+    assert report.ours(curves, "logits", "ndcg", cell) is None

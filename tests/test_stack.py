@@ -1,0 +1,183 @@
+"""Training several networks at once is training each: kernels, stack, Adam."""
+
+import copy
+
+import pytest
+import torch
+
+from tagging import conv_block as blocks
+from tagging.architectures.yac import Network, Settings
+from tagging.conv_block import Geometry, conv_block
+from tagging.losses import LOSSES
+from tagging.yac_stack import StackedAdam, StackTrainer
+
+# Each block of YoutubeAudioClassifier: models that share the input, shapes, geometry.
+BLOCKS = {
+    "intra_init": (True, (10, 16, 8), 5, (3, 3), Geometry(padding=(1, 1))),
+    "intra_stride": (False, (5, 16, 8), 2, (3, 3), Geometry((2, 2), padding=(1, 1))),
+    "intra_tall": (False, (5, 16, 8), 5, (3, 3), Geometry(dilation=(2, 1))),
+    "intra_wide": (False, (5, 16, 8), 2, (9, 3), Geometry(dilation=(1, 2))),
+    "inter_conv.0": (True, (1, 10, 128), 4, (3, 5), Geometry((1, 2))),
+    "inter_conv.1": (False, (4, 8, 62), 8, (3, 8), Geometry(dilation=(1, 3))),
+    "inter_down": (False, (4, 4, 20), 2, (3, 5), Geometry(dilation=(1, 3), padding=(1, 0))),
+}
+
+
+@pytest.fixture
+def compiled():
+    if blocks.kernels() is None:
+        pytest.skip("no C compiler: PyTorch does the work")
+
+
+def draw_block(name: str, models: int = 3, batch: int = 32):
+    shared, image, cout, kernel, geometry = BLOCKS[name]
+    torch.manual_seed(0)
+    x = torch.randn(1 if shared else models, *image, batch, requires_grad=not shared)
+    weight = (0.2 * torch.randn(models, cout, image[0], *kernel)).requires_grad_()
+    bias, beta = torch.randn(2, models, cout)
+    gamma = torch.rand(models, cout) + 0.5
+    return x, weight, bias, gamma.requires_grad_(), beta.clone().requires_grad_(), geometry
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_kernels_compute_what_pytorch_does(compiled, name):
+    *arguments, geometry = draw_block(name)
+    inputs = [part for part in arguments if part.requires_grad]
+    results = []
+    for function in (conv_block, blocks._reference):
+        y, mean, var = function(*arguments, geometry, None)
+        torch.manual_seed(1)
+        gradients = torch.autograd.grad(y, inputs, torch.randn(y.shape))
+        results.append((y, mean, var, *gradients))
+    for ours, reference in zip(*results, strict=True):
+        assert (ours - reference).norm() < 1e-5 * reference.norm()
+
+
+def test_kernels_take_given_statistics(compiled):
+    *arguments, geometry = draw_block("intra_tall")
+    statistics = (torch.randn(3, 5), torch.rand(3, 5) + 0.5)
+    y = conv_block(*arguments, geometry, statistics)[0]
+    reference = blocks._reference(*arguments, geometry, statistics)[0]
+    assert torch.allclose(y, reference, atol=1e-5)
+
+
+def test_without_a_compiler_pytorch_does_the_work(monkeypatch):
+    monkeypatch.setenv("AUDIOSET_KERNELS", "0")
+    blocks.kernels.cache_clear()
+    try:
+        assert blocks.kernels() is None
+        *arguments, geometry = draw_block("intra_init")
+        y, mean, _ = conv_block(*arguments, geometry)
+        assert y.shape == (3, 5, 16, 8, 32)
+        assert mean.shape == (3, 5)
+    finally:
+        blocks.kernels.cache_clear()
+
+
+def grid(dtype: torch.dtype):
+    """Every combination of head and loss, at rates from tame to wild, and data to train on."""
+    heads = ["logits", "softmax", "logits", "softmax"]
+    losses = ["msml", "msml", "ce", "ce"]
+    lrs = [1e-3, 1e-2, 1e-4, 1e-1]
+    networks = []
+    for seed, head in enumerate(heads):
+        torch.manual_seed(seed)
+        networks.append(Network(Settings(head=head), 10, 10).to(dtype))
+    generator = torch.Generator().manual_seed(5)
+    x = torch.rand(12, 16, 10, 128, generator=generator).to(dtype)
+    labels = (torch.rand(12, 16, 10, generator=generator) < 0.2).to(dtype)
+    labels[..., 0] = 1
+    return networks, losses, lrs, x, labels
+
+
+def train_singly(networks, losses, lrs, x, labels) -> torch.Tensor:
+    """Train copies with PyTorch alone; return the losses, (steps, networks)."""
+    out = torch.empty(len(x), len(networks), dtype=x.dtype)
+    for k, network in enumerate(networks):
+        optimizer = torch.optim.Adam(network.parameters(), lr=lrs[k])
+        for step, (batch, answer) in enumerate(zip(x, labels, strict=True)):
+            optimizer.zero_grad()
+            loss = LOSSES[losses[k]](network(batch), answer)
+            loss.backward()
+            optimizer.step()
+            out[step, k] = loss.detach()
+    return out
+
+
+def test_a_stack_in_double_precision_is_its_networks_to_rounding(monkeypatch):
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        networks, losses, lrs, x, labels = grid(torch.float64)
+        trainer = StackTrainer(networks, losses, lrs)
+        singly = copy.deepcopy(networks)
+        expected = train_singly(singly, losses, lrs, x, labels)
+        got = torch.stack(
+            [trainer.step(batch, answer) for batch, answer in zip(x, labels, strict=True)]
+        )
+        assert torch.allclose(got, expected, rtol=0, atol=1e-12)
+        outputs = trainer.stack.forward(x[0], training=False).detach()
+        for k, (network, state) in enumerate(zip(singly, trainer.stack.states(), strict=True)):
+            reference = network.eval()(x[0]).detach()
+            # Evaluation sees the convolutions' biases, which training moves by rounding noise.
+            assert torch.allclose(outputs[k], reference, atol=1e-5)
+            network.load_state_dict(state, strict=False)
+            assert torch.allclose(network(x[0]), outputs[k], atol=1e-12)
+    finally:
+        torch.set_default_dtype(default)
+
+
+def test_a_stack_in_single_precision_follows_its_networks(compiled):
+    networks, losses, lrs, x, labels = grid(torch.float32)
+    trainer = StackTrainer(networks, losses, lrs)
+    expected = train_singly(copy.deepcopy(networks), losses, lrs, x, labels)
+    got = torch.stack(
+        [trainer.step(batch, answer) for batch, answer in zip(x, labels, strict=True)]
+    )
+    assert torch.allclose(got[0], expected[0], atol=1e-6)
+    # Adam turns rounding into steps of the size of its rate; the tame rates stay together.
+    assert torch.allclose(got[:, [0, 2]], expected[:, [0, 2]], atol=1e-3)
+
+
+def test_a_network_does_not_depend_on_its_neighbours():
+    networks, losses, lrs, x, labels = grid(torch.float32)
+    together = StackTrainer(networks, losses, lrs)
+    alone = StackTrainer(networks[:1], losses[:1], lrs[:1])
+    for batch, answer in zip(x, labels, strict=True):
+        first = together.step(batch, answer)[0]
+        assert torch.allclose(first, alone.step(batch, answer)[0], atol=1e-5)
+
+
+def test_adam_with_a_rate_for_each_row_is_pytorchs():
+    torch.manual_seed(0)
+    flat = torch.randn(3, 40, dtype=torch.float64)
+    lrs = [1.0, 0.01, 0.0001]
+    rows = [row.clone().requires_grad_() for row in flat]
+    reference = torch.optim.Adam([{"params": [r], "lr": lr} for r, lr in zip(rows, lrs)])  # noqa: B905
+    ours = StackedAdam(flat, lrs)
+    for _ in range(20):
+        gradient = torch.randn(3, 40, dtype=torch.float64)
+        for row, values in zip(rows, gradient, strict=True):
+            row.grad = values.clone()
+        reference.step()
+        ours.step(gradient)
+    # `lrs` are held in single precision: 0.01 is that to seven digits.
+    assert torch.allclose(ours.flat, torch.stack(rows).detach(), rtol=0, atol=1e-6)
+
+
+def test_a_stack_goes_on_where_its_state_was_kept():
+    networks, losses, lrs, x, labels = grid(torch.float32)
+    whole = StackTrainer(networks, losses, lrs)
+    for batch, answer in zip(x, labels, strict=True):
+        whole.step(batch, answer)
+    first = StackTrainer(networks, losses, lrs)
+    for batch, answer in zip(x[:5], labels[:5], strict=True):
+        first.step(batch, answer)
+    state = {name: tensor.clone() for name, tensor in first.state().items()}
+    second = StackTrainer(networks, losses, lrs)
+    second.load(state, first.optimizer.steps)
+    for batch, answer in zip(x[5:], labels[5:], strict=True):
+        second.step(batch, answer)
+    assert torch.equal(second.stack.flat, whole.stack.flat)
+    for name, tensor in whole.stack.running.items():
+        assert torch.equal(second.stack.running[name], tensor)
