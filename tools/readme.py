@@ -1,0 +1,22 @@
+"""Copy the leaderboard's table into the README, between its two marks: `make readme`."""
+
+import re
+from pathlib import Path
+
+README = Path("README.md")
+LEADERBOARD = Path("leaderboard/README.md")
+MARKS = re.compile("(<!-- leaderboard -->\n).*(<!-- /leaderboard -->)", re.DOTALL)
+
+
+def table(page: str) -> str:
+    """Return the lines of a Markdown page that are a table's."""
+    return "".join(line for line in page.splitlines(keepends=True) if line.startswith("|"))
+
+
+def with_table(readme: str, leaderboard: str) -> str:
+    """Return the README's text with the leaderboard's table in its place."""
+    return MARKS.sub(lambda marks: marks[1] + table(leaderboard) + marks[2], readme)
+
+
+if __name__ == "__main__":
+    README.write_text(with_table(README.read_text(), LEADERBOARD.read_text()))
