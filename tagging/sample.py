@@ -21,7 +21,7 @@ from tagging.files import whole_file, write_text
 from tagging.labels import CLASSES, SAMPLE_MID
 from tagging.records import FRAME_BYTES, Clip, write_clip
 
-CLIPS = {"bal_train": 2400, "eval": 2200, "unbal_train": 400}
+CLIPS = {"bal_train": 3000, "eval": 2800, "unbal_train": 400}
 SEED = 20170305  # the day AudioSet was announced at ICASSP
 ROOT = "audioset_v1_embeddings"
 SECONDS = 10
@@ -85,7 +85,7 @@ def _draw_label(rng: np.random.Generator) -> int:
 def _draw_labels(rng: np.random.Generator) -> list[int]:
     """Return the labels of the sounds in a clip, most often one to three."""
     labels = {_draw_label(rng)}
-    while rng.integers(100) < 35:
+    while rng.integers(100) < 55:
         labels.add(_draw_label(rng))
     for first, second, percent in _TOGETHER:
         if first in labels and rng.integers(100) < percent:
