@@ -15,12 +15,14 @@ from tagging.dataset import Split, read_split, split_path
 from tagging.errors import UserError, entry_point
 from tagging.files import write_json, write_text
 from tagging.parameters import Float, Int, Section, load, parse, read_params
+from tagging.picture import draw_leaderboard
 from tagging.ranking import ndcg, precision_at_1
 from tagging.tables import read_rows, to_csv, to_markdown
 
 METRICS = Path("metrics")
 PLOTS = Path("plots")
 LEADERBOARD = Path("leaderboard")
+CURVE_LABELS = 20  # precision-recall curves are for so many of the most frequent labels
 
 
 class Published(Section):
@@ -155,7 +157,7 @@ def leaderboard_markdown(rows: list[Row], data: dict) -> str:
     )
 
 
-def learning_curves(names: list[str]) -> str:
+def learning_curves(names: list[str], data: dict) -> str:
     """Return the models' scores after each epoch, as CSV."""
     rows = []
     for name in names:
@@ -167,19 +169,53 @@ def learning_curves(names: list[str]) -> str:
         for loss, val_ndcg, val_precision in zip(*columns, strict=True):
             rows.append(
                 [name, int(loss["step"]) + 1, loss["loss"], val_ndcg["ndcg"],
-                 val_precision["precision_at_1"]]
+                 val_precision["precision_at_1"], data["source"]]
             )  # fmt: skip
-    return to_csv(["model", "epoch", "train_loss", "val_ndcg", "val_precision_at_1"], rows)
+    return to_csv(["model", "epoch", "train_loss", "val_ndcg", "val_precision_at_1", "data"], rows)
 
 
-def of_all_models(names: list[str], file: str) -> str:
-    """Return a CSV file of `plots/evaluate` for all models in one, with a column `model`."""
-    rows = [
-        {"model": name, **row}
-        for name in names
-        for row in read_rows(PLOTS / "evaluate" / name / file)
-    ]
-    return to_csv(list(rows[0]), [list(row.values()) for row in rows])
+def average_precision(names: list[str], test: Split, data: dict) -> str:
+    """Return each model's average precision for each label, as CSV, most frequent labels first.
+
+    A ranking at random has the share of the clips that have the label.
+    """
+    return to_csv(
+        ["model", "label", "average_precision", "random_ranking", "test_clips", "data"],
+        [
+            [
+                name,
+                row["label"],
+                row["average_precision"],
+                int(row["test_clips"]) / len(test.labels),
+                row["test_clips"],
+                data["source"],
+            ]
+            for name in names
+            for row in read_rows(PLOTS / "evaluate" / name / "average_precision.csv")
+        ],
+    )
+
+
+def precision_recall(names: list[str], data: dict) -> str:
+    """Return the models' precision-recall curves of the most frequent labels, as CSV."""
+    labels = list(data["top_labels"])[:CURVE_LABELS]
+    return to_csv(
+        ["model", "label", "recall", "precision", "data"],
+        [
+            [name, row["label"], row["recall"], row["precision"], data["source"]]
+            for name in names
+            for row in read_rows(PLOTS / "evaluate" / name / "precision_recall.csv")
+            if row["label"] in labels
+        ],
+    )
+
+
+def label_counts(data: dict) -> str:
+    """Return the number of clips that have each label, as CSV, most frequent labels first."""
+    return to_csv(
+        ["label", "clips", "data"],
+        [[name, label["clips"], data["source"]] for name, label in data["top_labels"].items()],
+    )
 
 
 def leaderboard_json(rows: list[Row], data: dict) -> dict:
@@ -218,9 +254,10 @@ def main() -> None:
     if not names:
         raise UserError("params.yaml: models is empty; it takes one model or more")
     data = read_json(METRICS / "data.json")
+    test = read_split(split_path("test"))
     rows = [
         *model_rows(names),
-        *baseline_rows(read_split(split_path("train")), read_split(split_path("test"))),
+        *baseline_rows(read_split(split_path("train")), test),
         *published_rows(settings, data),
     ]
     rows.sort(key=lambda row: -row.scores["ndcg"])
@@ -229,16 +266,11 @@ def main() -> None:
     write_text(LEADERBOARD / "README.md", "# Leaderboard\n\n" + leaderboard_markdown(rows, data))
     plots = PLOTS / "compare"
     write_text(plots / "leaderboard.csv", leaderboard_csv(rows, data))
-    write_text(plots / "learning_curves.csv", learning_curves(names))
-    for file in ("average_precision.csv", "precision_recall.csv"):
-        write_text(plots / file, of_all_models(names, file))
-    write_text(
-        plots / "label_counts.csv",
-        to_csv(
-            ["label", "clips"],
-            [[name, label["clips"]] for name, label in data["top_labels"].items()],
-        ),
-    )
+    write_text(LEADERBOARD / "leaderboard.svg", draw_leaderboard(plots / "leaderboard.csv"))
+    write_text(plots / "learning_curves.csv", learning_curves(names, data))
+    write_text(plots / "average_precision.csv", average_precision(names, test, data))
+    write_text(plots / "precision_recall.csv", precision_recall(names, data))
+    write_text(plots / "label_counts.csv", label_counts(data))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ class Progress:
     Args:
         what: a few words before the numbers.
         total: the amount of work, or None where unknown.
-        unit: of the amount; "B" is shown in binary multiples.
+        unit: of the amount, in the singular; "B" (bytes) is shown in binary multiples.
         style: auto, bar, lines or none (`run.progress` in params.yaml).
         done: the amount done before, by an interrupted run.
     """
@@ -34,9 +34,9 @@ class Progress:
         self._bar = tqdm(
             desc=what,
             total=total,
-            unit=unit,
-            unit_scale=True,
-            unit_divisor=1024 if unit == "B" else 1000,
+            unit=unit if unit == "B" else f" {unit}s",
+            unit_scale=unit == "B",
+            unit_divisor=1024,
             initial=done,
             disable=style != "bar",
             dynamic_ncols=True,
@@ -61,14 +61,27 @@ class Progress:
             self._spoke = now
             print(self._line(now), file=sys.stderr, flush=True)
 
+    def skip(self, amount: int) -> None:
+        """Count `amount` that was done before: speed and time left do not profit from it."""
+        self._done += amount
+        self._initial += amount
+        self._bar.initial += amount
+        self._bar.n += amount
+        self._bar.refresh()
+
     def _line(self, now: float) -> str:
-        rate = (self._done - self._initial) / (now - self._started)
-        divisor = 1024 if self._unit == "B" else 1000
-        show = lambda amount: tqdm.format_sizeof(amount, self._unit, divisor)  # noqa: E731
-        line = f"{self._what}: {show(self._done)}"
+        # 1.20GB of 2.31GB, 85.2MB/s, 00:13 left; 3,470 of 4,250 steps, 98 steps/s, 00:08 left
+        rate = (self._done - self._initial) / max(now - self._started, 1e-9)
+        if self._unit == "B":
+            show = lambda amount: tqdm.format_sizeof(amount, "B", 1024)  # noqa: E731
+            done, total, speed = show(self._done), show(self._total or 0), show(rate)
+        else:
+            done, total = f"{self._done:,}", f"{self._total or 0:,} {self._unit}s"
+            speed = f"{rate:,.0f} {self._unit}s" if rate >= 10 else f"{rate:.2g} {self._unit}s"
+        line = f"{self._what}: {done}"
         if self._total:
-            line += f" of {show(self._total)}"
-        line += f", {show(rate)}/s"
+            line += f" of {total}"
+        line += f", {speed}/s"
         if self._total and rate:
             line += f", {tqdm.format_interval((self._total - self._done) / rate)} left"
         return line

@@ -97,7 +97,7 @@ def train(
         seconds = record["seconds"]
         for epoch in history:
             on_epoch(epoch)
-        progress.advance(steps * len(history))
+        progress.skip(steps * len(history))
         progress.say(f"resumed after epoch {len(history)} of {settings.epochs}")
     for number in range(len(history), settings.epochs):
         started = time.perf_counter()
