@@ -1,17 +1,79 @@
-"""Batches of clips: in which order they come, and what of them networks take."""
+"""Batches of clips: which come, in which order, and what of them networks take."""
+
+from typing import Literal
 
 import numpy as np
 import torch
 
+Sampling = Literal["uniform", "balanced", "inverse_frequency"]
 
-def epoch_batches(clips: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+
+def epoch_batches(
+    clips: int, batch_size: int, seed: int, epoch: int, order: np.ndarray | None = None
+) -> list[np.ndarray]:
     """Return the epoch's batches of clip places, drawn from (seed, epoch) alone.
 
     A last batch of one clip is left out: batch normalization takes two.
+
+    Args:
+        order: the places in their order; None for each clip once, at random.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(clips)
+    if order is None:
+        order = np.random.default_rng([seed, epoch]).permutation(clips)
     batches = np.split(order, range(batch_size, clips, batch_size))
     return [batch for batch in batches if len(batch) > 1]
+
+
+def sample_order(labels: np.ndarray, sampling: Sampling, seed: int, epoch: int) -> np.ndarray:
+    """Return as many clip places as there are clips, drawn from (seed, epoch) alone.
+
+    Args:
+        labels: 0 or 1, (clips, labels).
+        sampling: `uniform` takes each clip once. `balanced` goes round the labels, each label
+            round its clips, both in random order (Kong et al., 2020, PANNs, arXiv 1912.10211).
+            `inverse_frequency` draws clips with replacement, with the sum of 1 / clips over their
+            labels for weight (Gong et al., 2021, PSLA, arXiv 2102.01243).
+    """
+    clips = len(labels)
+    rng = np.random.default_rng([seed, epoch])
+    if sampling == "uniform":
+        return rng.permutation(clips)
+    counts = labels.sum(axis=0, dtype=int)
+    if sampling == "inverse_frequency":
+        weights = labels @ (1 / np.maximum(counts, 1))
+        return rng.choice(clips, clips, p=weights / weights.sum())
+    found = np.flatnonzero(counts)
+    rounds = -(-clips // len(found))
+    queues = np.empty((len(found), rounds), int)
+    for queue, label in zip(queues, found, strict=True):
+        of_label = np.flatnonzero(labels[:, label])
+        times = -(-rounds // len(of_label))
+        queue[:] = np.concatenate([rng.permutation(of_label) for _ in range(times)])[:rounds]
+    # A round has every label once, in an order of its own.
+    return rng.permuted(queues, axis=0).T.ravel()[:clips]
+
+
+def mix(
+    x: torch.Tensor, labels: torch.Tensor, rate: float, alpha: float, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mix clips of a batch with others of it (Zhang et al., 2017, mixup, arXiv 1710.09412).
+
+    Args:
+        x: embeddings, float32 (batch, seconds, 128).
+        labels: float32 (batch, labels).
+        rate: the share of clips that are mixed.
+        alpha: of the Beta(alpha, alpha) distribution of a clip's part in its mixture.
+        rng: what is drawn comes from it.
+
+    Returns:
+        Embeddings and labels of the same shapes.
+    """
+    clips = len(x)
+    parts = np.where(rng.random(clips) < rate, rng.beta(alpha, alpha, clips), 1.0)
+    part = torch.from_numpy(parts).to(x)
+    other = torch.from_numpy(rng.permutation(clips)).to(x.device)
+    mixed_x = torch.lerp(x[other], x, part[:, None, None])
+    return mixed_x, torch.lerp(labels[other], labels, part[:, None])
 
 
 def as_input(embeddings: torch.Tensor) -> torch.Tensor:

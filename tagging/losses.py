@@ -26,7 +26,32 @@ def ce(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return -(labels * log_p).sum() / number.sum()
 
 
-LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+def bce(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Binary cross-entropy of logits, each label on its own; the same number as `msml`."""
+    return functional.binary_cross_entropy_with_logits(outputs, labels)
+
+
+def focal(
+    outputs: torch.Tensor, labels: torch.Tensor, gamma: float = 2.0, alpha: float = 0.25
+) -> torch.Tensor:
+    """Focal loss of logits (Lin et al., 2017, arXiv 1708.02002), each label on its own.
+
+    Args:
+        outputs: logits.
+        labels: between 0 and 1 they mix the two cases.
+        gamma: how much an answer that is right already counts less; 0 or more.
+        alpha: the weight of a label that is there, 1 - alpha that of one that is not.
+    """
+    cross_entropy = functional.binary_cross_entropy_with_logits(outputs, labels, reduction="none")
+    p = outputs.sigmoid()
+    right = labels * p + (1 - labels) * (1 - p)
+    weight = labels * alpha + (1 - labels) * (1 - alpha)
+    return (weight * (1 - right) ** gamma * cross_entropy).mean()
+
+
+LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     "msml": msml,
     "ce": ce,
+    "bce": bce,
+    "focal": focal,
 }

@@ -1,7 +1,9 @@
 """Training of one network: the settings, the loop, and resuming after an interruption."""
 
+import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -9,8 +11,9 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tagging.batches import as_input, epoch_batches
+from tagging.batches import Sampling, as_input, epoch_batches, mix, sample_order
 from tagging.losses import LOSSES
 from tagging.models import score
 from tagging.parameters import Float, Int, Section
@@ -18,19 +21,39 @@ from tagging.progress import Progress
 from tagging.ranking import ndcg, precision_at_1
 from tagging.resume import load_state, save_state
 
+MIXING = 1  # tells the random numbers of mixup from those of the order
+
 
 class Train(Section):
     """How a network is trained (`train`, and what `models.<name>.train` replaces of it)."""
 
     loss: Literal[tuple(LOSSES)] = Field(description=" or ".join(LOSSES))
+    focal_gamma: Float = Field(description="a number of 0 or more (of the loss focal)", ge=0)
+    focal_alpha: Float = Field(description="a number from 0 to 1 (of the loss focal)", ge=0, le=1)
     optimizer: Literal["adam", "adamw"] = Field(description="adam or adamw")
     lr: Float = Field(description="a learning rate above 0 (the highest of the schedule)", gt=0)
     weight_decay: Float = Field(description="a number of 0 or more", ge=0)
-    schedule: Literal["constant", "one_cycle"] = Field(
-        description="constant or one_cycle (up for 30% of the steps, then down to nothing)"
+    schedule: Literal["constant", "one_cycle", "cosine"] = Field(
+        description="constant, one_cycle (up for 30% of the steps, then down to nothing) or cosine "
+        "(up for the share warmup of the steps, then down to nothing)"
+    )
+    warmup: Float = Field(
+        description="the share of the steps, 0 to below 1 (of the schedule cosine)", ge=0, lt=1
     )
     epochs: Int = Field(description="a whole number of 1 or more", ge=1)
     batch_size: Int = Field(description="a whole number of clips, 2 or more", ge=2)
+    sampling: Sampling = Field(
+        description="uniform (each clip once an epoch), balanced (labels in turn) or "
+        "inverse_frequency (clips with rare labels more often)"
+    )
+    mixup_rate: Float = Field(description="the share of clips mixed, from 0 to 1", ge=0, le=1)
+    mixup_alpha: Float = Field(description="a number above 0", gt=0)
+    average: Literal["none", "ema", "epochs"] = Field(
+        description="none, ema (a moving average of the weights of every step) or epochs (the mean "
+        "of the weights after each of the last average_epochs epochs)"
+    )
+    ema_decay: Float = Field(description="a number above 0 and below 1", gt=0, lt=1)
+    average_epochs: Int = Field(description="a whole number of 1 or more", ge=1)
     keep: Literal["best", "last"] = Field(
         description="best (weights of the epoch with the highest validation NDCG) or last"
     )
@@ -83,12 +106,16 @@ def train(
     optimizer = _optimizer(network, settings)
     steps = len(epoch_batches(len(train_clips.labels), settings.batch_size, settings.seed, 0))
     schedule = _schedule(optimizer, settings, steps)
+    averaged = _averaged(network, settings)
+    scored = network if averaged is None else averaged.module
     history: list[Epoch] = []
-    kept = _copy(network)
+    kept = _copy(scored)
     seconds = 0.0
     if (saved := load_state(state)) is not None:
         tensors, record = saved
         network.load_state_dict(_under(tensors, "network"))
+        if averaged is not None:
+            averaged.load_state_dict(_under(tensors, "averaged"))
         kept = {name: tensor.to(train_clips.labels.device)
                 for name, tensor in _under(tensors, "kept").items()}  # fmt: skip
         optimizer.load_state_dict(_unflatten(_under(tensors, "optimizer"), record["groups"]))
@@ -97,19 +124,26 @@ def train(
         seconds = record["seconds"]
         for epoch in history:
             on_epoch(epoch)
-        progress.skip(steps * len(history))
+        progress.advance(steps * len(history))
         progress.say(f"resumed after epoch {len(history)} of {settings.epochs}")
     for number in range(len(history), settings.epochs):
         started = time.perf_counter()
-        loss = _train_epoch(network, settings, number, train_clips, optimizer, schedule, progress)
+        loss = _train_epoch(
+            network, settings, number, train_clips, optimizer, schedule, averaged, progress
+        )
+        if settings.average == "epochs" and number >= settings.epochs - settings.average_epochs:
+            averaged.update_parameters(network)
+        elif settings.average == "epochs":
+            averaged.module.load_state_dict(network.state_dict())  # nothing to average yet
         seconds += time.perf_counter() - started
-        epoch = Epoch(loss, *validate(network, val_clips))
+        epoch = Epoch(loss, *validate(scored, val_clips))
         if settings.keep == "last" or all(epoch.val_ndcg > old.val_ndcg for old in history):
-            kept = _copy(network)
+            kept = _copy(scored)
         history.append(epoch)
         save_state(
             state,
             _over("network", network.state_dict())
+            | _over("averaged", averaged.state_dict() if averaged is not None else {})
             | _over("kept", kept)
             | _over("optimizer", _flatten(optimizer.state_dict())),
             {
@@ -130,19 +164,31 @@ def validate(network: nn.Module, clips: Clips) -> tuple[float, float]:
     return float(ndcg(labels, scores).mean()), float(precision_at_1(labels, scores).mean())
 
 
-def _train_epoch(network, settings, number, clips, optimizer, schedule, progress) -> float:
+def _train_epoch(
+    network, settings, number, clips, optimizer, schedule, averaged, progress
+) -> float:
     loss_of = LOSSES[settings.loss]
+    if settings.loss == "focal":
+        loss_of = partial(loss_of, gamma=settings.focal_gamma, alpha=settings.focal_alpha)
     network.train()
     torch.manual_seed(int(np.random.SeedSequence([settings.seed, number]).generate_state(1)[0]))
+    mixing = np.random.default_rng([settings.seed, number, MIXING])
+    labels = clips.labels.cpu().numpy()
+    order = sample_order(labels, settings.sampling, settings.seed, number)
     total = torch.zeros((), device=clips.labels.device)
     seen = 0
-    for batch in epoch_batches(len(clips.labels), settings.batch_size, settings.seed, number):
+    for batch in epoch_batches(len(labels), settings.batch_size, settings.seed, number, order):
         places = torch.from_numpy(batch).to(clips.labels.device)
+        x, y = as_input(clips.embeddings[places]), clips.labels[places]
+        if settings.mixup_rate > 0:
+            x, y = mix(x, y, settings.mixup_rate, settings.mixup_alpha, mixing)
         optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(network(as_input(clips.embeddings[places])), clips.labels[places])
+        loss = loss_of(network(x), y)
         loss.backward()
         optimizer.step()
         schedule.step()
+        if settings.average == "ema":
+            averaged.update_parameters(network)
         total += loss.detach() * len(batch)
         seen += len(batch)
         progress.advance()
@@ -159,10 +205,30 @@ def _optimizer(network: nn.Module, settings: Train) -> torch.optim.Optimizer:
 def _schedule(optimizer, settings: Train, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
     if settings.schedule == "constant":
         return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)
-    # Smith and Topin (2018), "Super-convergence", arXiv 1708.07120.
-    return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.lr, total_steps=steps * settings.epochs + 1
-    )
+    total = steps * settings.epochs
+    if settings.schedule == "one_cycle":
+        # Smith and Topin (2018), "Super-convergence", arXiv 1708.07120.
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=total + 1)
+    rise = settings.warmup * total
+
+    def rate(step: int) -> float:
+        # Loshchilov and Hutter (2016), SGDR, arXiv 1608.03983, without restarts.
+        if step < rise:
+            return (step + 1) / (rise + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - rise) / (total - rise)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+
+
+def _averaged(network: nn.Module, settings: Train) -> AveragedModel | None:
+    """Return the network whose weights and batch statistics are means of those trained."""
+    if settings.average == "none":
+        return None
+    if settings.average == "epochs":
+        # Izmailov et al. (2018), "Averaging weights leads to wider optima", arXiv 1803.05407.
+        return AveragedModel(network, use_buffers=True)
+    average = get_ema_multi_avg_fn(settings.ema_decay)
+    return AveragedModel(network, multi_avg_fn=average, use_buffers=True)
 
 
 def _copy(network: nn.Module) -> dict[str, torch.Tensor]:
