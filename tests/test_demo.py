@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tagging.errors import UserError
 from tests.closure import ROOT
+from tools.demo import copy_project, table
 
 
 def git(folder: Path, *command: str) -> str:
@@ -58,7 +60,7 @@ def demo(project, tmp_path_factory):
     ran = subprocess.run(
         [sys.executable, "-m", "tools.demo"],
         cwd=project,
-        env=os.environ | {"HOME": str(home), "OMP_WAIT_POLICY": "PASSIVE"},
+        env=os.environ | {"HOME": str(home)},
         capture_output=True,
         text=True,
     )
@@ -113,9 +115,22 @@ def test_it_starts_afresh(project, demo):
     assert "left.txt" not in ran.stdout
 
 
-def test_without_git_there_is_a_sentence(tmp_path):
-    from tagging.errors import UserError
-    from tools.demo import copy_project
+def test_the_table_fits_a_terminal_of_100_columns():
+    scores = {
+        f"{metric}{end}": 1.0
+        for metric in ("ndcg", "precision_at_1")
+        for end in ("", "_low", "_high")
+    }
+    rows = {
+        "m" * 200: {"kind": "model", "parameters": 604_948, **scores},
+        "p" * 200: {"kind": "published", "ndcg": 0.5, "precision_at_1": 0.25},
+    }
+    _, model, published = table({"rows": rows}).splitlines()
+    assert max(len(model), len(published)) <= 100
+    assert model.endswith("1.000 (1.000–1.000)     604,948")
+    assert published.endswith("… (published)  0.500                0.250")
 
+
+def test_without_git_there_is_a_sentence(tmp_path):
     with pytest.raises(UserError, match="is no git repository; the demo takes a clone"):
         copy_project(tmp_path, tmp_path / ".demo")
