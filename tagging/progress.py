@@ -7,6 +7,7 @@ from typing import Literal
 from tqdm import tqdm
 
 LINE_EVERY_SECONDS = 15.0
+BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
 
 
 class Progress:
@@ -38,6 +39,8 @@ class Progress:
             unit_scale=unit == "B",
             unit_divisor=1024,
             initial=done,
+            # As tqdm's own, but never "1.2s/ step": a rate below one reads as a rate too.
+            bar_format=BAR if total else None,
             disable=style != "bar",
             dynamic_ncols=True,
             leave=False,
@@ -65,8 +68,7 @@ class Progress:
         """Count `amount` that was done before: speed and time left do not profit from it."""
         self._done += amount
         self._initial += amount
-        self._bar.initial += amount
-        self._bar.n += amount
+        self._bar.initial, self._bar.n = self._initial, self._done
         self._bar.refresh()
 
     def _line(self, now: float) -> str:

@@ -23,12 +23,13 @@ def draw(project: Path) -> str:
         UserError: if DVC cannot draw them.
     """
     write_text(project / FOLDER / "vega.js", vl_convert.javascript_bundle(vl_version=VEGA_LITE))
+    page = project / FOLDER / "index.html"
+    page.unlink(missing_ok=True)
     shown = subprocess.run(
         [sys.executable, "-m", "dvc", "plots", "show", "--quiet", "--out", str(FOLDER)],
         cwd=project,
     )
-    page = project / FOLDER / "index.html"
-    if shown.returncode:
+    if shown.returncode or not page.exists():
         raise UserError("dvc plots show failed; see above")
     return page.resolve().as_uri()
 

@@ -1,0 +1,136 @@
+"""`make run`: the whole pipeline on the sample, in a copy; the working tree stays as it was."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tagging.errors import UserError
+from tests.closure import ROOT
+from tools.demo import copy_project, table
+
+
+def git(folder: Path, *command: str) -> str:
+    return subprocess.run(
+        ["git", "-c", "user.name=t", "-c", "user.email=t@localhost", *command],
+        cwd=folder, check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A clone with a smaller sample, one epoch, and changes that are not committed."""
+    clone = tmp_path_factory.mktemp("demo") / "clone"
+    names = git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for name in set(names.split("\0")) - {""}:
+        if (ROOT / name).is_file():
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, clone / name)
+    sample = clone / "tagging/sample.py"
+    smaller = 'CLIPS = {"bal_train": 300, "eval": 200}\n'
+    sample.write_text(re.sub("(?m)^CLIPS = .*\n", smaller, sample.read_text()))
+    params = clone / "params.yaml"
+    params.write_text(re.sub("epochs: [0-9]+", "epochs: 1", params.read_text()))
+    git(clone, "init", "--quiet")
+    git(clone, "add", "--all")
+    git(clone, "commit", "--quiet", "--message", "A project")
+    (clone / "notes.txt").write_text("not committed\n")
+    (clone / "Makefile").write_text("# changed\n")
+    (clone / ".ci/run").unlink()
+    return clone
+
+
+@pytest.fixture(scope="module")
+def demo(project, tmp_path_factory):
+    """The demo's run, for a user whose git signs commits and asks a hook that refuses them."""
+    home = tmp_path_factory.mktemp("home")
+    hook = home / "hooks/pre-commit"
+    hook.parent.mkdir()
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    (home / ".gitconfig").write_text(
+        f"[commit]\n\tgpgsign = true\n[core]\n\thooksPath = {hook.parent}\n"
+    )
+    before = git(project, "status", "--porcelain")
+    ran = subprocess.run(
+        [sys.executable, "-m", "tools.demo"],
+        cwd=project,
+        env=os.environ | {"HOME": str(home)},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran, before
+
+
+def test_the_working_tree_stays_as_it_was(project, demo):
+    assert git(project, "status", "--porcelain") == demo[1]
+    assert (project / "Makefile").read_text() == "# changed\n"
+
+
+def test_the_copy_is_of_the_working_tree(project, demo):
+    assert (project / ".demo/notes.txt").exists()
+    assert not (project / ".demo/.ci/run").exists()
+    ours, theirs = (
+        yaml.safe_load((folder / "params.yaml").read_text())
+        for folder in (project, project / ".demo")
+    )
+    assert theirs == ours | {"download": ours["download"] | {"source": "sample"}}
+
+
+def test_its_cache_is_its_own(project, demo):
+    assert (project / ".demo/.dvc/cache/files").is_dir()
+    assert not (project / ".dvc/cache").exists()
+
+
+def test_the_leaderboard_is_printed(demo):
+    printed = demo[0].stdout
+    table = printed[printed.index("Data: generated sample") :]
+    for name in ("attention", "yac", "yac_published", "constant ranking (baseline)"):
+        assert re.search(rf"(?m)^{re.escape(name)} +0\.\d{{3}} ", table)
+    assert "(published)" not in table  # the study's rows are of other data
+    lines = table[: table.index("Plots: ")].splitlines()
+    assert max(map(len, lines)) <= 100
+
+
+def test_the_page_is_there_and_needs_no_network(project, demo):
+    address = re.search(r"(?m)^Plots: (file://\S+)$", demo[0].stdout).group(1)
+    page = project / ".demo/dvc_plots/index.html"
+    assert address == page.as_uri()
+    assert "generated sample" in page.read_text()
+    assert "vegaEmbed" in (page.parent / "vega.js").read_text()
+
+
+def test_it_starts_afresh(project, demo):
+    (project / ".demo/left.txt").write_text("from before\n")
+    code = "from tools.demo import *; copy_project(ROOT, DEMO); print(sorted(DEMO.glob('l*')))"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=project, check=True, capture_output=True, text=True
+    )
+    assert "left.txt" not in ran.stdout
+
+
+def test_the_table_fits_a_terminal_of_100_columns():
+    scores = {
+        f"{metric}{end}": 1.0
+        for metric in ("ndcg", "precision_at_1")
+        for end in ("", "_low", "_high")
+    }
+    rows = {
+        "m" * 200: {"kind": "model", "parameters": 604_948, **scores},
+        "p" * 200: {"kind": "published", "ndcg": 0.5, "precision_at_1": 0.25},
+    }
+    _, model, published = table({"rows": rows}).splitlines()
+    assert max(len(model), len(published)) <= 100
+    assert model.endswith("1.000 (1.000–1.000)     604,948")
+    assert published.endswith("… (published)  0.500                0.250")
+
+
+def test_without_git_there_is_a_sentence(tmp_path):
+    with pytest.raises(UserError, match="is no git repository; the demo takes a clone"):
+        copy_project(tmp_path, tmp_path / ".demo")
