@@ -199,7 +199,7 @@ PARAMETERS = {
         + (9 * 16 + 2 * 16)
         + (9 * 16 * 32 + 2 * 32)
         + (9 * 32 * 64 + 2 * 64)
-        + 4 * 128 * (64 * 4 + 128 + 2)
+        + 4 * 128 * (64 * 8 + 128 + 2)
         + 4 * 128 * (128 + 128 + 2)
         + (128 * 10 + 10),
     ),
@@ -433,7 +433,8 @@ def test_levels_are_pooled_from_the_last_layers():
         levels = []
         for level, output in zip(network.levels, (second, third), strict=True):
             weights = level.attend(output).exp()
-            levels.append((weights * level.classify(output).sigmoid()).sum(2) / weights.sum(2))
+            probabilities = (weights * level.classify(output).sigmoid()).sum(2) / weights.sum(2)
+            levels.append(probabilities.logit())
         expected = network.classify(torch.cat(levels, 1))
         torch.testing.assert_close(network(x), expected)
 
@@ -521,10 +522,10 @@ def test_lstm_answers_from_the_state_at_each_clip_s_end():
 def test_crnn_gives_the_lstm_every_second():
     network = make(CASES["crnn"])
     found = shapes_of(network, clips(2))
-    assert found["convs.0"] == (4, 10, 32)
-    assert found["convs.1"] == (8, 10, 8)
-    assert found["convs.2"] == (16, 10, 4)
-    assert network.lstm.input_size == 16 * 4
+    assert found["convs.0"] == (4, 10, 64)
+    assert found["convs.1"] == (8, 10, 16)
+    assert found["convs.2"] == (16, 10, 8)
+    assert network.lstm.input_size == 16 * 8
 
 
 # musicnn

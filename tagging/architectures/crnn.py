@@ -1,15 +1,15 @@
 """3x3 convolutions whose features, second by second, go into an LSTM.
 
 Choi, Fazekas, Sandler, Cho (2016), "Convolutional recurrent neural networks for music
-classification", arXiv 1609.04243: convolutions extract local features, the recurrent layers sum
-them up over time (LSTM here, as in the deep LSTM it is compared with). Dimensions are pooled
-between convolutions, seconds are not: the LSTM has every one of them.
+classification", arXiv 1609.04243: convolutions extract local features, the recurrent layers (LSTM
+here) sum them up over time. Convolutions stride over dimensions, where the paper's, on spectrograms,
+are followed by max pooling: an embedding's dimensions are no frequencies, and which of them answers
+must not get lost. Nothing strides over seconds: the LSTM has every one of them.
 """
 
 import torch
 from pydantic import Field
 from torch import nn
-from torch.nn import functional
 
 from tagging.padding import MaskedBatchNorm, frame_mask, last_frame
 from tagging.parameters import Float, Int, Section
@@ -27,17 +27,18 @@ class Settings(Section):
 
 
 class Conv(nn.Module):
-    """3x3 convolution, batch normalization, ReLU, max pooling over dimensions."""
+    """3x3 convolution, batch normalization, ReLU."""
 
-    def __init__(self, channels_in: int, channels_out: int, pool: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+        self.conv = nn.Conv2d(
+            channels_in, channels_out, 3, stride=(1, stride), padding=1, bias=False
+        )
         self.norm = MaskedBatchNorm(channels_out)
-        self.pool = pool
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """Map (batch, channels, seconds, dimensions) to dimensions / pool."""
-        return functional.max_pool2d(self.norm(self.conv(x), mask).relu(), (1, self.pool))
+        """Map (batch, channels, seconds, dimensions) to dimensions / stride."""
+        return self.norm(self.conv(x), mask).relu()
 
 
 class Network(nn.Module):
@@ -47,9 +48,9 @@ class Network(nn.Module):
         super().__init__()
         c = settings.channels
         self.norm = MaskedBatchNorm(128)
-        self.convs = nn.ModuleList([Conv(1, c, 4), Conv(c, 2 * c, 4), Conv(2 * c, 4 * c, 2)])
+        self.convs = nn.ModuleList([Conv(1, c, 2), Conv(c, 2 * c, 4), Conv(2 * c, 4 * c, 2)])
         self.lstm = nn.LSTM(
-            4 * c * 4,
+            4 * c * 8,
             settings.hidden,
             settings.layers,
             batch_first=True,
@@ -65,8 +66,8 @@ class Network(nn.Module):
         h = self.norm(x.transpose(1, 2), mask)  # (batch, 128, seconds)
         h = h.transpose(1, 2).unsqueeze(1)  # (batch, 1, seconds, 128)
         for conv in self.convs:
-            h = conv(h, mask)  # (batch, c, .., 32), (batch, 2c, .., 8), (batch, 4c, seconds, 4)
-        h = h.transpose(1, 2).flatten(2)  # (batch, seconds, 16c)
+            h = conv(h, mask)  # (batch, c, .., 64), (batch, 2c, .., 16), (batch, 4c, seconds, 8)
+        h = h.transpose(1, 2).flatten(2)  # (batch, seconds, 32c)
         h, _ = self.lstm(self.dropout(h))  # (batch, seconds, hidden)
         # It reads forward only: no state at or before a clip's end has seen the padding.
         h = last_frame(h, frames)  # (batch, hidden)
