@@ -2,9 +2,9 @@
 
 Choi, Fazekas, Sandler, Cho (2016), "Convolutional recurrent neural networks for music
 classification", arXiv 1609.04243: convolutions extract local features, the recurrent layers (LSTM
-here) sum them up over time. Convolutions stride over dimensions, where the paper's, on spectrograms,
-are followed by max pooling: an embedding's dimensions are no frequencies, and which of them answers
-must not get lost. Nothing strides over seconds: the LSTM has every one of them.
+here) sum them up over time. Convolutions stride over dimensions where the paper's, on
+spectrograms, are followed by max pooling: an embedding's dimensions are no frequencies, and which
+of them answers must not get lost. Nothing strides over seconds: the LSTM has every one of them.
 """
 
 import torch

@@ -2,9 +2,9 @@
 
 Yu, Barsim, Kong, Yang (2018), "Multi-level attention model for weakly supervised audio
 classification", arXiv 1803.02353. Attention pooling not of the last layer alone but of several,
-since some labels are told by earlier ones; a linear layer weighs what the levels say. The paper's best
-(2-A-1-A) has three layers, the last two of them pooled. A level hands on log odds here, not the
-paper's probabilities, of which the linear layer learns much more slowly.
+since some labels are told by earlier ones; a linear layer weighs what the levels say. The paper's
+best (2-A-1-A) has three layers, the last two of them pooled. A level hands on log odds here, not
+the paper's probabilities, of which the linear layer learns much more slowly.
 """
 
 from itertools import pairwise
