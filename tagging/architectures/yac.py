@@ -59,8 +59,14 @@ class Network(nn.Module):
         self.linear = nn.Linear(64, labels)
         self.head = settings.head
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return raw scores, or probabilities that sum to 1 with the softmax head."""
+    def forward(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
+        """Return raw scores, or probabilities that sum to 1 with the softmax head.
+
+        Raises:
+            ValueError: if clips have other lengths than 10 seconds (`frames`, where some do).
+        """
+        if x.shape[1] != 10 or (frames is not None and (frames != 10).any()):
+            raise ValueError("yac takes clips of 10 seconds only")
         intra = self.intra_init(x.unflatten(2, (16, 8)))  # (batch, 5, 16, 8)
         intra = (
             self.intra_stride(intra) + self.intra_tall(intra) + self.intra_wide(intra)

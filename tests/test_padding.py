@@ -1,0 +1,62 @@
+import torch
+from torch import nn
+
+from tagging.padding import (
+    MaskedBatchNorm,
+    frame_mask,
+    last_frame,
+    max_over_frames,
+    mean_over_frames,
+)
+
+FRAMES = torch.tensor([3, 1, 5])
+MASK = torch.tensor([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)
+
+
+def maps(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 3 + 5
+
+
+def test_mask_is_true_at_real_frames():
+    assert torch.equal(frame_mask(FRAMES, 5), MASK)
+    assert frame_mask(None, 5) is None
+
+
+def test_masked_batch_norm_is_that_of_the_real_frames_in_a_row():
+    for features in ((), (7,)):
+        x = maps(3, 4, 5, *features)
+        masked, plain = MaskedBatchNorm(4), nn.BatchNorm1d(4)
+        out = masked(x, MASK)
+        rows = torch.cat([clip[:, :frames] for clip, frames in zip(x, FRAMES, strict=True)], 1)
+        expected = plain(rows.flatten(1).unsqueeze(0)).reshape(rows.shape)
+        found = torch.cat([clip[:, :frames] for clip, frames in zip(out, FRAMES, strict=True)], 1)
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(masked.running_mean, plain.running_mean)
+        torch.testing.assert_close(masked.running_var, plain.running_var)
+        assert not out.transpose(1, 2)[~MASK].any()
+
+
+def test_masked_batch_norm_without_a_mask_is_pytorch_s():
+    x = maps(3, 4, 5, 7)
+    torch.testing.assert_close(MaskedBatchNorm(4)(x), nn.BatchNorm2d(4)(x))
+
+
+def test_pooling_takes_real_frames_alone():
+    for features in ((), (7,)):
+        x = maps(3, 4, 5, *features)
+        clips = [clip[:, :frames] for clip, frames in zip(x, FRAMES, strict=True)]
+        torch.testing.assert_close(
+            mean_over_frames(x, MASK), torch.stack([clip.mean(1) for clip in clips])
+        )
+        torch.testing.assert_close(
+            max_over_frames(x, MASK), torch.stack([clip.amax(1) for clip in clips])
+        )
+        torch.testing.assert_close(mean_over_frames(x, None), x.mean(2))
+        torch.testing.assert_close(max_over_frames(x, None), x.amax(2))
+
+
+def test_last_frame_is_the_last_real_one():
+    x = maps(3, 5, 4)
+    expected = torch.stack([x[0, 2], x[1, 0], x[2, 4]])
+    assert torch.equal(last_frame(x, FRAMES), expected)
+    assert torch.equal(last_frame(x, None), x[:, 4])
