@@ -4,9 +4,10 @@ import torch
 
 from tagging.errors import UserError
 
-# Sums depend on the number of threads in their last bits. A fixed number makes results the same
-# on machines with other numbers of cores; these networks are too small to gain from more.
-THREADS = 2
+# Sums depend on the number of threads in their last bits: a fixed number makes results the same on
+# machines with other numbers of cores. It is one because threads that wait for each other in small
+# networks cost thirty times the time as soon as another process wants a core.
+THREADS = 1
 
 
 def pick_device(name: str) -> torch.device:

@@ -18,6 +18,16 @@ def frame_mask(frames: torch.Tensor | None, length: int) -> torch.Tensor | None:
     return torch.arange(length, device=frames.device) < frames.unsqueeze(1)
 
 
+def require_frames(x: torch.Tensor, frames: torch.Tensor | None, number: int) -> None:
+    """Refuse clips that do not all have `number` frames.
+
+    Raises:
+        ValueError: saying so.
+    """
+    if x.shape[1] != number or (frames is not None and (frames != number).any()):
+        raise ValueError(f"the network takes clips of {number} frames only")
+
+
 class MaskedBatchNorm(nn.BatchNorm1d):
     """Batch normalization of a map by its real frames alone; the padding is zero after it.
 

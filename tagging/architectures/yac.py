@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from tagging.padding import require_frames
 from tagging.parameters import Section
 
 
@@ -65,8 +66,7 @@ class Network(nn.Module):
         Raises:
             ValueError: if clips have other lengths than 10 seconds (`frames`, where some do).
         """
-        if x.shape[1] != 10 or (frames is not None and (frames != 10).any()):
-            raise ValueError("yac takes clips of 10 seconds only")
+        require_frames(x, frames, 10)
         intra = self.intra_init(x.unflatten(2, (16, 8)))  # (batch, 5, 16, 8)
         intra = (
             self.intra_stride(intra) + self.intra_tall(intra) + self.intra_wide(intra)
