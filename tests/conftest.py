@@ -18,7 +18,7 @@ from tests.project import ROOT, Project, make_small
 # Enough clips for every split, few enough that training takes no time; many of them short, so that
 # clips of nine seconds can be split as well.
 CLIPS = {"bal_train": 240, "eval": 200, "unbal_train": 40}
-SHORT_PERCENT = 40
+SHORT_PERCENT = 60
 
 
 def shared(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
