@@ -1,6 +1,10 @@
 # Everything here runs in an environment of its own, .venv, made when first needed.
 PYTHON ?= python3
 VENV := .venv
+define CHECK_PYTHON
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+"error: $(PYTHON) is Python %d.%d; this takes 3.11 or later: make PYTHON=..." % sys.version_info[:2])'
+endef
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .PHONY: help run test lint install plots
@@ -12,7 +16,7 @@ run: $(VENV)/.run  ## Run the whole pipeline on a generated sample, in a copy; p
 	@python -m tools.demo
 
 test: $(VENV)/.test $(VENV)-s3/.made lint  ## Lint and run all tests
-	@python -m pytest -n 2 --dist worksteal
+	@S3_ENVIRONMENT=$(CURDIR)/$(VENV)-s3 python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.test
 	@ruff check .
@@ -24,6 +28,7 @@ plots: $(VENV)/.run  ## Show the plots of the last run, without a network
 	@python -m tools.plots
 
 $(VENV)/bin/python:
+	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: requirements.txt | $(VENV)/bin/python
@@ -36,6 +41,7 @@ $(VENV)/.test: requirements-test.txt $(VENV)/.run
 
 # The S3 server of the tests pins what DVC pins otherwise: it lives apart.
 $(VENV)-s3/.made: requirements-s3-server.txt
+	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)-s3
 	$(VENV)-s3/bin/python -m pip install --quiet --requirement requirements-s3-server.txt
 	@touch $@

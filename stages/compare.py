@@ -12,9 +12,9 @@ import numpy as np
 from pydantic import Field
 
 from tagging.dataset import Split, read_split, split_path
-from tagging.errors import UserError, entry_point
+from tagging.errors import entry_point
 from tagging.files import write_json, write_text
-from tagging.parameters import Float, Int, Section, load, parse, read_params
+from tagging.parameters import Float, Int, Section, load, parse, read_models
 from tagging.picture import draw_leaderboard
 from tagging.ranking import ndcg, precision_at_1
 from tagging.tables import read_rows, to_csv, to_markdown
@@ -250,9 +250,7 @@ def leaderboard_csv(rows: list[Row], data: dict) -> str:
 def main() -> None:
     """Run the stage."""
     settings = load(Compare, "compare")
-    names = list(read_params()["models"])
-    if not names:
-        raise UserError("params.yaml: models is empty; it takes one model or more")
+    names = list(read_models())
     data = read_json(METRICS / "data.json")
     test = read_split(split_path("test"))
     rows = [

@@ -14,11 +14,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from tagging.archive import read_shards
 from tagging.errors import UserError, entry_point
 from tagging.files import whole_file
-from tagging.parameters import Run, load
+from tagging.parameters import Run, Section, load
 from tagging.progress import Progress
 from tagging.records import Clip, read_clips
 
@@ -33,6 +34,14 @@ SCHEMA = pa.schema(
     }
 )
 ROWS_PER_GROUP = 16_384  # 21 MB of embeddings: what is held in memory at a time
+
+
+class Convert(Section):
+    """Which parts of AudioSet are made ready; DVC runs this stage for each."""
+
+    subsets: list[str] = Field(
+        description="a list of one or more of bal_train, eval and unbal_train", min_length=1
+    )
 
 
 def convert(archive: Path, subset: str, parquet: Path, progress: Progress) -> int:
@@ -93,6 +102,7 @@ def _refuse_duplicates(archive: Path, ids: pa.ChunkedArray, shards: list[tuple[s
 @entry_point
 def main(subset: str) -> None:
     """Run the stage for one of `convert.subsets`."""
+    load(Convert, "convert")
     run = load(Run, "run")
     with Progress(f"convert {subset}", ARCHIVE.stat().st_size, "B", run.progress) as progress:
         number = convert(ARCHIVE, subset, Path(f"data/parquet/{subset}.parquet"), progress)

@@ -16,7 +16,7 @@ from tagging.batches import as_input
 from tagging.errors import UserError
 from tagging.files import whole_file
 from tagging.labels import Label
-from tagging.parameters import Section, parse, read_params
+from tagging.parameters import Section, parse, read_models
 
 ARCHITECTURES = Path(__file__).parent / "architectures"
 
@@ -44,9 +44,9 @@ def load_model(name: str) -> Model:
     Raises:
         UserError: if there is none, or it is not as it should be.
     """
-    models = read_params().get("models")
-    if not isinstance(models, dict) or name not in models:
-        there = ", ".join(models) if isinstance(models, dict) else "none"
+    models = read_models()
+    if name not in models:
+        there = ", ".join(models)
         raise UserError(f"params.yaml: models.{name} is missing; the models there: {there}")
     return parse(Model, models[name], f"models.{name}")
 

@@ -1,5 +1,6 @@
 """Typed parameters: each section of `params.yaml` is read, checked and refused in one sentence."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -23,7 +24,8 @@ def _refuse_bool(value: object) -> object:
 
 # A float may come as the text `1e-05`: `dvc exp run -S` writes it so and YAML 1.1 reads a string.
 Float = Annotated[float, BeforeValidator(_refuse_bool), Field(allow_inf_nan=False)]
-Int = Annotated[int, Field(strict=True)]
+# Random generators and arrays take 64 bits.
+Int = Annotated[int, Field(strict=True, lt=2**63)]
 
 
 class Section(BaseModel):
@@ -54,7 +56,7 @@ def read_params(path: Path = PARAMS_FILE) -> dict[str, Any]:
         params = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} is not in {Path.cwd()}; run from the project's root") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(params, dict):
         raise UserError(f"{path} holds {params!r}; it takes the sections {', '.join(SECTIONS)}")
@@ -62,6 +64,33 @@ def read_params(path: Path = PARAMS_FILE) -> dict[str, Any]:
         if name not in SECTIONS:
             raise UserError(f"{path}: {name} is unknown; the sections are {', '.join(SECTIONS)}")
     return params
+
+
+def read_models() -> dict[str, Any]:
+    """Read the entries of `models`; only their names are checked: they become names of files.
+
+    Raises:
+        UserError: if there is no entry, or a name is none for a file or is taken.
+    """
+    models = read_params().get("models")
+    if not isinstance(models, dict) or not models:
+        raise UserError(
+            f"{PARAMS_FILE}: models is {models!r}; it takes one name or more, each with a mapping "
+            "of architecture, network and, if need be, train"
+        )
+    for name in models:
+        # No dot: DVC would look for `models.a.b` under `models.a`.
+        if not re.fullmatch("[A-Za-z0-9_][A-Za-z0-9_-]*", str(name)) or not isinstance(name, str):
+            raise UserError(
+                f"{PARAMS_FILE}: models has the name {name!r}; a model's name takes letters, "
+                "digits, _ and - (not first), and is text"
+            )
+        if name == "data":
+            raise UserError(
+                f"{PARAMS_FILE}: models has the name 'data', but metrics/data.json is a file of "
+                "the stage prepare; it takes another name"
+            )
+    return models
 
 
 def parse(kind: type[AnySection], values: object, name: str) -> AnySection:
@@ -76,14 +105,13 @@ def parse(kind: type[AnySection], values: object, name: str) -> AnySection:
         problem = error.errors()[0]
     key = ".".join([name, *(str(part) for part in problem["loc"])])
     if problem["type"] == "extra_forbidden":
-        *_, parent, _ = key.split(".")
         takes = ", ".join(kind.model_fields)
-        raise UserError(f"{PARAMS_FILE}: {key} is unknown; {parent} takes {takes}")
+        raise UserError(f"{PARAMS_FILE}: {key} is unknown; {name} takes {takes}")
     if problem["type"] in ("model_type", "model_attributes_type"):
         takes = f"a mapping of {', '.join(kind.model_fields)}"
     else:
         takes = kind.model_fields[str(problem["loc"][0])].description
-    if problem["type"] == "missing":
+    if problem["type"] == "missing" and len(problem["loc"]) == 1:
         raise UserError(f"{PARAMS_FILE}: {key} is missing; it takes {takes}")
     # Where a list's item is wrong, the whole list is shown: its position alone says little.
     got, shown = values, name

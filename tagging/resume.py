@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save
 
 from tagging.files import whole_file
 
 SCRATCH = Path(".resume")
+DIGEST_BYTES = 32  # of the SHA-256 that a file begins with
+RECORD = "record"  # the name under which JSON lies among the tensors
 
 
 def identity(description: Any, files: list[Path]) -> str:
@@ -32,7 +33,7 @@ def identity(description: Any, files: list[Path]) -> str:
         for module in list(sys.modules.values())
         if getattr(module, "__file__", None) and Path(module.__file__).parent.is_relative_to(root)
     }
-    environment = root / ".venv"
+    environment = Path(sys.prefix)
     for path in sorted(code) + files:
         if not path.is_relative_to(environment):
             digest.update(hashlib.sha256(path.read_bytes()).digest())
@@ -41,15 +42,20 @@ def identity(description: Any, files: list[Path]) -> str:
 
 def save_state(path: Path, tensors: dict[str, torch.Tensor], record: dict[str, Any]) -> None:
     """Replace the state at `path`, whole or not at all."""
+    text = torch.frombuffer(bytearray(json.dumps(record).encode()), dtype=torch.uint8)
+    content = save({**tensors, RECORD: text})
     with whole_file(path) as partial:
-        save_file(tensors, partial, {"record": json.dumps(record)})
+        partial.write_bytes(hashlib.sha256(content).digest() + content)
 
 
 def load_state(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-    """Return what `save_state` wrote, or None if there is none that can be read."""
+    """Return what `save_state` wrote, or None if that is not there or not as it was written."""
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            return tensors, json.loads(file.metadata()["record"])
-    except (FileNotFoundError, SafetensorError):
+        whole = path.read_bytes()
+    except FileNotFoundError:
         return None
+    digest, content = whole[:DIGEST_BYTES], whole[DIGEST_BYTES:]
+    if hashlib.sha256(content).digest() != digest:
+        return None
+    tensors = load(content)
+    return tensors, json.loads(tensors.pop(RECORD).numpy().tobytes())

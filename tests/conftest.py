@@ -1,0 +1,105 @@
+"""A copy of the project in a repository of its own, run once on a tiny archive."""
+
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from filelock import FileLock
+
+from tagging import sample
+from tests.preloaded import preloaded_python
+from tests.project import ROOT, Project, make_small
+
+# Enough clips for every split, few enough that training takes no time; many of them short, so that
+# clips of nine seconds can be split as well.
+CLIPS = {"bal_train": 240, "eval": 200, "unbal_train": 40}
+SHORT_PERCENT = 60
+
+
+def shared(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
+    """Return a folder that all workers of a session share."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+
+
+@pytest.fixture(scope="session", autouse=True)
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep git and DVC away from the user's own settings, and the network out of everything."""
+    home = shared(tmp_path_factory, "home")
+    home.mkdir(exist_ok=True)
+    (home / ".gitconfig").write_text(
+        "[user]\n\tname = A Tester\n\temail = tester@example.org\n[init]\n\tdefaultBranch = main\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("GIT_", "DVC_", "AWS_"))]:
+            patch.delenv(name)
+        patch.setenv("HOME", str(home))
+        patch.setenv("XDG_CONFIG_HOME", str(home))
+        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+        patch.setenv("DVC_SITE_CACHE_DIR", str(home / "dvc-site"))
+        patch.setenv("DVC_GLOBAL_CONFIG_DIR", str(home / "dvc-global"))
+        patch.setenv("DVC_SYSTEM_CONFIG_DIR", str(home / "dvc-system"))
+        # Threads that wait for work are not to take the cores from other tests.
+        patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+        # `python` and `dvc` are those that run the tests.
+        patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+        yield
+
+
+@pytest.fixture(scope="session")
+def python_folder(environment: None) -> Iterator[Path]:
+    """The folder of the `python` that stages run with."""
+    # Not pytest's own folder: a socket's path takes a hundred characters at most.
+    with TemporaryDirectory() as folder, preloaded_python(Path(folder)) as path:
+        yield path
+
+
+@pytest.fixture(scope="session")
+def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny archive, in the tree of Google's bucket."""
+    root = shared(tmp_path_factory, "mirror")
+    with FileLock(f"{root}.lock"):
+        if not root.exists():
+            features = root / "youtube_corpus/v1/features/features.tar.gz"
+            labels = root / "youtube_corpus/v1/csv/class_labels_indices.csv"
+            for file in (features, labels):
+                file.parent.mkdir(parents=True)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sample, "_SHORT_PERCENT", SHORT_PERCENT)
+                content = sample.sample_archive(CLIPS)
+            features.write_bytes(content)
+            features.with_name(f"{features.name}.sha256").write_text(
+                f"{hashlib.sha256(content).hexdigest()}  {features.name}\n"
+            )
+            labels.write_text(sample.labels_csv())
+    return root
+
+
+@pytest.fixture(scope="session")
+def baseline(tmp_path_factory: pytest.TempPathFactory, mirror: Path, python_folder: Path) -> Path:
+    """The project after its first `dvc repro`, everything committed. Not to be changed: copy it."""
+    root = shared(tmp_path_factory, "baseline")
+    with FileLock(f"{root}.lock"):
+        if not root.exists():
+            building = root.with_name("building")
+            shutil.rmtree(building, ignore_errors=True)
+            project = Project.of_sources(ROOT, building, mirror, python_folder)
+            make_small(project)
+            project.git("add", "--all")
+            project.git("commit", "--quiet", "--message", "The project, made small")
+            project.dvc("repro", "--quiet")
+            project.git("add", "--all")
+            project.git("commit", "--quiet", "--message", "First run")
+            building.rename(root)
+    return root
+
+
+@pytest.fixture
+def project(baseline: Path, mirror: Path, python_folder: Path, tmp_path: Path) -> Project:
+    """A copy of the baseline to change at will."""
+    return Project.copied(baseline, tmp_path / "project", mirror, python_folder)

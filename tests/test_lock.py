@@ -1,0 +1,106 @@
+"""dvc.lock and the committed results were made by the committed code and parameters."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from dvc.dependency import ParamsDependency
+from dvc.repo import Repo
+from dvc.stage import PipelineStage
+
+from tests.project import ROOT
+
+AGAIN = "run `dvc repro` and commit dvc.lock with the results"
+
+
+@pytest.fixture(scope="module")
+def tracked() -> set[str]:
+    """The files that git tracks."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    return {name for name in listed.split("\0") if name and (ROOT / name).is_file()}
+
+
+@pytest.fixture(scope="module")
+def stages(tracked: set[str], tmp_path_factory: pytest.TempPathFactory) -> list[PipelineStage]:
+    """The stages as DVC loads them where nothing lies but what git tracks."""
+    root = tmp_path_factory.mktemp("tracked")
+    for name in tracked:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, root / name)
+    subprocess.run(["git", "init", "--quiet", root], check=True)
+    with Repo(root) as repo:
+        return repo.index.stages
+
+
+def in_git(stage: PipelineStage, path: str, tracked: set[str]) -> bool:
+    """Tell whether git tracks the file or folder `path` of a dep or out."""
+    name = str(Path(path).relative_to(stage.repo.root_dir))
+    return name in tracked or any(
+        file.startswith(f"{name}/") and not file.endswith(".gitignore") for file in tracked
+    )
+
+
+def test_lock_has_the_stages_of_dvc_yaml(stages: list[PipelineStage]) -> None:
+    locked = yaml.safe_load((ROOT / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+    assert set(locked) == {stage.name for stage in stages}, AGAIN
+
+
+def test_commands_and_parameters_are_those_of_the_run(stages: list[PipelineStage]) -> None:
+    changed = [f"{stage.name}: cmd" for stage in stages if stage.cmd_changed]
+    for stage in stages:
+        for dep in stage.deps:
+            if isinstance(dep, ParamsDependency) and (status := dep.status()):
+                changed.append(f"{stage.name}: {status}")
+    assert not changed, AGAIN
+
+
+def test_files_are_those_of_the_run(stages: list[PipelineStage], tracked: set[str]) -> None:
+    changed = []
+    for stage in stages:
+        files = [dep for dep in stage.deps if not isinstance(dep, ParamsDependency)]
+        for file in [*files, *stage.outs]:
+            if in_git(stage, file.fs_path, tracked) and file.changed_checksum():
+                changed.append(f"{stage.name}: {file}")
+    assert not changed, AGAIN
+
+
+def test_code_and_uncached_results_are_in_git(
+    stages: list[PipelineStage], tracked: set[str]
+) -> None:
+    outs = {out.fs_path for stage in stages for out in stage.outs}
+    for stage in stages:
+        for file in [*stage.deps, *stage.outs]:
+            if file.fs_path.endswith(".py") or (file in stage.outs and not file.use_cache):
+                assert in_git(stage, file.fs_path, tracked), f"{stage.name}: git add {file}"
+            elif file.fs_path not in outs and file.protocol == "local":
+                assert any(out.startswith(f"{file.fs_path}/") for out in outs) or in_git(
+                    stage, file.fs_path, tracked
+                ), f"{stage.name}: nothing makes {file}"
+
+
+def test_what_one_stage_made_is_what_the_next_read(stages: list[PipelineStage]) -> None:
+    made = {out.fs_path: out.hash_info for stage in stages for out in stage.outs}
+    for stage in stages:
+        for dep in stage.deps:
+            if dep.fs_path in made:
+                assert dep.hash_info == made[dep.fs_path], f"{stage.name}: {dep}; {AGAIN}"
+
+
+def test_readme_shows_the_leaderboard() -> None:
+    page = ROOT / "README.md"
+    if not page.exists():
+        pytest.skip("there is no README.md")
+    block = re.search(
+        r"<!-- leaderboard -->\n(.*?)\n?<!-- /leaderboard -->",
+        page.read_text(encoding="utf-8"),
+        re.DOTALL,
+    )
+    assert block, "README.md has no <!-- leaderboard --> .. <!-- /leaderboard -->"
+    board = (ROOT / "leaderboard/README.md").read_text(encoding="utf-8").splitlines()
+    table = [line for line in board if line.startswith("|")]
+    assert block[1].strip().splitlines() == table

@@ -1,0 +1,198 @@
+"""Push, pull and compare with the real client: a folder, a plain HTTP server, S3."""
+
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+
+from tests.project import ROOT, Project
+
+# Made by `make test`, which names it; an S3 server pins what DVC pins otherwise.
+S3_ENVIRONMENT = Path(os.environ.get("S3_ENVIRONMENT", ROOT / ".venv-s3"))
+S3_SERVER = """
+import time
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+print(*server.get_host_and_port(), flush=True)
+time.sleep(1e6)
+"""
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@contextmanager
+def http_server(folder: Path) -> Iterator[str]:
+    """Serve a folder's files on loopback, read-only; give its URL."""
+    handler = partial(QuietHandler, directory=folder)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def s3_server() -> Iterator[str]:
+    """The URL of an S3 server on loopback that has the bucket `tagging`."""
+    python = S3_ENVIRONMENT / "bin/python"
+    if not python.exists():
+        message = f"{S3_ENVIRONMENT} is missing; `make test` makes it"
+        if "S3_ENVIRONMENT" in os.environ:
+            pytest.fail(message)
+        pytest.skip(message)
+    with subprocess.Popen(
+        [python, "-c", S3_SERVER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as server:
+        try:
+            host, port = server.stdout.readline().split()
+            url = f"http://{host}:{port}"
+            requests.put(f"{url}/tagging", timeout=10).raise_for_status()
+            yield url
+        finally:
+            server.terminate()
+
+
+def clone(project: Project, root: Path) -> Project:
+    """Clone the project's git repository to `root`; nothing of DVC's comes with it."""
+    project.git("clone", "--quiet", str(project.root), str(root))
+    return Project(root, project.mirror, project.python_folder)
+
+
+def objects(root: Path) -> set[str]:
+    """Return the hashes of a cache or remote's objects."""
+    return {
+        file.parent.name + file.name
+        for file in (root / "files/md5").rglob("*")
+        if file.is_file() and not file.name.startswith(".")
+    }
+
+
+def cache(project: Project) -> Path:
+    return project.root / ".dvc/cache"
+
+
+def forget(project: Project, name: str) -> str:
+    """Lose an output and its object in the cache; return the object's hash."""
+    found = project.run("md5sum", name).stdout.split()[0]
+    (project.root / name).unlink()
+    (cache(project) / "files/md5" / found[:2] / found[2:]).unlink()
+    return found
+
+
+def check_pulls(project: Project) -> None:
+    """Pull all into a fresh clone, then one lost output; nothing is ever computed there."""
+    assert not cache(project).exists()
+    project.dvc("pull")
+    assert project.repro() == set()
+    assert project.status() == []
+
+    everything = objects(cache(project))
+    lost = forget(project, "models/yac.safetensors")
+    also_lost = forget(project, "models/attention.safetensors")
+    assert objects(cache(project)) == everything - {lost, also_lost}
+    project.dvc("pull", "train@yac")
+    assert objects(cache(project)) == everything - {also_lost}
+    assert not (project.root / "models/attention.safetensors").exists()
+    project.dvc("pull")
+    assert project.repro() == set()
+
+
+def test_default_remote_lies_beside_the_clone(project: Project, tmp_path: Path) -> None:
+    project.dvc("push")
+    remote = tmp_path / "audioset-tagging-remote"
+    locked = yaml.safe_load((project.root / "dvc.lock").read_text())["stages"].values()
+    assert objects(remote) == {
+        out["md5"]
+        for stage in locked
+        for out in stage["outs"]
+        if out["path"].startswith(("data/", "models/"))
+    }
+    assert project.status() == []
+    check_pulls(clone(project, tmp_path / "clone"))
+
+
+def test_repro_pulls_one_missing_output(project: Project) -> None:
+    project.dvc("push")
+    everything = objects(cache(project))
+    lost = forget(project, "models/yac.safetensors")
+    assert project.repro("--pull") == set()
+    assert objects(cache(project)) == everything
+    assert lost in everything
+
+
+def test_colleague_evaluates_without_training(project: Project, tmp_path: Path) -> None:
+    """In a clone with an empty cache, a change computes what it affects and pulls the rest."""
+    project.dvc("push")
+    other = clone(project, tmp_path / "clone")
+    params = other.params()
+    params["evaluate"]["resamples"] = 200
+    other.write_params(params)
+    ran = other.repro("--pull", "--allow-missing", "evaluate@yac")
+    assert ran == {"evaluate@yac"}
+    # Neither the archive nor the training split was fetched.
+    assert not (other.root / "data/features.tar.gz").exists()
+    assert not (other.root / "data/prepared/train.safetensors").exists()
+
+
+def test_read_only_http_remote(project: Project, tmp_path: Path) -> None:
+    project.dvc("push")
+    # Nothing lies beside the clone this time.
+    remote = shutil.move(tmp_path / "audioset-tagging-remote", tmp_path / "site")
+    other = clone(project, tmp_path / "elsewhere/clone")
+    with http_server(remote) as url:
+        other.dvc("remote", "add", "--local", "--default", "site", url)
+        assert other.status() == []
+        check_pulls(other)
+
+
+def test_s3_remote(project: Project, tmp_path: Path, s3_server: str) -> None:
+    other = clone(project, tmp_path / "elsewhere/clone")
+    for one in (project, other):
+        one.dvc("remote", "add", "--local", "--default", "bucket", "s3://tagging/audioset")
+        for option, value in (
+            ("endpointurl", s3_server),
+            ("access_key_id", "testing"),
+            ("secret_access_key", "testing"),
+            ("region", "us-east-1"),
+        ):
+            one.dvc("remote", "modify", "--local", "bucket", option, value)
+    project.dvc("push")
+    assert not (tmp_path / "audioset-tagging-remote").exists()
+    check_pulls(other)
+
+
+def test_metrics_of_branches_with_an_empty_cache(project: Project, tmp_path: Path) -> None:
+    project.git("switch", "--quiet", "--create", "faster")
+    params = project.params()
+    params["train"]["lr"] = 0.05
+    project.write_params(params)
+    project.repro()
+    project.commit()
+    project.git("switch", "--quiet", "main")
+
+    other = clone(project, tmp_path / "clone")
+    other.git("switch", "--quiet", "faster")
+    assert not cache(other).exists()
+    lines = other.dvc("metrics", "diff", "main", "--md").splitlines()
+    header, rows = lines[0], [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert "main" in header and "workspace" in header
+    (row,) = [row for row in rows if row[:2] == ["metrics/yac.json", "test.ndcg"]]
+    old, new = float(row[2]), float(row[3])
+    assert old != new and 0 < old < 1 and 0 < new < 1
+    assert "metrics/yac.json" in other.dvc("metrics", "show", "--md")

@@ -1,0 +1,346 @@
+"""Which change makes which stages run: all of them, and only what is affected.
+
+The expectations are written by hand from what a parameter or module means. `compare` alone is told
+by its inputs: it runs again when a metric or plot has other bytes, and seconds of training have.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.project import ROOT, Project
+
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+MODELS = PARAMS["models"]
+CONVERT = {f"convert@{subset}" for subset in PARAMS["convert"]["subsets"]}
+TRAIN = {f"train@{name}" for name in MODELS}
+EVALUATE = {f"evaluate@{name}" for name in MODELS}
+ONWARDS = {"prepare"} | TRAIN | EVALUATE | {"compare"}
+YAC = {name for name, model in MODELS.items() if model["architecture"] == "yac"}
+ATTENTION = {name for name, model in MODELS.items() if model["architecture"] == "attention"}
+
+
+def of(names: set[str], *stages: str) -> set[str]:
+    """Return the stages of these models."""
+    return {f"{stage}@{name}" for stage in stages for name in names}
+
+
+def shared(setting: str) -> set[str]:
+    """Return what a setting of `train` makes run: all trainings, and evaluations of new weights.
+
+    A model with its own value is trained again, as `train` is its dep, but to the same weights.
+    """
+    return TRAIN | of({name for name in MODELS if setting not in MODELS[name].get("train", {})},
+                      "evaluate")  # fmt: skip
+
+
+def one(name: str) -> set[str]:
+    """Return what a setting of one model makes run."""
+    return of({name}, "train", "evaluate")
+
+
+# Leaf of params.yaml: what is changed (the leaf, and what else must change with it), the stages
+# that run, and those that run if their inputs' bytes turn out to be others.
+Row = tuple[dict[str, Any], set[str], set[str]]
+PARAMETERS: dict[str, Row] = {
+    "download/source": ({"download/source": "eu"}, {"download"}, set()),
+    "download/sha256": ({"download/sha256": "0" * 64}, {"download"}, set()),
+    # `prepare` has the folder of all subsets for its dep; that it reads others only is seen when
+    # its result is the same.
+    "convert/subsets": (
+        {"convert/subsets": ["bal_train", "eval", "unbal_train"]},
+        {"convert@unbal_train", "prepare"},
+        set(),
+    ),
+    "prepare/subsets": ({"prepare/subsets": ["bal_train"]}, ONWARDS, set()),
+    # `yac` takes clips of ten seconds only and is left out.
+    "prepare/seconds": (
+        {"prepare/seconds": 9, **{f"models/{name}": None for name in YAC}},
+        {"prepare"} | of(ATTENTION, "train", "evaluate") | {"compare"},
+        set(),
+    ),
+    "prepare/top_labels": ({"prepare/top_labels": 4}, ONWARDS, set()),
+    "prepare/split": ({"prepare/split": [6, 2, 2]}, ONWARDS, set()),
+    "prepare/seed": ({"prepare/seed": 1}, ONWARDS, set()),
+    "train/loss": ({"train/loss": "ce"}, shared("loss"), set()),
+    # Without weight decay AdamW is Adam.
+    "train/optimizer": ({"train/optimizer": "adamw"}, TRAIN, EVALUATE),
+    "train/lr": ({"train/lr": 0.02}, shared("lr"), set()),
+    "train/weight_decay": ({"train/weight_decay": 0.1}, shared("weight_decay"), set()),
+    "train/schedule": ({"train/schedule": "constant"}, shared("schedule"), set()),
+    "train/epochs": ({"train/epochs": 3}, TRAIN, EVALUATE),
+    "train/batch_size": ({"train/batch_size": 16}, shared("batch_size"), set()),
+    # The best epoch may be the last.
+    "train/keep": ({"train/keep": "last"}, TRAIN, EVALUATE),
+    "train/seed": ({"train/seed": 1}, shared("seed"), set()),
+    "models/yac/architecture": (
+        {
+            "models/yac/architecture": "attention",
+            "models/yac/network": MODELS["attention"]["network"] | {"hidden": 8, "layers": 1},
+        },
+        one("yac"),
+        set(),
+    ),
+    "models/yac/network/head": ({"models/yac/network/head": "softmax"}, one("yac"), set()),
+    "models/yac_published/architecture": (
+        {
+            "models/yac_published/architecture": "attention",
+            "models/yac_published/network": MODELS["attention"]["network"]
+            | {"hidden": 8, "layers": 1},
+        },
+        one("yac_published"),
+        set(),
+    ),
+    "models/yac_published/network/head": (
+        {"models/yac_published/network/head": "logits"},
+        one("yac_published"),
+        set(),
+    ),
+    "models/yac_published/train/lr": (
+        {"models/yac_published/train/lr": 0.02},
+        one("yac_published"),
+        set(),
+    ),
+    "models/yac_published/train/schedule": (
+        {"models/yac_published/train/schedule": "one_cycle"},
+        one("yac_published"),
+        set(),
+    ),
+    "models/yac_published/train/epochs": (
+        {"models/yac_published/train/epochs": 3},
+        {"train@yac_published"},
+        {"evaluate@yac_published"},
+    ),
+    "models/yac_published/train/batch_size": (
+        {"models/yac_published/train/batch_size": 64},
+        one("yac_published"),
+        set(),
+    ),
+    "models/attention/architecture": (
+        {"models/attention/architecture": "yac", "models/attention/network": {"head": "logits"}},
+        one("attention"),
+        set(),
+    ),
+    "models/attention/network/hidden": (
+        {"models/attention/network/hidden": 16},
+        one("attention"),
+        set(),
+    ),
+    "models/attention/network/layers": (
+        {"models/attention/network/layers": 2},
+        one("attention"),
+        set(),
+    ),
+    "models/attention/network/dropout": (
+        {"models/attention/network/dropout": 0.5},
+        one("attention"),
+        set(),
+    ),
+    "models/attention/network/pooling": (
+        {"models/attention/network/pooling": "feature"},
+        one("attention"),
+        set(),
+    ),
+    "models/attention/train/lr": ({"models/attention/train/lr": 0.02}, one("attention"), set()),
+    "models/attention/train/epochs": (
+        {"models/attention/train/epochs": 3},
+        {"train@attention"},
+        {"evaluate@attention"},
+    ),
+    "evaluate/resamples": ({"evaluate/resamples": 200}, EVALUATE, set()),
+    "evaluate/seed": ({"evaluate/seed": 1}, EVALUATE, set()),
+    **{
+        f"compare/published/{row}/{metric}": (
+            {f"compare/published/{row}/{metric}": 0.5},
+            {"compare"},
+            set(),
+        )
+        for row in ("YoutubeAudioClassifier, lr 0.001", "YoutubeAudioClassifier, lr 0.01")
+        for metric in ("ndcg", "precision_at_1")
+    },
+    "compare/published_clips": ({"compare/published_clips": 100}, {"compare"}, set()),
+    "run/device": ({"run/device": "cpu"}, set(), set()),
+    "run/progress": ({"run/progress": "none"}, set(), set()),
+}
+
+EVERYTHING = CONVERT | {"prepare"} | TRAIN | EVALUATE | {"compare"}  # but download
+# What has the module's code in it: a comment there runs these and, as it changes no result, no
+# other.
+MODULES: dict[str, set[str]] = {
+    "stages/download.py": set(),
+    "stages/convert.py": CONVERT,
+    "stages/prepare.py": {"prepare"},
+    "stages/train.py": TRAIN,
+    "stages/evaluate.py": EVALUATE,
+    "stages/compare.py": {"compare"},
+    "tagging/archive.py": CONVERT,
+    "tagging/architectures/attention.py": of(ATTENTION, "train", "evaluate"),
+    "tagging/architectures/yac.py": of(YAC, "train", "evaluate"),
+    "tagging/dataset.py": {"prepare"} | TRAIN | EVALUATE | {"compare"},
+    "tagging/device.py": TRAIN | EVALUATE,
+    "tagging/errors.py": EVERYTHING,
+    "tagging/files.py": EVERYTHING,
+    "tagging/labels.py": EVERYTHING,
+    "tagging/losses.py": TRAIN,
+    "tagging/metrics.py": EVALUATE,
+    "tagging/models.py": TRAIN | EVALUATE,
+    "tagging/parameters.py": EVERYTHING,
+    "tagging/progress.py": CONVERT | TRAIN,
+    "tagging/ranking.py": TRAIN | EVALUATE | {"compare"},
+    "tagging/records.py": CONVERT | {"prepare"},
+    "tagging/resume.py": TRAIN,
+    "tagging/sample.py": set(),
+    "tagging/tables.py": EVALUATE | {"compare"},
+    "tagging/training.py": TRAIN,
+    "tagging/transfer.py": set(),
+}
+
+
+def leaves(params: dict[str, Any], above: str = "") -> Iterator[str]:
+    """Yield the names of all parameters that hold no others."""
+    for name, value in params.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{above}{name}/")
+        else:
+            yield f"{above}{name}"
+
+
+def set_leaf(params: dict[str, Any], leaf: str, value: Any) -> None:
+    """Set a parameter; None removes it."""
+    *path, last = leaf.split("/")
+    for part in path:
+        params = params[part]
+    if value is None:
+        del params[last]
+    else:
+        assert params[last] != value, f"{leaf} is {value!r} already"
+        params[last] = value
+
+
+class Watch:
+    """Tells which stages' inputs have other bytes than before."""
+
+    def __init__(self, project: Project) -> None:
+        self.root = project.root
+        self.before = self._read()
+
+    def _read(self) -> dict[str, bytes]:
+        files = [
+            *self.root.glob("models/*.safetensors"),
+            *self.root.glob("data/prepared/*.safetensors"),
+            *(file for file in self.root.glob("metrics/**/*.json")),
+            *(file for file in self.root.glob("plots/*/*/**/*.*") if file.is_file()),
+        ]
+        return {str(file.relative_to(self.root)): file.read_bytes() for file in files}
+
+    def affected(self) -> set[str]:
+        """Return the stages, of those that depend on bytes, that have to run."""
+        after = self._read()
+        changed = {
+            name for name in self.before.keys() | after if self.before.get(name) != after.get(name)
+        }
+        stages = {f"evaluate@{Path(name).stem}" for name in changed if name.startswith("models/")}
+        of_compare = ("metrics/", "plots/train/", "plots/evaluate/", "data/prepared/")
+        if any(name.startswith(of_compare) for name in changed):
+            stages.add("compare")
+        return stages
+
+
+def test_tables_are_complete() -> None:
+    assert set(PARAMETERS) == set(leaves(PARAMS))
+    files = [*ROOT.glob("stages/**/*.py"), *ROOT.glob("tagging/**/*.py")]
+    assert set(MODULES) == {str(file.relative_to(ROOT)) for file in files}
+
+
+@pytest.mark.parametrize("leaf", PARAMETERS)
+def test_parameter(project: Project, leaf: str) -> None:
+    changes, must, may = PARAMETERS[leaf]
+    params = project.params()
+    for name, value in changes.items():
+        set_leaf(params, name, value)
+    project.write_params(params)
+    watch = Watch(project)
+    ran = project.repro()
+    assert ran == must | (watch.affected() & (may | {"compare"}))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_comment(project: Project, module: str) -> None:
+    file = project.root / module
+    file.write_text(f"{file.read_text(encoding='utf-8')}# A comment.\n", encoding="utf-8")
+    watch = Watch(project)
+    ran = project.repro()
+    assert ran == MODULES[module] | (watch.affected() & {"compare"})
+    # Nothing but seconds is another.
+    changed = {line[3:] for line in project.status()} - {module, "dvc.lock"}
+    allowed = ("metrics/timing/", "leaderboard/README.md")
+    assert not [name for name in changed if not name.startswith(allowed)]
+
+
+def test_second_time(project: Project) -> None:
+    assert project.repro() == set()
+    assert project.status() == []
+
+
+def test_touch(project: Project) -> None:
+    for file in project.root.rglob("*"):
+        if file.is_file() and not {".git", ".dvc"} & set(file.parts):
+            os.utime(file, (1e9, 1e9))
+    assert project.repro() == set()
+
+
+def test_what_python_and_editors_leave(project: Project) -> None:
+    for folder in ("data/parquet", "metrics", "plots/train", "plots/evaluate", "stages"):
+        for name in ("__pycache__/x.cpython-311.pyc", "x.json.partial"):
+            (project.root / folder / name).parent.mkdir(exist_ok=True)
+            (project.root / folder / name).write_text("left behind")
+    (project.root / "tagging/architectures/new.py").write_text("# not yet used\n")
+    assert project.repro() == set()
+
+
+def test_new_model(project: Project) -> None:
+    params = project.params()
+    params["models"]["new"] = {"architecture": "yac", "network": {"head": "logits"}}
+    project.write_params(params)
+    assert project.repro() == {"train@new", "evaluate@new", "compare"}
+    assert "**new**" in (project.root / "leaderboard/README.md").read_text()
+
+
+def test_removed_model(project: Project) -> None:
+    params = project.params()
+    del params["models"]["yac"]
+    project.write_params(params)
+    assert project.repro() == {"compare"}
+    assert (project.root / "metrics/yac.json").exists()
+    for file in ("leaderboard/README.md", "plots/compare/learning_curves.csv"):
+        text = (project.root / file).read_text()
+        assert "yac_published" in text
+        assert "**yac**" not in text and "\nyac," not in text
+
+
+def test_renamed_model_in_another_order(project: Project) -> None:
+    params = project.params()
+    params["models"] = {
+        "renamed" if name == "yac" else name: model
+        for name, model in reversed(params["models"].items())
+    }
+    project.write_params(params)
+    assert project.repro() == {"train@renamed", "evaluate@renamed", "compare"}
+
+
+def test_other_layout_of_parameters(project: Project) -> None:
+    """Comments, order and quotes mean nothing."""
+    params = project.params()
+    text = yaml.safe_dump(params, default_flow_style=True, sort_keys=True)
+    (project.root / "params.yaml").write_text(f"# The same.\n{text}")
+    assert project.repro() == set()
+
+
+def test_lost_output(project: Project) -> None:
+    (project.root / "models/yac.safetensors").unlink()
+    project.dvc("checkout")
+    assert project.repro() == set()
