@@ -4,6 +4,7 @@ Format: https://research.google.com/audioset/download.html and
 https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
 """
 
+import re
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from tagging.labels import CLASSES
 
 FRAME_BYTES = 128  # one VGGish embedding, a byte a dimension
 VIDEO_ID_CHARACTERS = 11
+_VIDEO_ID = re.compile(rf"[0-9A-Za-z_-]{{{VIDEO_ID_CHARACTERS}}}")
 _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
 _HEADER_BYTES = _LENGTH.size + _CRC.size
@@ -104,6 +106,8 @@ def read_clips(shard: bytes, name: str) -> Iterator[Clip]:
             not as AudioSet's.
     """
     offset, number, size = 0, 0, len(shard)
+    if not size:
+        raise UserError(f"{name}: the file is empty; a shard takes one record or more")
     while offset < size:
 
         def refuse(problem: str, at: int = offset, record: int = number) -> UserError:
@@ -141,15 +145,17 @@ def parse_clip(data: bytes) -> Clip:
         raise ValueError("its data are no tf.train.SequenceExample") from None
     context = example.context.feature
     try:
-        video_id = context["video_id"].bytes_list.value[0].decode("ascii")
+        video_id = context["video_id"].bytes_list.value[0].decode("ascii", "backslashreplace")
         start = context["start_time_seconds"].float_list.value[0]
         end = context["end_time_seconds"].float_list.value[0]
-    except (IndexError, UnicodeDecodeError):
+    except IndexError:
         raise ValueError(
-            "it lacks one of video_id (ASCII), start_time_seconds and end_time_seconds"
+            "it lacks one of video_id, start_time_seconds and end_time_seconds"
         ) from None
-    if len(video_id) != VIDEO_ID_CHARACTERS:
-        raise ValueError(f"video_id is {video_id!r}; it takes {VIDEO_ID_CHARACTERS} characters")
+    if not _VIDEO_ID.fullmatch(video_id):
+        raise ValueError(
+            f"video_id is {video_id!r}; it takes {VIDEO_ID_CHARACTERS} letters, digits, - and _"
+        )
     labels = list(context["labels"].int64_list.value)
     if not labels or min(labels) < 0 or max(labels) >= CLASSES:
         raise ValueError(f"labels are {labels}; it takes one or more in 0..{CLASSES - 1}")
