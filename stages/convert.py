@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tagging.archive import read_shards
@@ -20,7 +20,13 @@ from tagging.errors import UserError, entry_point
 from tagging.files import whole_file
 from tagging.parameters import Run, load
 from tagging.progress import Progress
-from tagging.records import Clip, read_clips
+from tagging.records import (
+    VIDEO_ID_CHARACTERS,
+    Clip,
+    find_twice,
+    place_in_files,
+    read_clips,
+)
 
 ARCHIVE = Path("data/features.tar.gz")
 SCHEMA = pa.schema(
@@ -43,7 +49,7 @@ def convert(archive: Path, subset: str, parquet: Path, progress: Progress) -> in
     Raises:
         UserError: if the archive or a record is damaged, or a video id stands there twice.
     """
-    ids: list[pa.Array] = []
+    ids: list[np.ndarray] = []
     shards: list[tuple[str, int]] = []  # each shard's name and its number of clips
 
     def clips() -> Iterator[Clip]:
@@ -61,33 +67,29 @@ def convert(archive: Path, subset: str, parquet: Path, progress: Progress) -> in
         ) as writer:
             stream = clips()
             while rows := list(islice(stream, ROWS_PER_GROUP)):
-                columns = zip(*rows, strict=True)
+                columns = list(zip(*rows, strict=True))
                 batch = pa.record_batch(
                     [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)],
                     schema=SCHEMA,
                 )
-                ids.append(batch["video_id"])
+                ids.append(np.array(columns[0], f"S{VIDEO_ID_CHARACTERS}"))
                 writer.write_batch(batch, row_group_size=ROWS_PER_GROUP)
-        all_ids = pa.chunked_array(ids, pa.string())
-        if not len(all_ids):
-            raise UserError(f"{archive}: the subset {subset} holds no record")
+        all_ids = np.concatenate(ids)
         _refuse_duplicates(archive, all_ids, shards)
     return len(all_ids)
 
 
-def _refuse_duplicates(archive: Path, ids: pa.ChunkedArray, shards: list[tuple[str, int]]) -> None:
-    if pc.count_distinct(ids).as_py() == len(ids):
+def _refuse_duplicates(archive: Path, ids: np.ndarray, shards: list[tuple[str, int]]) -> None:
+    if (twice := find_twice(ids)) is None:
         return
-    counts = ids.value_counts()
-    twice = counts.filter(pc.greater(counts.field("counts"), 1))[0]["values"]
-    places = []
-    for row in pc.indices_nonzero(pc.equal(ids, twice)).to_pylist():
-        for name, number in shards:
-            if row < number:
-                places.append(f"record {row} of {name}")
-                break
-            row -= number
-    raise UserError(f"{archive}: the video id {twice} stands there twice: {', '.join(places)}")
+    names, sizes = zip(*shards, strict=True)
+    places = [
+        f"record {record} of {names[shard]}"
+        for shard, record in place_in_files(np.flatnonzero(ids == twice), sizes)
+    ]
+    raise UserError(
+        f"{archive}: the video id {twice.decode()} stands there twice: {', '.join(places)}"
+    )
 
 
 @entry_point

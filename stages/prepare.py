@@ -19,11 +19,11 @@ from tagging.errors import UserError, entry_point
 from tagging.files import write_json
 from tagging.labels import CLASSES, Label, is_sample, read_labels
 from tagging.parameters import Int, Section, load
-from tagging.records import FRAME_BYTES, VIDEO_ID_CHARACTERS
+from tagging.records import FRAME_BYTES, VIDEO_ID_CHARACTERS, find_twice, place_in_files
 
 LABELS = Path("data/class_labels_indices.csv")
 METRICS = Path("metrics/data.json")
-BATCH_ROWS = 16_384
+BATCH_ROWS = 4_096
 
 Part = Annotated[Int, Field(ge=1)]
 
@@ -63,7 +63,7 @@ def read_clips(paths: list[Path]) -> Clips:
     tables = []
     for path in paths:
         with _parquet(path):
-            tables.append(pq.read_table(path, columns=["video_id", "labels"]))
+            tables.append(pq.read_table(path, columns=["video_id", "labels"], pre_buffer=False))
     table = pa.concat_tables(tables)
     ids = table["video_id"].cast(pa.binary(VIDEO_ID_CHARACTERS)).combine_chunks()
     video_ids = np.frombuffer(ids.buffers()[1], f"S{VIDEO_ID_CHARACTERS}", len(ids))
@@ -78,16 +78,13 @@ def read_clips(paths: list[Path]) -> Clips:
 
 
 def _refuse_duplicates(video_ids: np.ndarray, paths: list[Path], sizes: list[int]) -> None:
-    in_order = np.sort(video_ids)
-    twice = in_order[1:][in_order[1:] == in_order[:-1]]
-    if not len(twice):
+    if (twice := find_twice(video_ids)) is None:
         return
-    begins = np.cumsum([0, *sizes])
-    places = []
-    for clip in np.flatnonzero(video_ids == twice[0]):
-        file = np.searchsorted(begins, clip, side="right") - 1
-        places.append(f"row {clip - begins[file]} of {paths[file]}")
-    raise UserError(f"the video id {twice[0].decode()} stands there twice: {', '.join(places)}")
+    places = [
+        f"row {row} of {paths[file]}"
+        for file, row in place_in_files(np.flatnonzero(video_ids == twice), sizes)
+    ]
+    raise UserError(f"the video id {twice.decode()} stands there twice: {', '.join(places)}")
 
 
 @contextmanager
@@ -108,7 +105,8 @@ def _parquet(path: Path) -> Iterator[None]:
 def _embeddings(paths: list[Path]) -> Iterator[pa.BinaryArray]:
     """Yield the embedding columns piece by piece: they are never all in memory."""
     for path in paths:
-        with _parquet(path), pq.ParquetFile(path) as file:
+        # What is buffered ahead stays in memory until the file is closed: all of it, in the end.
+        with _parquet(path), pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
             for batch in file.iter_batches(BATCH_ROWS, columns=["audio_embedding"]):
                 yield batch["audio_embedding"]
 

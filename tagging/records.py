@@ -6,10 +6,11 @@ https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import google_crc32c
+import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
 from tagging.errors import UserError
@@ -174,6 +175,24 @@ def parse_clip(data: bytes) -> Clip:
     if not frames:
         raise ValueError("it has no frames in audio_embedding")
     return Clip(video_id, start, end, labels, b"".join(frames))
+
+
+def find_twice(video_ids: np.ndarray) -> bytes | None:
+    """Return an id that stands in `video_ids` (S11) more than once, or None.
+
+    It is found by sorting: a hash table of two million ids takes several times their bytes.
+    """
+    in_order = np.sort(video_ids)
+    twice = np.flatnonzero(in_order[1:] == in_order[:-1])
+    return in_order[twice[0]] if len(twice) else None
+
+
+def place_in_files(rows: np.ndarray, sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Return for each of `rows`, counted through files of `sizes` rows, its file and row there."""
+    ends = np.cumsum(sizes)
+    files = np.searchsorted(ends, rows, side="right")
+    begins = ends - sizes
+    return [(int(file), int(row - begins[file])) for file, row in zip(files, rows, strict=True)]
 
 
 def write_clip(clip: Clip) -> bytes:
