@@ -4,8 +4,12 @@
 
 `audio_embedding` holds a clip's frames one after the other, 128 unsigned bytes a second:
 `numpy.frombuffer(value, "uint8").reshape(-1, 128)`.
+
+Shards are read in a plain loop: on two cores torchdata.nodes, with threads or processes ahead of
+it, was not faster (benchmarks/read_shards.py).
 """
 
+import gc
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -67,16 +71,18 @@ def convert(archive: Path, subset: str, parquet: Path, progress: Progress) -> in
         ) as writer:
             stream = clips()
             while rows := list(islice(stream, ROWS_PER_GROUP)):
-                columns = list(zip(*rows, strict=True))
-                batch = pa.record_batch(
-                    [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)],
-                    schema=SCHEMA,
-                )
-                ids.append(np.array(columns[0], f"S{VIDEO_ID_CHARACTERS}"))
-                writer.write_batch(batch, row_group_size=ROWS_PER_GROUP)
+                writer.write_batch(_record_batch(rows), row_group_size=ROWS_PER_GROUP)
+                ids.append(np.array([clip.video_id for clip in rows], f"S{VIDEO_ID_CHARACTERS}"))
+                rows.clear()  # not to be held while the next ones are read
         all_ids = np.concatenate(ids)
         _refuse_duplicates(archive, all_ids, shards)
     return len(all_ids)
+
+
+def _record_batch(rows: list[Clip]) -> pa.RecordBatch:
+    columns = zip(zip(*rows, strict=True), SCHEMA, strict=True)
+    arrays = [pa.array(values, field.type) for values, field in columns]
+    return pa.record_batch(arrays, schema=SCHEMA)
 
 
 def _refuse_duplicates(archive: Path, ids: np.ndarray, shards: list[tuple[str, int]]) -> None:
@@ -96,6 +102,7 @@ def _refuse_duplicates(archive: Path, ids: np.ndarray, shards: list[tuple[str, i
 def main(subset: str) -> None:
     """Run the stage for one of `convert.subsets`."""
     run = load(Run, "run")
+    gc.disable()  # clips hold no cycles; to look for them takes a seventh of the time
     with Progress(f"convert {subset}", ARCHIVE.stat().st_size, "B", run.progress) as progress:
         number = convert(ARCHIVE, subset, Path(f"data/parquet/{subset}.parquet"), progress)
     progress.say(f"convert {subset}: {number:,} clips")
