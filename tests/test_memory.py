@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tagging.records import frame_record, write_clip
 from tagging.sample import labels_csv
 from tests.archives import clip, stage_command, stage_environment, write_archive
@@ -54,28 +52,19 @@ def peak(folder: Path, *arguments: str) -> int:
     return int(done.stdout) * (1 if sys.platform == "darwin" else 1024)
 
 
-@pytest.fixture(scope="module")
-def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], int]:
-    """The peaks of both stages at `CLIPS` and three times as many clips."""
-    found = {}
+def test_memory_is_bounded(tmp_path: Path) -> None:
+    peaks = {}
     for factor in (1, 3):
-        folder = tmp_path_factory.mktemp("large")
+        folder = tmp_path / str(factor)
         write_large(folder / "data/features.tar.gz", factor * CLIPS)
         (folder / "data/class_labels_indices.csv").write_text(labels_csv())
-        found["convert", factor] = peak(folder, "convert", "eval")
+        peaks["convert", factor] = peak(folder, "convert", "eval")
         params = folder / "params.yaml"
         text = params.read_text().replace("subsets: [bal_train, eval]", "subsets: [eval]")
         params.write_text(text.replace("top_labels: 10", "top_labels: 1"))
-        found["prepare", factor] = peak(folder, "prepare")
-    return found
-
-
-def test_convert_is_bounded(peaks: dict[tuple[str, int], int]) -> None:
+        peaks["prepare", factor] = peak(folder, "prepare")
     assert peaks["convert", 3] < 500 * MB
     # 102 MB more of embeddings; the ids are one of them.
     assert peaks["convert", 3] - peaks["convert", 1] < 60 * MB
-
-
-def test_prepare_grows_with_its_tensors(peaks: dict[tuple[str, int], int]) -> None:
     tensors = 2 * CLIPS * (10 * 128 + 1 + 11)
     assert peaks["prepare", 3] - peaks["prepare", 1] < 1.5 * tensors
