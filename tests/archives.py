@@ -41,7 +41,7 @@ def write_archive(path: Path, subset: str = "eval", **shards: bytes) -> Path:
     """Write a features archive with the shards `name=content` in one subset."""
     members = [(f"{FOLDER}/{subset}/{name}.tfrecord", content) for name, content in shards.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(tar(members), mtime=0))
+    path.write_bytes(gzip.compress(tar(members), 1, mtime=0))
     return path
 
 
