@@ -4,15 +4,19 @@
 
 `audio_embedding` holds a clip's frames one after the other, 128 unsigned bytes a second:
 `numpy.frombuffer(value, "uint8").reshape(-1, 128)`.
+
+Shards are read in a plain loop: on two cores torchdata.nodes, with threads or processes ahead of
+it, was not faster (benchmarks/read_shards.py).
 """
 
+import gc
 import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
@@ -21,7 +25,13 @@ from tagging.errors import UserError, entry_point
 from tagging.files import whole_file
 from tagging.parameters import Run, Section, load
 from tagging.progress import Progress
-from tagging.records import Clip, read_clips
+from tagging.records import (
+    VIDEO_ID_CHARACTERS,
+    Clip,
+    find_twice,
+    place_in_files,
+    read_clips,
+)
 
 ARCHIVE = Path("data/features.tar.gz")
 SCHEMA = pa.schema(
@@ -52,7 +62,7 @@ def convert(archive: Path, subset: str, parquet: Path, progress: Progress) -> in
     Raises:
         UserError: if the archive or a record is damaged, or a video id stands there twice.
     """
-    ids: list[pa.Array] = []
+    ids: list[np.ndarray] = []
     shards: list[tuple[str, int]] = []  # each shard's name and its number of clips
 
     def clips() -> Iterator[Clip]:
@@ -70,33 +80,31 @@ def convert(archive: Path, subset: str, parquet: Path, progress: Progress) -> in
         ) as writer:
             stream = clips()
             while rows := list(islice(stream, ROWS_PER_GROUP)):
-                columns = zip(*rows, strict=True)
-                batch = pa.record_batch(
-                    [pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)],
-                    schema=SCHEMA,
-                )
-                ids.append(batch["video_id"])
-                writer.write_batch(batch, row_group_size=ROWS_PER_GROUP)
-        all_ids = pa.chunked_array(ids, pa.string())
-        if not len(all_ids):
-            raise UserError(f"{archive}: the subset {subset} holds no record")
+                writer.write_batch(_record_batch(rows), row_group_size=ROWS_PER_GROUP)
+                ids.append(np.array([clip.video_id for clip in rows], f"S{VIDEO_ID_CHARACTERS}"))
+                rows.clear()  # not to be held while the next ones are read
+        all_ids = np.concatenate(ids)
         _refuse_duplicates(archive, all_ids, shards)
     return len(all_ids)
 
 
-def _refuse_duplicates(archive: Path, ids: pa.ChunkedArray, shards: list[tuple[str, int]]) -> None:
-    if pc.count_distinct(ids).as_py() == len(ids):
+def _record_batch(rows: list[Clip]) -> pa.RecordBatch:
+    columns = zip(zip(*rows, strict=True), SCHEMA, strict=True)
+    arrays = [pa.array(values, field.type) for values, field in columns]
+    return pa.record_batch(arrays, schema=SCHEMA)
+
+
+def _refuse_duplicates(archive: Path, ids: np.ndarray, shards: list[tuple[str, int]]) -> None:
+    if (twice := find_twice(ids)) is None:
         return
-    counts = ids.value_counts()
-    twice = counts.filter(pc.greater(counts.field("counts"), 1))[0]["values"]
-    places = []
-    for row in pc.indices_nonzero(pc.equal(ids, twice)).to_pylist():
-        for name, number in shards:
-            if row < number:
-                places.append(f"record {row} of {name}")
-                break
-            row -= number
-    raise UserError(f"{archive}: the video id {twice} stands there twice: {', '.join(places)}")
+    names, sizes = zip(*shards, strict=True)
+    places = [
+        f"record {record} of {names[shard]}"
+        for shard, record in place_in_files(np.flatnonzero(ids == twice), sizes)
+    ]
+    raise UserError(
+        f"{archive}: the video id {twice.decode()} stands there twice: {', '.join(places)}"
+    )
 
 
 @entry_point
@@ -104,6 +112,7 @@ def main(subset: str) -> None:
     """Run the stage for one of `convert.subsets`."""
     load(Convert, "convert")
     run = load(Run, "run")
+    gc.disable()  # clips hold no cycles; to look for them takes a seventh of the time
     with Progress(f"convert {subset}", ARCHIVE.stat().st_size, "B", run.progress) as progress:
         number = convert(ARCHIVE, subset, Path(f"data/parquet/{subset}.parquet"), progress)
     progress.say(f"convert {subset}: {number:,} clips")

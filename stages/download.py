@@ -6,6 +6,7 @@ code cannot change what comes, and 2.4 GB are not to be fetched again for a comm
 
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -82,6 +83,7 @@ def expected_sha256(root: str, pinned: str) -> str:
         return pinned
     beside = DATA / "features.tar.gz.sha256"
     try:
+        discard(beside)
         fetch(f"{root}/{ARCHIVE}.sha256", beside, "none")
     except Unavailable:
         return pinned
@@ -101,15 +103,20 @@ def download(settings: Download, style: str) -> None:
     """
     archive, labels = DATA / "features.tar.gz", DATA / "class_labels_indices.csv"
     tried = [root.rstrip("/") for root in roots(settings.source)]
-    fetch_from_any([f"{root}/{LABELS}" for root in tried], labels, style)
-    read_labels(part_of(labels))
+    discard(labels)  # a few kilobytes without a checksum: never mixed from two sources
+    address = fetch_from_any([f"{root}/{LABELS}" for root in tried], labels, style)
+    try:
+        read_labels(part_of(labels))
+    except UserError as error:
+        discard(labels)
+        raise UserError(f"{address} is no class list: {error}") from None
     address = fetch_from_any([f"{root}/{ARCHIVE}" for root in tried], archive, style)
     root = address.removesuffix(f"/{ARCHIVE}")
     sha256 = expected_sha256(root, settings.sha256)
     finish(archive, root, sha256)
     finish(labels, root)
-    if sha256 != settings.sha256:
-        print(f"download: {root} carries an archive of its own, not the one params.yaml pins")
+    whose = "as pinned" if sha256 == settings.sha256 else "of its own, not the one params.yaml pins"
+    print(f"download: {root}, an archive {whose}: SHA-256 {sha256}", file=sys.stderr)
 
 
 @entry_point
@@ -121,7 +128,10 @@ def main() -> None:
         from tagging.sample import write_sample
 
         write_sample(DATA / "features.tar.gz", DATA / "class_labels_indices.csv")
-        print("download: generated the sample archive; nothing computed from it is AudioSet's")
+        print(
+            "download: generated the sample archive; nothing computed from it is AudioSet's",
+            file=sys.stderr,
+        )
     else:
         download(settings, run.progress)
 

@@ -3,6 +3,8 @@
 The result depends on the set of clips, not on the order they stand in.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -17,10 +19,11 @@ from tagging.errors import UserError, entry_point
 from tagging.files import write_json
 from tagging.labels import CLASSES, Label, is_sample, read_labels
 from tagging.parameters import Int, Section, load
-from tagging.records import FRAME_BYTES, VIDEO_ID_CHARACTERS
+from tagging.records import FRAME_BYTES, VIDEO_ID_CHARACTERS, find_twice, place_in_files
 
 LABELS = Path("data/class_labels_indices.csv")
 METRICS = Path("metrics/data.json")
+BATCH_ROWS = 4_096
 
 Part = Annotated[Int, Field(ge=1)]
 
@@ -38,65 +41,89 @@ class Prepare(Section):
 
 
 class Clips(NamedTuple):
-    """What selects clips, sorted by video id; embeddings stay on disk.
+    """What selects clips, in the order of the parquet files; embeddings stay on disk.
 
-    `row` counts a clip's place through all parquet files; `labels` is a multi-hot matrix of
-    dtype bool and shape (clips, 527).
+    `video_ids` is of dtype S11 and `embedding_bytes` of int32, a value a clip. Labels come as
+    pairs, for a matrix of two million clips by 527 labels takes a gigabyte: the clip `clip[i]`
+    (its place in the other two) has the label `label[i]`.
     """
 
     video_ids: np.ndarray
-    row: np.ndarray
-    seconds: np.ndarray
-    labels: np.ndarray
-
-    def only(self, keep: np.ndarray) -> "Clips":
-        """Return the clips at the places `keep` (a mask or indices)."""
-        return Clips(*(column[keep] for column in self))
+    embedding_bytes: np.ndarray
+    clip: np.ndarray
+    label: np.ndarray
 
 
 def read_clips(paths: list[Path]) -> Clips:
     """Read everything but the embeddings.
 
     Raises:
-        UserError: if a file is missing, or a video id stands in the files twice.
+        UserError: if a file is missing or damaged, or a video id stands in the files twice.
     """
+    tables = []
     for path in paths:
-        if not path.exists():
-            raise UserError(
-                f"{path} is missing; prepare.subsets takes subsets of convert.subsets only"
-            )
-    table = pa.concat_tables(pq.read_table(path, columns=["video_id", "labels"]) for path in paths)
-    frames = [pc.divide(pc.binary_length(column), FRAME_BYTES) for column in _embeddings(paths)]
-    video_ids = table["video_id"].to_numpy()
+        with _parquet(path):
+            tables.append(pq.read_table(path, columns=["video_id", "labels"], pre_buffer=False))
+    table = pa.concat_tables(tables)
+    ids = table["video_id"].cast(pa.binary(VIDEO_ID_CHARACTERS)).combine_chunks()
+    video_ids = np.frombuffer(ids.buffers()[1], f"S{VIDEO_ID_CHARACTERS}", len(ids))
+    _refuse_duplicates(video_ids, paths, [len(table) for table in tables])
     lists = table["labels"].combine_chunks()
-    labels = np.zeros((len(table), CLASSES), bool)
-    labels[np.repeat(np.arange(len(table)), pc.list_value_length(lists)), lists.flatten()] = True
-    order = np.argsort(video_ids)
-    clips = Clips(video_ids, np.arange(len(table)), pa.chunked_array(frames).to_numpy(), labels)
-    clips = clips.only(order)
-    twice = np.flatnonzero(clips.video_ids[1:] == clips.video_ids[:-1])
-    if len(twice):
-        files = ", ".join(map(str, paths))
-        raise UserError(f"the video id {clips.video_ids[twice[0]]} stands twice in {files}")
-    return clips
+    return Clips(
+        video_ids,
+        pa.chunked_array(map(pc.binary_length, _embeddings(paths)), pa.int32()).to_numpy(),
+        np.repeat(np.arange(len(lists), dtype=np.int32), pc.list_value_length(lists)),
+        lists.flatten().to_numpy(),
+    )
 
 
-def _embeddings(paths: list[Path]):
+def _refuse_duplicates(video_ids: np.ndarray, paths: list[Path], sizes: list[int]) -> None:
+    if (twice := find_twice(video_ids)) is None:
+        return
+    places = [
+        f"row {row} of {paths[file]}"
+        for file, row in place_in_files(np.flatnonzero(video_ids == twice), sizes)
+    ]
+    raise UserError(f"the video id {twice.decode()} stands there twice: {', '.join(places)}")
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[None]:
+    """Refuse a file that is not there or not as `convert` writes it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is missing; prepare.subsets takes subsets of convert.subsets only"
+        ) from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(
+            f"{path} cannot be read ({' '.join(str(error).split())}); remove it and run dvc repro"
+        ) from None
+
+
+def _embeddings(paths: list[Path]) -> Iterator[pa.BinaryArray]:
     """Yield the embedding columns piece by piece: they are never all in memory."""
     for path in paths:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(columns=["audio_embedding"]):
+        # What is buffered ahead stays in memory until the file is closed: all of it, in the end.
+        with _parquet(path), pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
+            for batch in file.iter_batches(BATCH_ROWS, columns=["audio_embedding"]):
                 yield batch["audio_embedding"]
 
 
-def most_frequent(labels: np.ndarray, number: int) -> np.ndarray:
-    """Return the indices of the `number` most frequent labels, most frequent first.
-
-    Args:
-        labels: multi-hot, bool, (clips, 527). Equal counts are ordered by index.
-    """
-    counts = labels.sum(axis=0)
+def most_frequent(counts: np.ndarray, number: int) -> np.ndarray:
+    """Return the indices of the `number` highest counts, highest first; ties by index."""
     return np.argsort(-counts, kind="stable")[:number]
+
+
+def multi_hot(clips: Clips, labels: np.ndarray) -> np.ndarray:
+    """Return which clips have which of `labels`: uint8, (clips, labels)."""
+    column = np.full(CLASSES, -1)
+    column[labels] = np.arange(len(labels))
+    columns = column[clips.label]
+    hot = np.zeros((len(clips.video_ids), len(labels)), np.uint8)
+    hot[clips.clip[columns >= 0], columns[columns >= 0]] = 1
+    return hot
 
 
 def random_split(
@@ -120,68 +147,62 @@ def random_split(
 
 def gather(paths: list[Path], rows: np.ndarray, seconds: int) -> np.ndarray:
     """Read the embeddings of the clips at `rows`: uint8, (clips, seconds, 128)."""
-    out = np.empty((len(rows), seconds * FRAME_BYTES), np.uint8)
+    size = seconds * FRAME_BYTES
+    out = np.empty((len(rows), size), np.uint8)
     by_row = np.argsort(rows)
     sorted_rows = rows[by_row]
     begin = 0
     for column in _embeddings(paths):
         first, last = np.searchsorted(sorted_rows, [begin, begin + len(column)])
-        picked = column.take(pa.array(sorted_rows[first:last] - begin))
-        # All picked clips have the same length: their bytes lie side by side in one buffer.
-        flat = np.frombuffer(b"".join(picked.to_pylist()), np.uint8)
-        out[by_row[first:last]] = flat.reshape(last - first, seconds * FRAME_BYTES)
+        picked = column.take(pa.array(sorted_rows[first:last] - begin)).cast(pa.binary(size))
+        flat = np.frombuffer(picked.buffers()[1], np.uint8, (last - first) * size)
+        out[by_row[first:last]] = flat.reshape(-1, size)
         begin += len(column)
-    return out.reshape(len(rows), seconds, FRAME_BYTES)
+    return out.reshape(-1, seconds, FRAME_BYTES)
 
 
 def prepare(settings: Prepare, parquet: Path, names: list[Label]) -> dict:
     """Write the three splits; return what `metrics/data.json` holds.
+
+    Memory grows with the bytes of the splits, hardly more than they.
 
     Raises:
         UserError: if the settings leave too few clips.
     """
     paths = [parquet / f"{subset}.parquet" for subset in settings.subsets]
     clips = read_clips(paths)
-    of_length = clips.only(clips.seconds == settings.seconds)
-    top = most_frequent(of_length.labels, settings.top_labels)
-    counts = of_length.labels[:, top].sum(axis=0)
-    if not len(of_length.row) or counts[-1] == 0:
+    of_length = clips.embedding_bytes == settings.seconds * FRAME_BYTES
+    counts = np.bincount(clips.label[of_length[clips.clip]], minlength=CLASSES)
+    if settings.top_labels > (present := np.count_nonzero(counts)):
         raise UserError(
             f"prepare.top_labels is {settings.top_labels}, but the clips of {settings.seconds} "
-            f"seconds hold {(of_length.labels.any(axis=0)).sum()} labels"
+            f"seconds hold {present} labels"
         )
-    tagged = of_length.only(of_length.labels[:, top].any(axis=1))
+    top = most_frequent(counts, settings.top_labels)
     top_names = [names[index] for index in top]
-    sizes = {}
-    for split, places in zip(
-        SPLITS, random_split(len(tagged.row), settings.split, settings.seed), strict=True
-    ):
-        chosen = tagged.only(places)
-        write_split(
-            split_path(split),
-            Split(
-                gather(paths, chosen.row, settings.seconds),
-                chosen.labels[:, top].astype(np.uint8),
-                np.array(chosen.video_ids.astype("S"))
-                .view(np.uint8)
-                .reshape(-1, VIDEO_ID_CHARACTERS),
-                top_names,
-            ),
-        )
-        sizes[split] = len(places)
+    labels = multi_hot(clips, top)
+    tagged = np.flatnonzero(of_length & labels.any(axis=1))
+    tagged = tagged[np.argsort(clips.video_ids[tagged])]
+    splits = [tagged[places] for places in random_split(len(tagged), settings.split, settings.seed)]
+    embeddings = gather(paths, np.concatenate(splits), settings.seconds)
+    ends = np.cumsum([len(rows) for rows in splits])
+    for split, rows, end in zip(SPLITS, splits, ends, strict=True):
+        ids = clips.video_ids[rows].view(np.uint8).reshape(-1, VIDEO_ID_CHARACTERS)
+        chosen = embeddings[end - len(rows) : end]
+        write_split(split_path(split), Split(chosen, labels[rows], ids, top_names))
     return {
         "source": "generated sample" if is_sample(names) else "AudioSet",
         "records": {path.stem: pq.read_metadata(path).num_rows for path in paths},
         "clips": {
-            "all": len(clips.row),
-            f"of_{settings.seconds}_seconds": len(of_length.row),
-            "with_a_top_label": len(tagged.row),
+            "all": len(clips.video_ids),
+            f"of_{settings.seconds}_seconds": int(of_length.sum()),
+            "with_a_top_label": len(tagged),
         },
         "top_labels": {
-            label.name: {"index": label.index, "mid": label.mid, "clips": int(count)}
-            for label, count in zip(top_names, counts, strict=True)
+            label.name: {"index": label.index, "mid": label.mid, "clips": int(counts[label.index])}
+            for label in top_names
         },
-        "split": sizes,
+        "split": {split: len(rows) for split, rows in zip(SPLITS, splits, strict=True)},
     }
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from tagging.errors import UserError
 from tagging.files import whole_file
 from tagging.labels import Label
 
@@ -50,12 +51,17 @@ def write_split(path: Path, split: Split) -> None:
 
 
 def read_split(path: Path) -> Split:
-    """Read what `write_split` wrote."""
-    with safe_open(path, framework="numpy") as file:
-        names = [Label(**label) for label in json.loads(file.metadata()["labels"])]
-        return Split(
-            file.get_tensor("embeddings"),
-            file.get_tensor("labels"),
-            file.get_tensor("video_ids"),
-            names,
-        )
+    """Read what `write_split` wrote.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            names = [Label(**label) for label in json.loads((file.metadata() or {})["labels"])]
+            tensors = [file.get_tensor(name) for name in ("embeddings", "labels", "video_ids")]
+    except (SafetensorError, KeyError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}); remove it and run dvc checkout or dvc repro"
+        ) from None
+    return Split(*tensors, names)

@@ -1,8 +1,10 @@
 """Errors a user can cause: one sentence, a non-zero exit, no traceback."""
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -18,13 +20,18 @@ def entry_point(main: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(main)
     def run(*args: str) -> None:
+        takes = inspect.signature(main).parameters
+        if len(args) != len(takes):
+            # Called as `python -m stages.<stage> <argument>`.
+            arguments = "".join(f" <{name}>" for name in takes)
+            sys.exit(f"error: usage: python -m stages.{Path(sys.argv[0]).stem}{arguments}")
         try:
             main(*args)
         except UserError as error:
             sys.exit(f"error: {error}")
         except OSError as error:
-            where = f" ({error.filename})" if error.filename else ""
-            sys.exit(f"error: {error.strerror or error}{where}")
+            where = f"{error.filename}: " if error.filename else ""
+            sys.exit(f"error: {where}{error.strerror or error}")
         except KeyboardInterrupt:
             sys.exit(130)
 

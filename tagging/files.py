@@ -1,7 +1,9 @@
 """Outputs appear whole or not at all."""
 
+import errno
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,23 +14,50 @@ _UMASK = os.umask(0)
 os.umask(_UMASK)
 FILE_MODE = 0o666 & ~_UMASK
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it into place on success, remove it on failure.
 
-    The bytes are on disk before the rename, so that a power cut leaves the old file or the new.
+    Raises:
+        OSError: naming `path`, if the disk does not take it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     try:
-        yield partial
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        partial.chmod(FILE_MODE)
-        partial.replace(path)
+        with full_disk_named(path):
+            yield partial
+            into_place(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def into_place(partial: Path, path: Path) -> None:
+    """Rename `partial` to `path`.
+
+    Its bytes are on disk before that, so that a power cut leaves the old file or the new.
+    """
+    with partial.open("rb") as written:
+        os.fsync(written.fileno())
+    partial.chmod(FILE_MODE)
+    partial.replace(path)
+
+
+@contextmanager
+def full_disk_named(path: Path) -> Iterator[None]:
+    """Have errors of a full disk name `path`: a failed write itself knows no name."""
+    try:
+        yield
+    except Exception as error:
+        number = getattr(error, "errno", None)
+        # A library in Rust (safetensors) raises no OSError, but its text ends as Rust's do.
+        if in_rust := re.search(r"\(os error (\d+)\)$", str(error)):
+            number = int(in_rust[1])
+        if number not in _FULL:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from None
 
 
 def write_text(path: Path, text: str) -> None:

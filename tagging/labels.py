@@ -24,21 +24,26 @@ def read_labels(path: Path) -> list[Label]:
     Raises:
         UserError: if the file is not `index,mid,display_name` with the indices 0..526 in order.
     """
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.reader(file)
-        header = next(rows, None)
-        if header != ["index", "mid", "display_name"]:
-            raise UserError(f"{path} begins with {header}; it takes index,mid,display_name")
-        labels = []
-        for row in rows:
-            if len(row) != 3 or row[0] != str(len(labels)):
-                raise UserError(
-                    f"{path}, line {rows.line_num}: {row}; it takes index {len(labels)}, "
-                    "a machine id and a name"
-                )
-            labels.append(Label(int(row[0]), row[1], row[2]))
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = list(csv.reader(file)) or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is no text of comma-separated values ({error})") from None
+    if header != ["index", "mid", "display_name"]:
+        raise UserError(f"{path} begins with {header}; it takes index,mid,display_name")
+    labels = []
+    for number, row in enumerate(rows):
+        if len(row) != 3 or row[0] != str(number):
+            raise UserError(
+                f"{path}, line {number + 2}: {row}; it takes index {number}, a machine id and a "
+                "name"
+            )
+        labels.append(Label(number, row[1], row[2]))
     if len(labels) != CLASSES:
         raise UserError(f"{path} holds {len(labels)} classes; AudioSet has {CLASSES}")
+    names = [label.name for label in labels]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{path} holds the name {twice[0]!r} twice")
     return labels
 
 

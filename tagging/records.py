@@ -4,11 +4,13 @@ Format: https://research.google.com/audioset/download.html and
 https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
 """
 
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import google_crc32c
+import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
 from tagging.errors import UserError
@@ -16,6 +18,7 @@ from tagging.labels import CLASSES
 
 FRAME_BYTES = 128  # one VGGish embedding, a byte a dimension
 VIDEO_ID_CHARACTERS = 11
+_VIDEO_ID = re.compile(rf"[0-9A-Za-z_-]{{{VIDEO_ID_CHARACTERS}}}")
 _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
 _HEADER_BYTES = _LENGTH.size + _CRC.size
@@ -104,6 +107,8 @@ def read_clips(shard: bytes, name: str) -> Iterator[Clip]:
             not as AudioSet's.
     """
     offset, number, size = 0, 0, len(shard)
+    if not size:
+        raise UserError(f"{name}: the file is empty; a shard takes one record or more")
     while offset < size:
 
         def refuse(problem: str, at: int = offset, record: int = number) -> UserError:
@@ -141,15 +146,17 @@ def parse_clip(data: bytes) -> Clip:
         raise ValueError("its data are no tf.train.SequenceExample") from None
     context = example.context.feature
     try:
-        video_id = context["video_id"].bytes_list.value[0].decode("ascii")
+        video_id = context["video_id"].bytes_list.value[0].decode("ascii", "backslashreplace")
         start = context["start_time_seconds"].float_list.value[0]
         end = context["end_time_seconds"].float_list.value[0]
-    except (IndexError, UnicodeDecodeError):
+    except IndexError:
         raise ValueError(
-            "it lacks one of video_id (ASCII), start_time_seconds and end_time_seconds"
+            "it lacks one of video_id, start_time_seconds and end_time_seconds"
         ) from None
-    if len(video_id) != VIDEO_ID_CHARACTERS:
-        raise ValueError(f"video_id is {video_id!r}; it takes {VIDEO_ID_CHARACTERS} characters")
+    if not _VIDEO_ID.fullmatch(video_id):
+        raise ValueError(
+            f"video_id is {video_id!r}; it takes {VIDEO_ID_CHARACTERS} letters, digits, - and _"
+        )
     labels = list(context["labels"].int64_list.value)
     if not labels or min(labels) < 0 or max(labels) >= CLASSES:
         raise ValueError(f"labels are {labels}; it takes one or more in 0..{CLASSES - 1}")
@@ -168,6 +175,24 @@ def parse_clip(data: bytes) -> Clip:
     if not frames:
         raise ValueError("it has no frames in audio_embedding")
     return Clip(video_id, start, end, labels, b"".join(frames))
+
+
+def find_twice(video_ids: np.ndarray) -> bytes | None:
+    """Return an id that stands in `video_ids` (S11) more than once, or None.
+
+    It is found by sorting: a hash table of two million ids takes several times their bytes.
+    """
+    in_order = np.sort(video_ids)
+    twice = np.flatnonzero(in_order[1:] == in_order[:-1])
+    return in_order[twice[0]] if len(twice) else None
+
+
+def place_in_files(rows: np.ndarray, sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Return for each of `rows`, counted through files of `sizes` rows, its file and row there."""
+    ends = np.cumsum(sizes)
+    files = np.searchsorted(ends, rows, side="right")
+    begins = ends - sizes
+    return [(int(file), int(row - begins[file])) for file, row in zip(files, rows, strict=True)]
 
 
 def write_clip(clip: Clip) -> bytes:

@@ -7,8 +7,10 @@ import time
 from pathlib import Path
 
 import requests
+import urllib3
 
 from tagging.errors import UserError
+from tagging.files import full_disk_named, into_place
 from tagging.progress import Progress
 
 CHUNK_BYTES = 1 << 20
@@ -17,11 +19,7 @@ TRIES = 5  # in a row without a byte, at one address
 FIRST_WAIT_SECONDS = 1.0  # doubled after every such try
 
 
-_BROKEN = (
-    requests.ConnectionError,
-    requests.Timeout,
-    requests.exceptions.ChunkedEncodingError,
-)
+_BROKEN = (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError)
 
 
 class Unavailable(UserError):
@@ -31,18 +29,18 @@ class Unavailable(UserError):
 def fetch(address: str, path: Path, style: str) -> None:
     """Copy `address`, a URL or a path, to `path`; an earlier part of it is resumed.
 
-    What has come stays in `<path>.part` if the transfer breaks off, with the server's name for
-    that version of the file beside it.
+    What has come stays in `<path>.part` if the transfer breaks off, with where it came from and the
+    server's name for that version of the file in `<path>.part.version`.
 
     Raises:
         Unavailable: if the address does not have it or, after several tries, does not answer.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = part_of(path)
-    if "://" in address:
-        _fetch_url(address, part, path.name, style)
-    else:
-        _copy(Path(address).expanduser(), part, path.name, style)
+    with full_disk_named(part_of(path)):
+        if "://" in address:
+            _fetch_url(address, path, style)
+        else:
+            _copy(Path(address).expanduser(), path, style)
 
 
 def part_of(path: Path) -> Path:
@@ -61,16 +59,18 @@ def finish(path: Path, source: str, sha256: str | None = None) -> None:
         got = file_sha256(part)
         if got != sha256:
             discard(path)
-            raise UserError(f"{path.name} from {source} has the SHA-256 {got}; it takes {sha256}")
-    part.replace(path)
+            raise UserError(
+                f"{path.name} from {source} has the SHA-256 {got}; it takes {sha256}; what came is "
+                "removed: run again, or set download.sha256 if the file is meant to be another"
+            )
+    into_place(part, path)
     discard(path)
 
 
 def discard(path: Path) -> None:
     """Remove what is left of a fetch of `path`."""
-    part = part_of(path)
-    part.unlink(missing_ok=True)
-    _version_of(part).unlink(missing_ok=True)
+    part_of(path).unlink(missing_ok=True)
+    _version_of(path).unlink(missing_ok=True)
 
 
 def file_sha256(path: Path) -> str:
@@ -79,42 +79,50 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _version_of(part: Path) -> Path:
-    return part.with_name(f"{part.name}.version")
+def _version_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part.version")
 
 
-def _copy(source: Path, part: Path, what: str, style: str) -> None:
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def _copy(source: Path, path: Path, style: str) -> None:
     if not source.is_file():
         raise Unavailable(f"{source} is not there")
+    discard(path)
     with (
         source.open("rb") as reading,
-        part.open("wb") as writing,
-        Progress(what, source.stat().st_size, "B", style) as progress,
+        part_of(path).open("wb") as writing,
+        Progress(path.name, source.stat().st_size, "B", style) as progress,
     ):
         while chunk := reading.read(CHUNK_BYTES):
             writing.write(chunk)
             progress.advance(len(chunk))
 
 
-def _fetch_url(url: str, part: Path, what: str, style: str) -> None:
+def _fetch_url(url: str, path: Path, style: str) -> None:
+    part = part_of(path)
     wait, failures = FIRST_WAIT_SECONDS, 0
+    most = _size(part)
     while True:
-        before = part.stat().st_size if part.exists() else 0
         try:
-            _request(url, part, what, style)
+            _request(url, path, style)
             return
         except (*_BROKEN, _Retry) as error:
-            problem = error
-        after = part.stat().st_size if part.exists() else 0
-        if after > before:
+            problem = _short(error)
+        except requests.RequestException as error:
+            raise Unavailable(f"{url} cannot be asked for: {error}") from None
+        have = _size(part)
+        if have > most:
+            most = have
             wait, failures = FIRST_WAIT_SECONDS, 0
         failures += 1
         if failures == TRIES:
             raise Unavailable(
-                f"{url} broke off at byte {after} and {TRIES} tries brought no more "
-                f"({_short(problem)})"
+                f"{url} broke off at byte {have} and {TRIES} tries brought no more ({problem})"
             )
-        print(f"{what}: {_short(problem)} at byte {after}; again in {wait:.0f} s", file=sys.stderr)
+        print(f"{path.name}: {problem} at byte {have}; again in {wait:.0f} s", file=sys.stderr)
         time.sleep(wait)
         wait *= 2
 
@@ -123,43 +131,53 @@ class _Retry(Exception):
     """The server answered, but not with the file: a passing fault."""
 
 
-def _request(url: str, part: Path, what: str, style: str) -> None:
-    """Ask for what is missing of `part` and append it."""
-    have = part.stat().st_size if part.exists() else 0
-    version = _version_of(part)
+def _request(url: str, path: Path, style: str) -> None:
+    """Ask for what is missing of `path` and append it to its part."""
+    part, version = part_of(path), _version_of(path)
     headers = {"Accept-Encoding": "identity"}
+    have = _size(part)
+    if have:
+        came = _read_version(version)
+        if came.get("etag"):
+            headers["If-Range"] = came["etag"]
+        elif came.get("url") != url:
+            have = 0  # nothing tells whether the part is of this file
     if have:
         headers["Range"] = f"bytes={have}-"
-        if version.exists():
-            headers["If-Range"] = json.loads(version.read_text())
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS) as answer:
-        if answer.status_code == 416:
+        if answer.status_code == 416 and have:
             # Nothing is left to send, or another version lies there: the checksum will tell.
             if _total(answer.headers.get("Content-Range")) == have:
                 return
-            part.unlink()
+            discard(path)
             raise _Retry("the server has another version of the file")
         if answer.status_code >= 500 or answer.status_code in (408, 429):
             raise _Retry(f"the server answers {answer.status_code}")
         if answer.status_code not in (200, 206):
             raise Unavailable(f"{url}: the server answers {answer.status_code} {answer.reason}")
         resumed = answer.status_code == 206
+        if resumed and not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+            discard(path)
+            raise _Retry("the server sends another range than it was asked for")
         if not resumed:
             have = 0  # the whole file comes: the server does not know ranges, or has another one
+            part.unlink(missing_ok=True)
         etag = answer.headers.get("ETag", "")
-        if etag and not etag.startswith("W/"):
-            version.write_text(json.dumps(etag))
+        version.write_text(json.dumps({"url": url, "etag": "" if etag[:2] == "W/" else etag}))
         left = answer.headers.get("Content-Length")
         total = have + int(left) if left is not None else None
-        with (
-            part.open("ab" if resumed else "wb") as file,
-            Progress(what, total, "B", style, done=have) as progress,
-        ):
-            for chunk in answer.iter_content(CHUNK_BYTES):
+        with part.open("ab") as file, Progress(path.name, total, "B", style, done=have) as progress:
+            # As it comes: some servers call a .tar.gz a compressed encoding of a .tar.
+            for chunk in answer.raw.stream(CHUNK_BYTES, decode_content=False):
                 file.write(chunk)
                 progress.advance(len(chunk))
-        if total is not None and part.stat().st_size < total:
-            raise _Retry("the server hung up")
+
+
+def _read_version(version: Path) -> dict[str, str]:
+    try:
+        return json.loads(version.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
 
 
 def _total(content_range: str | None) -> int | None:
@@ -172,6 +190,8 @@ def _short(problem: Exception) -> str:
     """Return what went wrong without the libraries' layers around it."""
     if isinstance(problem, _Retry):
         return str(problem)
-    if isinstance(problem, requests.Timeout):
+    if isinstance(problem, requests.Timeout | urllib3.exceptions.TimeoutError):
         return "no answer in time"
+    if isinstance(problem, urllib3.exceptions.HTTPError):
+        return "the server hung up"
     return "the connection failed"

@@ -1,0 +1,81 @@
+"""Small archives made by hand, whole and damaged, and stages run on them as a user runs them."""
+
+import gzip
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from tagging.records import FRAME_BYTES, Clip, write_clip
+
+ROOT = Path(__file__).parents[1]
+FOLDER = "audioset_v1_embeddings"
+
+
+def clip(video_id: str = "abcdefghijk", labels: Sequence[int] = (0,), seconds: int = 10) -> Clip:
+    """Return a clip whose bytes tell its id."""
+    frames = (video_id.encode() * FRAME_BYTES)[: seconds * FRAME_BYTES]
+    return Clip(video_id, 30.0, 30.0 + seconds, list(labels), frames)
+
+
+def shard(*video_ids: str) -> bytes:
+    return b"".join(write_clip(clip(video_id)) for video_id in video_ids)
+
+
+def tar(members: Iterable[tuple[str | tarfile.TarInfo, bytes]]) -> bytes:
+    """Return a tar file; a member is a path or a whole header, and its content."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as file:
+        for member, content in members:
+            header = tarfile.TarInfo(member) if isinstance(member, str) else member
+            if header.isreg():
+                header.size = len(content)
+            file.addfile(header, io.BytesIO(content))
+    return out.getvalue()
+
+
+def write_archive(path: Path, subset: str = "eval", **shards: bytes) -> Path:
+    """Write a features archive with the shards `name=content` in one subset."""
+    members = [(f"{FOLDER}/{subset}/{name}.tfrecord", content) for name, content in shards.items()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(tar(members), 1, mtime=0))
+    return path
+
+
+def run_stage(
+    folder: Path, *arguments: str, before: Callable[[], None] | None = None, **environment: str
+) -> subprocess.CompletedProcess:
+    """Run `python -m stages.<arguments>` in `folder`, with the project's params.yaml beside it."""
+    return subprocess.run(
+        stage_command(*arguments),
+        cwd=folder,
+        env=stage_environment(folder) | environment,
+        preexec_fn=before,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def stage_command(stage: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", f"stages.{stage}", *arguments]
+
+
+def stage_environment(folder: Path) -> dict[str, str]:
+    if not (folder / "params.yaml").exists():
+        (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    environment = {key: value for key, value in os.environ.items() if key != "AUDIOSET_MIRROR"}
+    return environment | {"PYTHONPATH": str(ROOT)}
+
+
+def assert_one_sentence(done: subprocess.CompletedProcess, *parts: str) -> None:
+    """Assert that a stage failed with one sentence that holds all `parts`."""
+    assert done.returncode not in (0, -9), done.stderr
+    *_, last = done.stderr.strip().splitlines()
+    assert last.startswith("error: "), done.stderr
+    assert "Traceback" not in done.stderr
+    for part in parts:
+        assert part in last

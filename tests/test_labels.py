@@ -1,0 +1,50 @@
+"""The class list: read in order, or refused in one sentence."""
+
+from pathlib import Path
+
+import pytest
+
+from tagging.errors import UserError
+from tagging.labels import Label, is_sample, read_labels
+from tagging.sample import labels_csv
+
+
+def test_reads_names_that_hold_commas_and_quotes(tmp_path: Path) -> None:
+    lines = labels_csv().splitlines()
+    lines[1] = '0,/m/09x0r,"Speech, ""loud"""'
+    (tmp_path / "x.csv").write_text("\r\n".join(lines) + "\r\n")
+    labels = read_labels(tmp_path / "x.csv")
+    assert len(labels) == 527
+    assert labels[0] == Label(0, "/m/09x0r", 'Speech, "loud"')
+    assert [label.index for label in labels] == list(range(527))
+    assert is_sample(labels)
+    assert not is_sample(labels[:1])
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda lines: [], "begins with []; it takes index,mid,display_name"),
+        (lambda lines: ["<html>"], "begins with ['<html>']; it takes"),
+        (lambda lines: lines[:-1], "holds 526 classes; AudioSet has 527"),
+        (lambda lines: [*lines, "527,/m/1,More"], "holds 528 classes"),
+        (lambda lines: [lines[0], *lines[2:]], "line 2: ['1', '/sample/001', 'Sample label 1']"),
+        (lambda lines: [*lines[:5], "4,/m/1"], "line 6: ['4', '/m/1']; it takes index 4, a "),
+        (lambda lines: [*lines[:5], "4,/m/1,x,y"], "line 6: ['4', '/m/1', 'x', 'y']; it takes"),
+        (lambda lines: [*lines[:2], "1,/m/1,Sample label 0", *lines[3:]], "'Sample label 0' twice"),
+        (lambda lines: [lines[0], "x" * 200_000], "is no text of comma-separated values (field"),
+    ],
+)  # fmt: skip
+def test_refuses_other_lists(tmp_path: Path, change, sentence: str) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("".join(f"{line}\n" for line in change(labels_csv().splitlines())))
+    with pytest.raises(UserError) as caught:
+        read_labels(path)
+    assert str(caught.value).startswith(f"{path}")
+    assert sentence in str(caught.value)
+
+
+def test_refuses_bytes_that_are_no_text(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes(b"index,mid,display_name\n0,\xff\xfe,\n")
+    with pytest.raises(UserError, match="is no text of comma-separated values"):
+        read_labels(tmp_path / "x.csv")
