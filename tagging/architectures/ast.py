@@ -119,9 +119,8 @@ class Network(nn.Module):
         h = functional.pad(h, (0, 0, 0, missing)).unsqueeze(1)  # (batch, 1, seconds, 128)
         h = self.embed(h).permute(0, 2, 3, 1)  # (batch, along, across, width)
 
-        patches = self.patches(
-            torch.full((1,), length, device=x.device) if mask is None else frames
-        )
+        lengths = torch.tensor([length], device=x.device) if frames is None else frames
+        patches = self.patches(lengths)  # (batch) or (1)
         h = (h + self.positions_of(patches, most)).flatten(1, 2)  # (batch, patches, width)
         token = self.class_token.expand(batch, 1, -1)  # (batch, 1, width)
         h = self.dropout(torch.cat([token, h] if self.token_first else [h, token], 1))

@@ -99,8 +99,6 @@ class Network(nn.Module):
         # The mean of probabilities, in the log domain so that its logit is exact near 0 and 1.
         decisions = self.classify(h)  # (batch, labels * heads, seconds)
         log_weights = weights.clamp_min(torch.finfo(weights.dtype).tiny).log()
-        if mask is not None:
-            log_weights = log_weights.masked_fill(~mask, -torch.inf)
         if self.heads > 1:
             # Heads and seconds become one axis: (batch, labels, heads * seconds).
             of_heads = self.head_weights.log_softmax(0).unsqueeze(1)  # (heads, 1)
