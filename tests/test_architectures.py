@@ -645,9 +645,9 @@ def test_yac_refuses_other_lengths():
     with pytest.raises(ValueError, match="10 seconds, not 9"):
         yac.Network(yac.Settings(head="logits"), 9, 10)
     network = make(YAC)
-    with pytest.raises(ValueError, match="10 seconds"):
+    with pytest.raises(ValueError, match="10 frames"):
         network(clips(2, seconds=9))
-    with pytest.raises(ValueError, match="10 seconds"):
+    with pytest.raises(ValueError, match="10 frames"):
         network(clips(2), torch.tensor([10, 9]))
     assert network(clips(2), torch.tensor([10, 10])).shape == (2, 10)
 

@@ -20,8 +20,14 @@ CONVERT = {f"convert@{subset}" for subset in PARAMS["convert"]["subsets"]}
 TRAIN = {f"train@{name}" for name in MODELS}
 EVALUATE = {f"evaluate@{name}" for name in MODELS}
 ONWARDS = {"prepare"} | TRAIN | EVALUATE | {"compare"}
-YAC = {name for name, model in MODELS.items() if model["architecture"] == "yac"}
-ATTENTION = {name for name, model in MODELS.items() if model["architecture"] == "attention"}
+
+
+def users(architecture: str) -> set[str]:
+    """Return the models of an architecture."""
+    return {name for name, model in MODELS.items() if model["architecture"] == architecture}
+
+
+YAC, ATTENTION = users("yac"), users("attention")
 
 
 def of(names: set[str], *stages: str) -> set[str]:
@@ -67,6 +73,21 @@ PARAMETERS: dict[str, Row] = {
     "prepare/split": ({"prepare/split": [6, 2, 2]}, ONWARDS, set()),
     "prepare/seed": ({"prepare/seed": 1}, ONWARDS, set()),
     "train/loss": ({"train/loss": "ce"}, shared("loss"), set()),
+    # What the other settings leave unused changes no weights.
+    **{
+        f"train/{name}": ({f"train/{name}": value}, TRAIN, set())
+        for name, value in {
+            "focal_gamma": 3,
+            "focal_alpha": 0.5,
+            "warmup": 0.1,
+            "mixup_alpha": 1,
+            "ema_decay": 0.9,
+            "average_epochs": 2,
+        }.items()
+    },
+    "train/sampling": ({"train/sampling": "balanced"}, shared("sampling"), set()),
+    "train/mixup_rate": ({"train/mixup_rate": 0.5}, shared("mixup_rate"), set()),
+    "train/average": ({"train/average": "ema"}, shared("average"), set()),
     # Without weight decay AdamW is Adam.
     "train/optimizer": ({"train/optimizer": "adamw"}, TRAIN, EVALUATE),
     "train/lr": ({"train/lr": 0.02}, shared("lr"), set()),
@@ -163,6 +184,13 @@ PARAMETERS: dict[str, Row] = {
         for metric in ("ndcg", "precision_at_1")
     },
     "compare/published_clips": ({"compare/published_clips": 100}, {"compare"}, set()),
+    # A pipeline of its own.
+    "published/lrs": ({"published/lrs": [1]}, set(), set()),
+    "published/losses": ({"published/losses": ["ce"]}, set(), set()),
+    "published/heads": ({"published/heads": ["logits"]}, set(), set()),
+    "published/epochs": ({"published/epochs": [1]}, set(), set()),
+    "published/seeds": ({"published/seeds": [7]}, set(), set()),
+    "published/batch_size": ({"published/batch_size": 32}, set(), set()),
     "run/device": ({"run/device": "cpu"}, set(), set()),
     "run/progress": ({"run/progress": "none"}, set(), set()),
 }
@@ -178,8 +206,12 @@ MODULES: dict[str, set[str]] = {
     "stages/evaluate.py": EVALUATE,
     "stages/compare.py": {"compare"},
     "tagging/archive.py": CONVERT,
-    "tagging/architectures/attention.py": of(ATTENTION, "train", "evaluate"),
-    "tagging/architectures/yac.py": of(YAC, "train", "evaluate"),
+    **{
+        f"tagging/architectures/{file.name}": of(users(file.stem), "train", "evaluate")
+        for file in ROOT.glob("tagging/architectures/*.py")
+    },
+    "tagging/batches.py": TRAIN | EVALUATE,
+    "tagging/conv_block.py": set(),
     "tagging/dataset.py": {"prepare"} | TRAIN | EVALUATE | {"compare"},
     "tagging/device.py": TRAIN | EVALUATE,
     "tagging/errors.py": EVERYTHING,
@@ -188,7 +220,9 @@ MODULES: dict[str, set[str]] = {
     "tagging/losses.py": TRAIN,
     "tagging/metrics.py": EVALUATE,
     "tagging/models.py": TRAIN | EVALUATE,
+    "tagging/padding.py": TRAIN | EVALUATE,
     "tagging/parameters.py": EVERYTHING,
+    "tagging/picture.py": {"compare"},
     "tagging/progress.py": CONVERT | TRAIN,
     "tagging/ranking.py": TRAIN | EVALUATE | {"compare"},
     "tagging/records.py": CONVERT | {"prepare"},
@@ -197,6 +231,7 @@ MODULES: dict[str, set[str]] = {
     "tagging/tables.py": EVALUATE | {"compare"},
     "tagging/training.py": TRAIN,
     "tagging/transfer.py": set(),
+    "tagging/yac_stack.py": set(),
 }
 
 
