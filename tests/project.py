@@ -109,9 +109,9 @@ def make_small(project: Project) -> None:
     """Set the parameters that make a stage take a second; their meaning stays."""
     params = project.params()
     params["prepare"]["top_labels"] = 5
-    params["train"] |= {"epochs": 2, "batch_size": 32}
+    params["train"] |= {"epochs": 2, "batch_size": 8}
     for model in params["models"].values():
-        for name, small in (("epochs", 2), ("batch_size", 32)):
+        for name, small in (("epochs", 2), ("batch_size", 8)):
             if name in model.get("train", {}):
                 model["train"][name] = small
         for name, small in (("hidden", 8), ("layers", 1)):

@@ -137,7 +137,7 @@ PARAMETERS: dict[str, Row] = {
         {"evaluate@yac_published"},
     ),
     "models/yac_published/train/batch_size": (
-        {"models/yac_published/train/batch_size": 64},
+        {"models/yac_published/train/batch_size": 16},
         one("yac_published"),
         set(),
     ),
