@@ -367,7 +367,7 @@ def test_weights_come_from_the_seed(case):
 
 def attention_by_hand(network, x, pooling, heads=1):
     """Return probabilities (batch, labels), computed as the papers write them."""
-    h = network.embed(x.transpose(1, 2))
+    h = nn.Sequential(*network.embed)(x.transpose(1, 2))
     p = network.classify(h).sigmoid()
     if pooling == "mean":
         return p.mean(2)
