@@ -205,7 +205,8 @@ PARAMETERS = {
     ),
     "musicnn": (
         {"filters": 8, "middle": 64, "hidden": 200},
-        (3 * 51 * 32 + 32 + 2 * 32)
+        2 * 128
+        + (3 * 51 * 32 + 32 + 2 * 32)
         + (3 * 89 * 32 + 32 + 2 * 32)
         + (9 * 8 + 8 + 2 * 8)
         + (5 * 8 + 8 + 2 * 8)
@@ -367,7 +368,7 @@ def test_weights_come_from_the_seed(case):
 
 def attention_by_hand(network, x, pooling, heads=1):
     """Return probabilities (batch, labels), computed as the papers write them."""
-    h = network.embed(x.transpose(1, 2))
+    h = nn.Sequential(*network.embed)(x.transpose(1, 2))
     p = network.classify(h).sigmoid()
     if pooling == "mean":
         return p.mean(2)

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from tagging.padding import frame_mask
+from tagging.padding import MaskedBatchNorm, frame_mask
 from tagging.parameters import Float, Int, Section
 
 
@@ -43,17 +43,17 @@ class Network(nn.Module):
                 f"network.heads is {settings.heads}; "
                 f"it takes 1 with network.pooling {settings.pooling!r}"
             )
-        layers: list[nn.Module] = [nn.BatchNorm1d(128)]
+        layers: list[nn.Module] = [MaskedBatchNorm(128)]
         channels = 128
         for _ in range(settings.layers):
             layers += [
                 nn.Conv1d(channels, settings.hidden, 1),
-                nn.BatchNorm1d(settings.hidden),
+                MaskedBatchNorm(settings.hidden),
                 nn.ReLU(),
                 nn.Dropout(settings.dropout),
             ]
             channels = settings.hidden
-        self.embed = nn.Sequential(*layers)
+        self.embed = nn.ModuleList(layers)
         self.pooling = settings.pooling
         self.heads = settings.heads
         # For each label (or channel) its heads side by side.
@@ -69,14 +69,11 @@ class Network(nn.Module):
     def forward(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
         """Return logits; `frames` is the length of each clip where some are padded."""
         mask = frame_mask(frames, x.shape[1])  # (batch, seconds)
-        if mask is None:
-            h = self.embed(x.transpose(1, 2))  # (batch, hidden, seconds)
-        else:
-            # All real frames in one row: batch normalization sees no others.
-            real = self.embed(x[mask].T.unsqueeze(0))  # (1, hidden, real frames)
-            h = real.new_zeros(*mask.shape, real.shape[1])  # (batch, seconds, hidden)
-            h[mask] = real.squeeze(0).T
-            h = h.transpose(1, 2)  # (batch, hidden, seconds)
+        h = x.transpose(1, 2)  # (batch, 128, seconds)
+        for layer in self.embed:
+            h = layer(h, mask) if isinstance(layer, MaskedBatchNorm) else layer(h)
+        # h: (batch, hidden, seconds)
+        if mask is not None:
             mask = mask.unsqueeze(1)  # (batch, 1, seconds)
 
         if self.pooling == "max":

@@ -68,9 +68,7 @@ class Network(nn.Module):
 
     def __init__(self, settings: Settings, seconds: int, labels: int) -> None:
         super().__init__()
-        # Without weights of its own: no gradient need go back through the tall filters, a third of
-        # the training time.
-        self.norm = MaskedBatchNorm(128, affine=False)
+        self.norm = MaskedBatchNorm(128)
         filters, middle = settings.filters, settings.middle
         self.front = nn.ModuleList(
             [FrontConv(4 * filters, kernel) for kernel in TIMBRAL]
