@@ -98,7 +98,7 @@ def scores(trainer: StackTrainer, split: Split) -> list[np.ndarray]:
 def train_stack(
     stack: Stack, looks: list[int], on_epoch: Callable[[int], None] = lambda epochs: None
 ) -> list[list]:
-    """Train a stack to the last of `looks`; return rows as in `HEADER`, one a run and epoch.
+    """Train a stack to the last of `looks`; return rows as in `HEADER`, one a run and epoch shown.
 
     The state is kept after every epoch, and at the end: a later call with more epochs goes on.
 
@@ -114,21 +114,23 @@ def train_stack(
     state = SCRATCH / f"published-{stack.head}-{stack.seed}-{identity(stack, paths)}.safetensors"
     rows: list[list] = []
     done = 0
-    if (saved := load_state(state)) is not None:
+    saved = load_state(state)
+    if saved is not None and scored_at(saved[1], looks):
         tensors, record = saved
-        rows, done = record["rows"], record["epochs"]
+        done = record["epochs"]
+        rows = [row for row in record["rows"] if row[2] <= looks[-1]]
         trainer.load(tensors, record["steps"])
-        rows = [row for row in rows if row[2] <= looks[-1]]
         on_epoch(min(done, looks[-1]) * len(stack.runs))
     for epoch in range(done, looks[-1]):
-        losses = train_epoch(trainer, splits["train"], stack, epoch)
-        columns = [losses, *scores(trainer, splits["val"])]
-        if epoch + 1 in looks:
-            columns += scores(trainer, splits["test"])
-        rows += [
-            [*run, epoch + 1, *map(float, values)]
-            for run, *values in zip(stack.runs, *columns, strict=True)
-        ]
+        columns = [train_epoch(trainer, splits["train"], stack, epoch)]
+        if shown(epoch + 1, looks):
+            columns += scores(trainer, splits["val"])
+            if epoch + 1 in looks:
+                columns += scores(trainer, splits["test"])
+            rows += [
+                [*run, epoch + 1, *map(float, values)]
+                for run, *values in zip(stack.runs, *columns, strict=True)
+            ]
         save_state(
             state,
             trainer.state(),
@@ -138,10 +140,15 @@ def train_stack(
     return rows
 
 
-def thin(rows: list[list], looks: list[int]) -> list[list]:
-    """Leave out what a chart does not show: all of the first fifty epochs, then every tenth."""
-    shown = [row for row in rows if row[2] <= 50 or row[2] % 10 == 0 or row[2] in looks]
-    return [row + [""] * (len(HEADER) - len(row)) for row in shown]
+def scored_at(record: dict, looks: list[int]) -> bool:
+    """Tell whether an earlier training scored the test split at all `looks` it came to."""
+    scored = {row[2] for row in record["rows"] if len(row) == len(HEADER)}
+    return {look for look in looks if look <= record["epochs"]} <= scored
+
+
+def shown(epoch: int, looks: list[int]) -> bool:
+    """Tell whether runs are scored after an epoch: the first fifty, every tenth, and `looks`."""
+    return epoch <= 50 or epoch % 10 == 0 or epoch in looks
 
 
 # Set in a worker process: how it tells the parent of epochs done.
@@ -187,7 +194,8 @@ def main(head: str, seed: str) -> None:
     with Progress(f"grid {head} {seed}", len(runs) * looks[-1], "epoch", style) as progress:
         rows = train_stacks(stacks, looks, progress)
     path = RESULTS / f"{head}-{seed}.csv"
-    write_text(path, to_csv(HEADER, sorted(thin(rows, looks), key=lambda row: (*row[:3],))))
+    filled = [row + [""] * (len(HEADER) - len(row)) for row in rows]
+    write_text(path, to_csv(HEADER, sorted(filled, key=lambda row: row[:3])))
 
 
 if __name__ == "__main__":

@@ -135,11 +135,14 @@ def random_split(
     the published study.
 
     Raises:
-        UserError: if a part would be empty.
+        UserError: if a part would have fewer than two clips.
     """
     unit = clips // sum(parts)
-    if unit == 0:
-        raise UserError(f"{clips} clips are left; prepare.split {list(parts)} takes more of them")
+    if unit * min(parts) < 2:
+        raise UserError(
+            f"{clips} clips are left; prepare.split {list(parts)} takes {2 * sum(parts)} or more, "
+            "so that each part has two"
+        )
     order = np.random.default_rng(seed).permutation(clips)
     first, second = parts[0] * unit, (parts[0] + parts[1]) * unit
     return order[:first], order[first:second], order[second:]

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 from dvclive import Live
+from scmrepo.exceptions import SCMError
 
 from tagging.batches import epoch_batches
 from tagging.dataset import Split, read_split, split_path
 from tagging.device import pick_device
-from tagging.errors import entry_point
+from tagging.errors import UserError, entry_point
 from tagging.files import write_json
 from tagging.models import Model, Shape, build, load_model, save_network
 from tagging.parameters import Run, load, parse, read_params
@@ -41,6 +42,19 @@ def to_clips(split: Split, device: torch.device) -> Clips:
     )
 
 
+def start_log(name: str) -> Live:
+    """Start the log that DVC and its VS Code extension show while a model trains.
+
+    Raises:
+        UserError: if the git repository has no commit yet, which DVCLive takes.
+    """
+    try:
+        # Not the root's dvc.yaml, and no experiment of its own: this is a stage of a pipeline.
+        return Live(f"plots/train/{name}", dvcyaml=None, save_dvc_exp=False)
+    except SCMError as error:
+        raise UserError(f"DVCLive finds no commit in this git repository ({error})") from None
+
+
 @entry_point
 def main(name: str) -> None:
     """Run the stage for the model `name`."""
@@ -57,8 +71,7 @@ def main(name: str) -> None:
     state = SCRATCH / f"{name}-{key}.safetensors"
     steps = len(epoch_batches(len(train_split.labels), settings.batch_size, settings.seed, 0))
     with (
-        # Not the root's dvc.yaml, and no experiment of its own: this is a stage of a pipeline.
-        Live(f"plots/train/{name}", dvcyaml=None, save_dvc_exp=False) as live,
+        start_log(name) as live,
         Progress(f"train {name}", steps * settings.epochs, "step", run.progress) as progress,
     ):
 

@@ -22,8 +22,9 @@ def ndcg(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """
     discount = 1 / np.log2(np.arange(2, labels.shape[1] + 2))
     cumulative = np.concatenate([[0.0], np.cumsum(discount)])
-    first = stats.rankdata(-scores, "min", axis=1).astype(int)
-    last = stats.rankdata(-scores, "max", axis=1).astype(int)
+    falling = -scores.astype(np.float64)  # unsigned integers have no negatives
+    first = stats.rankdata(falling, "min", axis=1).astype(int)
+    last = stats.rankdata(falling, "max", axis=1).astype(int)
     gain = (cumulative[last] - cumulative[first - 1]) / (last - first + 1)
     ideal = cumulative[labels.sum(axis=1, dtype=int)]
     return (gain * labels).sum(axis=1) / ideal

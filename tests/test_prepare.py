@@ -124,11 +124,11 @@ def test_the_seed_decides_the_split(clips: list[Clip]) -> None:
 
 
 def test_short_clips_on_demand(clips: list[Clip]) -> None:
-    clips += [numbered(1000 + i, [8], 4) for i in range(10)]
+    clips += [numbered(1000 + i, [8], 4) for i in range(20)]
     write_parquet("eval", clips)
     metrics = run(seconds=4, top_labels=1)
-    assert metrics["clips"] == {"all": 70, "of_4_seconds": 10, "with_a_top_label": 10}
-    assert read_split(split_path("train")).embeddings.shape == (8, 4, 128)
+    assert metrics["clips"] == {"all": 80, "of_4_seconds": 20, "with_a_top_label": 20}
+    assert read_split(split_path("train")).embeddings.shape == (16, 4, 128)
 
 
 def test_equal_counts_are_ordered_by_index() -> None:
@@ -154,7 +154,7 @@ def test_a_split_has_each_clip_once_and_no_empty_part(
     try:
         split = random_split(clips, parts, seed)
     except UserError:
-        assert clips < sum(parts)
+        assert clips // sum(parts) * min(parts) < 2
         return
     assert sorted(np.concatenate(split)) == list(range(clips))
     unit = clips // sum(parts)
@@ -167,7 +167,7 @@ def test_a_split_has_each_clip_once_and_no_empty_part(
     [
         ({"top_labels": 300}, "prepare.top_labels is 300, but the clips of 10 seconds hold 20"),
         ({"seconds": 3}, "prepare.top_labels is 2, but the clips of 3 seconds hold 0 labels"),
-        ({"split": [90, 1, 1]}, "36 clips are left; prepare.split [90, 1, 1] takes more of them"),
+        ({"split": [90, 1, 1]}, "36 clips are left; prepare.split [90, 1, 1] takes 184 or more"),
         ({"subsets": ["unbal_train"]}, "data/parquet/unbal_train.parquet is missing; prepare.sub"),
     ],
 )

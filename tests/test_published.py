@@ -131,3 +131,18 @@ def test_missing_cells_are_named_and_not_filled_in():
     value, seeds, spread = report.ours(curves, "softmax", "ndcg", cell)
     assert (value, seeds, spread) == (pytest.approx(0.6), 2, pytest.approx(0.02**0.5))
     assert report.ours(curves, "logits", "ndcg", cell) is None
+
+
+def test_another_look_at_epochs_already_done_trains_again(prepared):
+    grid.train_stack(STACK, [2])
+    told = []
+    rows = grid.train_stack(STACK, [1, 2], told.append)
+    assert told == [2, 2]
+    assert {row[2]: len(row) for row in rows} == {1: len(grid.HEADER), 2: len(grid.HEADER)}
+
+
+def test_epochs_after_the_fiftieth_are_shown_by_tens():
+    looks = [3, 57, 61]
+    assert [epoch for epoch in range(45, 75) if grid.shown(epoch, looks)] == [
+        45, 46, 47, 48, 49, 50, 57, 60, 61, 70,
+    ]  # fmt: skip

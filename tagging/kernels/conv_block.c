@@ -170,8 +170,8 @@ static void channels_last(const shape_t *s, const float *weight, float *out) {
         for (long tap = 0; tap < taps; tap++) out[tap * s->cout + c] = weight[c * taps + tap];
 }
 
-/* The numbers of channels that the kernels are compiled for, with the pixels or weights that
- * leave all sums in registers. */
+/* The numbers of channels that the kernels are compiled for, each with the number of pixels or
+ * weights at a time that was the fastest. */
 int conv_block_supports(long cout) { return cout == 2 || cout == 4 || cout == 5 || cout == 8; }
 
 static void run_forward(const shape_t *s, const float *p, const float *w, const float *b, float *z) {
@@ -188,7 +188,7 @@ static void run_backward_weight(const shape_t *s, const float *p, const float *g
         case 2: backward_weight(2, 3, s, p, gz, gw); break;
         case 4: backward_weight(4, 5, s, p, gz, gw); break;
         case 5: backward_weight(5, 3, s, p, gz, gw); break;
-        case 8: backward_weight(8, 2, s, p, gz, gw); break;
+        case 8: backward_weight(8, 4, s, p, gz, gw); break;
     }
 }
 
