@@ -7,7 +7,7 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 endef
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help run test lint install plots
+.PHONY: help run test lint install plots readme
 
 help:  ## Show what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -26,6 +26,9 @@ install: $(VENV)/.run  ## Make the environment for dvc repro
 
 plots: $(VENV)/.run  ## Show the plots of the last run, without a network
 	@python -m tools.plots
+
+readme: $(VENV)/.run  ## Copy the leaderboard into README.md
+	@python -m tools.readme
 
 $(VENV)/bin/python:
 	@$(CHECK_PYTHON)
