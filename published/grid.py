@@ -22,6 +22,7 @@ from published.audit import ties_in_label_order
 from published.settings import RESULTS, Published
 from tagging.architectures.yac import Network, Settings
 from tagging.batches import as_input, epoch_batches
+from tagging.conv_block import kernels
 from tagging.dataset import Split, read_split, split_path
 from tagging.errors import entry_point
 from tagging.files import write_text
@@ -166,6 +167,7 @@ def _work(stack: Stack, looks: list[int]) -> list[list]:
 
 def train_stacks(stacks: list[Stack], looks: list[int], progress: Progress) -> list[list]:
     """Train stacks, one on each core at a time; return all their rows, in their order."""
+    kernels()  # compiled here, once, not by every worker
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     workers = min(len(stacks), os.cpu_count() or 1)

@@ -55,6 +55,7 @@ def kernels() -> ctypes.CDLL | None:
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if os.environ.get("AUDIOSET_KERNELS") == "0" or compiler is None:
         return None
+    # Compiled for this very processor: the name of the machine stands for it.
     source = SOURCE.read_bytes()
     key = hashlib.sha256(source + repr((FLAGS, compiler, platform.node())).encode())
     library = BUILD / f"conv_block-{key.hexdigest()[:16]}.so"
