@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from tagging.dataset import Split, read_split, split_path
-from tagging.errors import entry_point
+from tagging.errors import UserError, entry_point
 from tagging.files import write_json, write_text
 from tagging.parameters import Float, Int, Section, load, parse, read_models
 from tagging.picture import draw_leaderboard
@@ -108,9 +108,10 @@ def describe(data: dict) -> str:
     """Say in one line what the numbers were got on."""
     records = ", ".join(f"{name} ({number:,})" for name, number in data["records"].items())
     sizes = " / ".join(f"{number:,}" for number in data["split"].values())
-    what = "" if data["source"] == "AudioSet" else "**Generated sample, not AudioSet.** "
+    real = data["source"] == "AudioSet"
+    what = "AudioSet (Google, CC BY 4.0)" if real else "**Generated sample, not AudioSet**"
     return (
-        f"{what}Records of {records}; {len(data['top_labels'])} most frequent labels; "
+        f"{what}: records of {records}; {len(data['top_labels'])} most frequent labels; "
         f"{sizes} clips to train, validate and test."
     )
 
@@ -258,6 +259,11 @@ def main() -> None:
         *baseline_rows(read_split(split_path("train")), test),
         *published_rows(settings, data),
     ]
+    if len({row.name for row in rows}) < len(rows):
+        raise UserError(
+            "params.yaml: a row of compare.published has the name of a model or baseline; "
+            "it takes another"
+        )
     rows.sort(key=lambda row: -row.scores["ndcg"])
 
     write_json(LEADERBOARD / "leaderboard.json", leaderboard_json(rows, data))

@@ -30,7 +30,12 @@ class Evaluate(Section):
     seed: Int = Field(description="a whole number of 0 or more", ge=0)
 
 
-def summarize(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+def mean_of_found(values: np.ndarray) -> float | None:
+    """Return the mean over the labels that have a value, None if none has."""
+    return None if np.isnan(values).all() else float(np.nanmean(values))
+
+
+def summarize(labels: np.ndarray, scores: np.ndarray) -> dict[str, float | None]:
     """Return all scores of one split: means over clips, and over labels that have clips.
 
     Args:
@@ -40,8 +45,8 @@ def summarize(labels: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     return {
         "ndcg": float(ndcg(labels, scores).mean()),
         "precision_at_1": float(precision_at_1(labels, scores).mean()),
-        "mean_average_precision": float(np.nanmean(metrics.average_precision(labels, scores))),
-        "roc_auc": float(np.nanmean(metrics.roc_auc(labels, scores))),
+        "mean_average_precision": mean_of_found(metrics.average_precision(labels, scores)),
+        "roc_auc": mean_of_found(metrics.roc_auc(labels, scores)),
         "lwlrap": metrics.lwlrap(labels, scores),
     }
 
@@ -70,7 +75,9 @@ def precision_recall(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray
     """
     from sklearn.metrics import precision_recall_curve
 
-    precision, recall, _ = precision_recall_curve(labels, scores)  # recall falls from 1 to 0
+    precision, recall, _ = precision_recall_curve(labels, scores)  # recall falls from 1
+    # scikit-learn ends with a point that no threshold gives: precision 1 at recall 0.
+    precision, recall = precision[:-1], recall[:-1]
     highest = np.maximum.accumulate(precision)
     recalls = np.linspace(0, 1, CURVE_POINTS)
     places = np.searchsorted(-recall, -recalls, side="right") - 1

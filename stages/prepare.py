@@ -40,6 +40,12 @@ class Prepare(Section):
     seed: Int = Field(description="a whole number of 0 or more", ge=0)
 
 
+class Converted(Section):
+    """Which subsets there are."""
+
+    subsets: list[str] = Field(description="a list of subsets")
+
+
 class Clips(NamedTuple):
     """What selects clips, in the order of the parquet files; embeddings stay on disk.
 
@@ -209,10 +215,26 @@ def prepare(settings: Prepare, parquet: Path, names: list[Label]) -> dict:
     }
 
 
+def check_subsets(subsets: list[str], converted: object) -> None:
+    """Refuse subsets named twice, or that `convert.subsets` does not have.
+
+    A parquet file that was left by a subset since removed is not to be used in silence.
+
+    Raises:
+        UserError: naming them.
+    """
+    if len(set(subsets)) < len(subsets) or not set(subsets) <= set(converted or []):
+        raise UserError(
+            f"params.yaml: prepare.subsets is {subsets}; it takes some of convert.subsets, "
+            f"{converted}, each once"
+        )
+
+
 @entry_point
 def main() -> None:
     """Run the stage."""
     settings = load(Prepare, "prepare")
+    check_subsets(settings.subsets, load(Converted, "convert").subsets)
     write_json(METRICS, prepare(settings, Path("data/parquet"), read_labels(LABELS)))
 
 

@@ -69,6 +69,8 @@ def main(name: str) -> None:
     network = build(model, shape, name).to(device)
     key = identity([model.model_dump(), settings.model_dump(), device.type], paths)
     state = SCRATCH / f"{name}-{key}.safetensors"
+    for stale in set(SCRATCH.glob(f"{name}-{'?' * len(key)}.safetensors")) - {state}:
+        stale.unlink()
     steps = len(epoch_batches(len(train_split.labels), settings.batch_size, settings.seed, 0))
     with (
         start_log(name) as live,
@@ -100,7 +102,7 @@ def main(name: str) -> None:
         Path(f"metrics/timing/{name}.json"),
         {"train_seconds": round(trained.seconds, 1), "epochs": settings.epochs},
     )
-    state.unlink()
+    # The state stays: DVC has not recorded the outputs yet, and may be killed before it does.
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from pydantic import Field
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -87,10 +87,17 @@ def save_network(
 
 
 def load_network(path: Path, device: torch.device) -> tuple[nn.Module, Shape]:
-    """Rebuild a trained network from its file alone, ready to score clips."""
-    with safe_open(path, framework="pt", device=str(device)) as file:
-        description = json.loads(file.metadata()["model"])
-        weights = {name: file.get_tensor(name) for name in file.keys()}
+    """Rebuild a trained network from its file alone, ready to score clips.
+
+    Raises:
+        UserError: if the file is damaged or is no network's.
+    """
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            description = json.loads(file.metadata()["model"])
+            weights = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is no trained network ({error}); train it again") from None
     shape = Shape(description["seconds"], [Label(**label) for label in description["labels"]])
     model = Model(architecture=description["architecture"], network=description["network"])
     network = build(model, shape, path.stem).to(device)
@@ -105,7 +112,7 @@ def score(network: nn.Module, embeddings: torch.Tensor, batch_size: int = 1024) 
     Args:
         network: as `load_network` gives it; put into evaluation mode.
         embeddings: uint8 (clips, seconds, 128), on the network's device.
-        batch_size: clips at a time; the result does not depend on it.
+        batch_size: clips at a time; beyond rounding, the result does not depend on it.
     """
     network.eval()
     return torch.cat([network(as_input(batch)) for batch in embeddings.split(batch_size)])

@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tagging.batches import Sampling, as_input, epoch_batches, mix, sample_order
+from tagging.errors import UserError
 from tagging.losses import LOSSES
 from tagging.models import score
 from tagging.parameters import Float, Int, Section
@@ -124,7 +125,7 @@ def train(
         seconds = record["seconds"]
         for epoch in history:
             on_epoch(epoch)
-        progress.advance(steps * len(history))
+        progress.skip(steps * len(history))
         progress.say(f"resumed after epoch {len(history)} of {settings.epochs}")
     for number in range(len(history), settings.epochs):
         started = time.perf_counter()
@@ -158,9 +159,15 @@ def train(
 
 
 def validate(network: nn.Module, clips: Clips) -> tuple[float, float]:
-    """Return NDCG and precision at 1, means over the clips."""
+    """Return NDCG and precision at 1, means over the clips.
+
+    Raises:
+        UserError: if outputs are not finite numbers.
+    """
     labels = clips.labels.cpu().numpy()
     scores = score(network, clips.embeddings).cpu().numpy()
+    if not np.isfinite(scores).all():
+        raise UserError("the training diverged: outputs are not finite; a lower train.lr may help")
     return float(ndcg(labels, scores).mean()), float(precision_at_1(labels, scores).mean())
 
 

@@ -291,3 +291,12 @@ def test_the_mirrors_counts(folder: Path) -> None:
     assert [label["index"] for label in metrics["top_labels"].values()] == [
         137, 0, 300, 72, 506, 138, 27, 73, 140, 288,
     ]  # fmt: skip
+
+
+def test_subsets_must_be_converted_ones_each_once() -> None:
+    from stages.prepare import check_subsets
+
+    check_subsets(["eval"], ["bal_train", "eval"])
+    for subsets in (["eval", "eval"], ["unbal_train"]):
+        with pytest.raises(UserError, match=r"prepare\.subsets is .*some of convert\.subsets"):
+            check_subsets(subsets, ["bal_train", "eval"])

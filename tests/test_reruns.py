@@ -286,7 +286,12 @@ class Watch:
 
 
 def test_tables_are_complete() -> None:
-    assert set(PARAMETERS) == set(leaves(PARAMS))
+    # A model that somebody adds needs no row: these three stand for all.
+    known = ("models/yac/", "models/yac_published/", "models/attention/")
+    wanted = {
+        leaf for leaf in leaves(PARAMS) if not leaf.startswith("models/") or leaf.startswith(known)
+    }
+    assert set(PARAMETERS) == wanted
     files = [*ROOT.glob("stages/**/*.py"), *ROOT.glob("tagging/**/*.py")]
     assert set(MODULES) == {str(file.relative_to(ROOT)) for file in files}
 

@@ -19,4 +19,5 @@ def with_table(readme: str, leaderboard: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(with_table(README.read_text(), LEADERBOARD.read_text()))
+    board = LEADERBOARD.read_text(encoding="utf-8")
+    README.write_text(with_table(README.read_text(encoding="utf-8"), board), encoding="utf-8")
