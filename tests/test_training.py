@@ -10,6 +10,7 @@ import yaml
 from tagging import training
 from tagging.architectures.yac import Network, Settings
 from tagging.batches import mix, sample_order
+from tagging.errors import UserError
 from tagging.progress import Progress
 from tagging.training import Clips, Train, train
 
@@ -172,3 +173,8 @@ def test_mixup_leaves_the_share_it_should():
     x = torch.zeros(1000, 1, 1)
     _, mixed = mix(x, labels, rate=0.3, alpha=10, rng=np.random.default_rng(1))
     assert 0.25 < (mixed.diagonal() < 1).float().mean() < 0.35
+
+
+def test_a_training_that_diverges_says_so(tmp_path):
+    with pytest.raises(UserError, match=r"diverged.*lower train\.lr"):
+        run(tmp_path, {"lr": 1e30, "schedule": "constant"})
