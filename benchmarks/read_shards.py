@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torchdata.nodes as nodes
 
+from benchmarks.ratios import summary
 from tagging.archive import Shard, read_shards
 from tagging.errors import entry_point
 from tagging.progress import Progress
@@ -78,15 +79,9 @@ def main(archive: str, subset: str) -> None:
     assert len(counts) == 1, counts
     rows = []
     for name, times in seconds.items():
-        ratios = [t / base for t, base in zip(times, seconds["plain loop"], strict=True)]
-        rows.append(
-            [
-                name,
-                f"{statistics.median(ratios):.2f}",
-                f"{min(ratios):.2f} to {max(ratios):.2f}",
-                f"{counts.copy().pop() / statistics.median(times):,.0f}",
-            ]
-        )
+        ratios = (t / base for t, base in zip(times, seconds["plain loop"], strict=True))
+        rate = f"{max(counts) / statistics.median(times):,.0f}"
+        rows.append([name, *summary(ratios, 2), rate])
     print(to_markdown(["way", "ratio", "spread", "records/s"], rows, right=1))
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import torch
 
+from benchmarks.ratios import summary
 from tagging import conv_block
 from tagging.architectures.yac import Network, Settings
 from tagging.batches import as_input
@@ -88,15 +89,8 @@ def main() -> None:
     base = seconds[next(iter(ways))]
     rows = []
     for name, times in seconds.items():
-        ratios = [b / t for b, t in zip(base, times, strict=True)]
-        rows.append(
-            [
-                name,
-                f"{statistics.median(times):.2f}",
-                f"{statistics.median(ratios):.1f}",
-                f"{min(ratios):.1f} to {max(ratios):.1f}",
-            ]
-        )
+        ratios = (b / t for b, t in zip(base, times, strict=True))
+        rows.append([name, f"{statistics.median(times):.2f}", *summary(ratios, 1)])
     print(to_markdown(["way", "s an epoch and network", "ratio", "spread"], rows, right=1))
 
 

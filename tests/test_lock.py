@@ -1,6 +1,5 @@
 """dvc.lock and the committed results were made by the committed code and parameters."""
 
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,6 +11,7 @@ from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
 from tests.project import ROOT
+from tools.readme import table, with_table
 
 AGAIN = "run `dvc repro` and commit dvc.lock with the results"
 
@@ -96,15 +96,9 @@ def test_what_one_stage_made_is_what_the_next_read(stages: list[PipelineStage]) 
 
 
 def test_readme_shows_the_leaderboard() -> None:
-    page = ROOT / "README.md"
-    if not page.exists():
-        pytest.skip("there is no README.md")
-    block = re.search(
-        r"<!-- leaderboard -->\n(.*?)\n?<!-- /leaderboard -->",
-        page.read_text(encoding="utf-8"),
-        re.DOTALL,
-    )
-    assert block, "README.md has no <!-- leaderboard --> .. <!-- /leaderboard -->"
-    board = (ROOT / "leaderboard/README.md").read_text(encoding="utf-8").splitlines()
-    table = [line for line in board if line.startswith("|")]
-    assert block[1].strip().splitlines() == table
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    board = (ROOT / "leaderboard/README.md").read_text(encoding="utf-8")
+    assert readme.count("<!-- leaderboard -->") == readme.count("<!-- /leaderboard -->") == 1
+    assert table(board).count("\n") > 2
+    assert table(board) in readme
+    assert with_table(readme, board) == readme, "run `make readme`"

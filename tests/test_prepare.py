@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from stages import prepare as stage
 from stages.convert import SCHEMA, convert
-from stages.prepare import Prepare, most_frequent, prepare, random_split
+from stages.prepare import Prepare, check_subsets, most_frequent, prepare, random_split
 from tagging.dataset import SPLITS, read_split, split_path
 from tagging.errors import UserError
 from tagging.labels import Label, read_labels
@@ -294,8 +294,6 @@ def test_the_mirrors_counts(folder: Path) -> None:
 
 
 def test_subsets_must_be_converted_ones_each_once() -> None:
-    from stages.prepare import check_subsets
-
     check_subsets(["eval"], ["bal_train", "eval"])
     for subsets in (["eval", "eval"], ["unbal_train"]):
         with pytest.raises(UserError, match=r"prepare\.subsets is .*some of convert\.subsets"):
