@@ -1,4 +1,4 @@
-"""Stage `prepare`: parquet files to tensors of the most frequent labels, split at random.
+"""Stage `prepare`: parquet files to tensors of the most frequent labels, split into three.
 
 The result depends on the set of clips, not on the order they stand in.
 """
@@ -6,7 +6,7 @@ The result depends on the set of clips, not on the order they stand in.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from tagging.dataset import SPLITS, Split, split_path, write_split
+from tagging.dataset import PREPARED, SPLITS, Split, split_path, write_split
 from tagging.errors import UserError, entry_point
 from tagging.files import write_json
 from tagging.labels import CLASSES, Label, is_sample, read_labels
@@ -24,18 +24,24 @@ from tagging.records import FRAME_BYTES, VIDEO_ID_CHARACTERS, find_twice, place_
 LABELS = Path("data/class_labels_indices.csv")
 METRICS = Path("metrics/data.json")
 BATCH_ROWS = 4_096
+MOST_SECONDS = 10  # of an AudioSet clip
+HELD_OUT = 10  # one in so many clips of bal_train validates in the official split
 
 Part = Annotated[Int, Field(ge=1)]
+Seconds = Annotated[Int, Field(ge=1, le=MOST_SECONDS)]
 
 
 class Prepare(Section):
     """Which clips and labels are used, and how the clips are split."""
 
     subsets: list[str] = Field(description="a list of one or more of convert.subsets", min_length=1)
-    seconds: Int = Field(description="a whole number of seconds from 1 to 10", ge=1, le=10)
+    seconds: Seconds | Literal["any"] = Field(
+        description="a whole number of seconds from 1 to 10, or any"
+    )
     top_labels: Int = Field(description=f"a whole number from 1 to {CLASSES}", ge=1, le=CLASSES)
-    split: tuple[Part, Part, Part] = Field(
-        description="three whole numbers of 1 or more, train, val and test, such as [8, 1, 1]"
+    split: tuple[Part, Part, Part] | Literal["official"] = Field(
+        description="three whole numbers of 1 or more, train, val and test, such as [8, 1, 1], or "
+        "official (eval is the test split, a tenth of bal_train validates, the rest trains)"
     )
     seed: Int = Field(description="a whole number of 0 or more", ge=0)
 
@@ -154,8 +160,43 @@ def random_split(
     return order[:first], order[first:second], order[second:]
 
 
+def official_split(
+    names: list[str], subset: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Split places as AudioSet itself does: tests on `eval`; part of `bal_train` validates.
+
+    Args:
+        names: the subsets.
+        subset: the place in `names` of each clip's, (clips,).
+        seed: decides which clips of bal_train validate.
+
+    Raises:
+        UserError: if bal_train or eval is not there, or has too few clips.
+    """
+    if not {"bal_train", "eval"} <= set(names):
+        raise UserError(
+            f"params.yaml: prepare.subsets is {names}; the official split takes bal_train and eval"
+        )
+    balanced = np.flatnonzero(subset == names.index("bal_train"))
+    if len(balanced) < 2 * HELD_OUT:
+        raise UserError(
+            f"bal_train has {len(balanced)} such clips; the official split takes {2 * HELD_OUT} "
+            "or more"
+        )
+    order = np.random.default_rng(seed).permutation(balanced)
+    val = order[: len(balanced) // HELD_OUT]
+    test = subset == names.index("eval")
+    train = ~test
+    train[val] = False
+    return np.flatnonzero(train), val, np.flatnonzero(test)
+
+
 def gather(paths: list[Path], rows: np.ndarray, seconds: int) -> np.ndarray:
-    """Read the embeddings of the clips at `rows`: uint8, (clips, seconds, 128)."""
+    """Read the embeddings of the clips at `rows`, zero after each clip's end.
+
+    Returns:
+        uint8, (clips, seconds, 128).
+    """
     size = seconds * FRAME_BYTES
     out = np.empty((len(rows), size), np.uint8)
     by_row = np.argsort(rows)
@@ -163,15 +204,19 @@ def gather(paths: list[Path], rows: np.ndarray, seconds: int) -> np.ndarray:
     begin = 0
     for column in _embeddings(paths):
         first, last = np.searchsorted(sorted_rows, [begin, begin + len(column)])
-        picked = column.take(pa.array(sorted_rows[first:last] - begin)).cast(pa.binary(size))
-        flat = np.frombuffer(picked.buffers()[1], np.uint8, (last - first) * size)
-        out[by_row[first:last]] = flat.reshape(-1, size)
+        picked = column.take(pa.array(sorted_rows[first:last] - begin))
+        lengths = pc.binary_length(picked).to_numpy()
+        block = np.zeros((last - first, size), np.uint8)
+        block[np.arange(size) < lengths[:, None]] = np.frombuffer(
+            picked.buffers()[2], np.uint8, lengths.sum()
+        )
+        out[by_row[first:last]] = block
         begin += len(column)
     return out.reshape(-1, seconds, FRAME_BYTES)
 
 
-def prepare(settings: Prepare, parquet: Path, names: list[Label]) -> dict:
-    """Write the three splits; return what `metrics/data.json` holds.
+def prepare(settings: Prepare, parquet: Path, names: list[Label], folder: Path = PREPARED) -> dict:
+    """Write the three splits into `folder`; return what `metrics/data.json` holds.
 
     Memory grows with the bytes of the splits, hardly more than they.
 
@@ -180,11 +225,15 @@ def prepare(settings: Prepare, parquet: Path, names: list[Label]) -> dict:
     """
     paths = [parquet / f"{subset}.parquet" for subset in settings.subsets]
     clips = read_clips(paths)
-    of_length = clips.embedding_bytes == settings.seconds * FRAME_BYTES
+    seconds = MOST_SECONDS if settings.seconds == "any" else settings.seconds
+    shortest = 1 if settings.seconds == "any" else seconds
+    frames = clips.embedding_bytes // FRAME_BYTES
+    of_length = (shortest <= frames) & (frames <= seconds)
+    length = f"1 to {seconds}" if shortest < seconds else f"{seconds}"
     counts = np.bincount(clips.label[of_length[clips.clip]], minlength=CLASSES)
     if settings.top_labels > (present := np.count_nonzero(counts)):
         raise UserError(
-            f"prepare.top_labels is {settings.top_labels}, but the clips of {settings.seconds} "
+            f"prepare.top_labels is {settings.top_labels}, but the clips of {length} "
             f"seconds hold {present} labels"
         )
     top = most_frequent(counts, settings.top_labels)
@@ -192,19 +241,26 @@ def prepare(settings: Prepare, parquet: Path, names: list[Label]) -> dict:
     labels = multi_hot(clips, top)
     tagged = np.flatnonzero(of_length & labels.any(axis=1))
     tagged = tagged[np.argsort(clips.video_ids[tagged])]
-    splits = [tagged[places] for places in random_split(len(tagged), settings.split, settings.seed)]
-    embeddings = gather(paths, np.concatenate(splits), settings.seconds)
+    sizes = [pq.read_metadata(path).num_rows for path in paths]
+    if settings.split == "official":
+        subset = np.searchsorted(np.cumsum(sizes), tagged, side="right")
+        parts = official_split(settings.subsets, subset, settings.seed)
+    else:
+        parts = random_split(len(tagged), settings.split, settings.seed)
+    splits = [tagged[places] for places in parts]
+    embeddings = gather(paths, np.concatenate(splits), seconds)
     ends = np.cumsum([len(rows) for rows in splits])
     for split, rows, end in zip(SPLITS, splits, ends, strict=True):
         ids = clips.video_ids[rows].view(np.uint8).reshape(-1, VIDEO_ID_CHARACTERS)
         chosen = embeddings[end - len(rows) : end]
-        write_split(split_path(split), Split(chosen, labels[rows], ids, top_names))
+        of_clip = frames[rows].astype(np.uint8)
+        write_split(split_path(split, folder), Split(chosen, of_clip, labels[rows], ids, top_names))
     return {
         "source": "generated sample" if is_sample(names) else "AudioSet",
-        "records": {path.stem: pq.read_metadata(path).num_rows for path in paths},
+        "records": {path.stem: size for path, size in zip(paths, sizes, strict=True)},
         "clips": {
             "all": len(clips.video_ids),
-            f"of_{settings.seconds}_seconds": int(of_length.sum()),
+            f"of_{length.replace(' ', '_')}_seconds": int(of_length.sum()),
             "with_a_top_label": len(tagged),
         },
         "top_labels": {

@@ -1,6 +1,6 @@
 """Batches of clips: which come, in which order, and what of them networks take."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -53,27 +53,41 @@ def sample_order(labels: np.ndarray, sampling: Sampling, seed: int, epoch: int) 
     return rng.permuted(queues, axis=0).T.ravel()[:clips]
 
 
-def mix(
-    x: torch.Tensor, labels: torch.Tensor, rate: float, alpha: float, rng: np.random.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
+class Batch(NamedTuple):
+    """What a network is trained on at once.
+
+    `x` is embeddings in [0, 1), float32 (batch, seconds, 128); `labels` float32 (batch, labels), 0
+    to 1; `frames` each clip's number of frames, int64 (batch,), None where no clip is padded.
+    """
+
+    x: torch.Tensor
+    labels: torch.Tensor
+    frames: torch.Tensor | None = None
+
+
+def mix(batch: Batch, rate: float, alpha: float, rng: np.random.Generator) -> Batch:
     """Mix clips of a batch with others of it (Zhang et al., 2017, mixup, arXiv 1710.09412).
 
+    A mixture is as long as the longer of the two.
+
     Args:
-        x: embeddings, float32 (batch, seconds, 128).
-        labels: float32 (batch, labels).
+        batch: the clips.
         rate: the share of clips that are mixed.
         alpha: of the Beta(alpha, alpha) distribution of a clip's part in its mixture.
         rng: what is drawn comes from it.
-
-    Returns:
-        Embeddings and labels of the same shapes.
     """
-    clips = len(x)
+    clips = len(batch.x)
     parts = np.where(rng.random(clips) < rate, rng.beta(alpha, alpha, clips), 1.0)
-    part = torch.from_numpy(parts).to(x)
-    other = torch.from_numpy(rng.permutation(clips)).to(x.device)
-    mixed_x = torch.lerp(x[other], x, part[:, None, None])
-    return mixed_x, torch.lerp(labels[other], labels, part[:, None])
+    part = torch.from_numpy(parts).to(batch.x)
+    other = torch.from_numpy(rng.permutation(clips)).to(batch.x.device)
+    frames = batch.frames
+    if frames is not None:
+        frames = torch.where(part < 1, torch.maximum(frames, frames[other]), frames)
+    return Batch(
+        torch.lerp(batch.x[other], batch.x, part[:, None, None]),
+        torch.lerp(batch.labels[other], batch.labels, part[:, None]),
+        frames,
+    )
 
 
 def as_input(embeddings: torch.Tensor) -> torch.Tensor:

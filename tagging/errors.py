@@ -23,8 +23,9 @@ def entry_point(main: Callable[..., None]) -> Callable[..., None]:
         takes = inspect.signature(main).parameters
         if len(args) != len(takes):
             # Called as `python -m stages.<stage> <argument>`.
+            script = Path(sys.argv[0])
             arguments = "".join(f" <{name}>" for name in takes)
-            sys.exit(f"error: usage: python -m stages.{Path(sys.argv[0]).stem}{arguments}")
+            sys.exit(f"error: usage: python -m {script.parent.name}.{script.stem}{arguments}")
         try:
             main(*args)
         except UserError as error:

@@ -11,8 +11,10 @@ from tagging.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
 SECTIONS = (
-    "download", "convert", "prepare", "train", "models", "evaluate", "compare", "published", "run",
+    "download", "convert", "prepare", "train", "models", "ensembles", "targets", "students",
+    "evaluate", "compare", "published", "ablation", "official", "run",
 )  # fmt: skip
+SCORED = ("models", "students", "ensembles")  # what has a file in metrics/, of the entry's name
 
 
 def _refuse_bool(value: object) -> object:
@@ -67,30 +69,59 @@ def read_params(path: Path = PARAMS_FILE) -> dict[str, Any]:
 
 
 def read_models() -> dict[str, Any]:
-    """Read the entries of `models`; only their names are checked: they become names of files.
+    """Read the entries of `models`; only their names are checked.
 
     Raises:
-        UserError: if there is no entry, or a name is none for a file or is taken.
+        UserError: if there is no entry, or as `read_entries` does.
     """
-    models = read_params().get("models")
-    if not isinstance(models, dict) or not models:
+    models = read_entries("models")
+    if not models:
         raise UserError(
             f"{PARAMS_FILE}: models is {models!r}; it takes one name or more, each with a mapping "
             "of architecture, network and, if need be, train"
         )
-    for name in models:
+    return models
+
+
+def read_entries(section: str) -> dict[str, Any]:
+    """Read a section of named entries, such as `ensembles`; only the names are checked.
+
+    Raises:
+        UserError: if it is no mapping, or a name is none for a file, or is taken.
+    """
+    params = read_params()
+    entries = params.get(section)
+    if not isinstance(entries, dict):
+        raise UserError(f"{PARAMS_FILE}: {section} is {entries!r}; it takes a mapping of names")
+    check_names(section, entries)
+    for name in entries:
+        for other in SCORED:
+            if section in SCORED and section != other and name in (params.get(other) or {}):
+                raise UserError(
+                    f"{PARAMS_FILE}: {section} and {other} both have the name {name!r}; one takes "
+                    "another name"
+                )
+    return entries
+
+
+def check_names(section: str, entries: dict[str, Any]) -> None:
+    """Refuse names of entries that cannot be names of files.
+
+    Raises:
+        UserError: naming the first.
+    """
+    for name in entries:
         # No dot: DVC would look for `models.a.b` under `models.a`.
         if not re.fullmatch("[A-Za-z0-9_][A-Za-z0-9_-]*", str(name)) or not isinstance(name, str):
             raise UserError(
-                f"{PARAMS_FILE}: models has the name {name!r}; a model's name takes letters, "
-                "digits, _ and - (not first), and is text"
+                f"{PARAMS_FILE}: {section} has the name {name!r}; it takes letters, digits, _ and "
+                "- (not first), and is text"
             )
         if name == "data":
             raise UserError(
-                f"{PARAMS_FILE}: models has the name 'data', but metrics/data.json is a file of "
-                "the stage prepare; it takes another name"
+                f"{PARAMS_FILE}: {section} has the name 'data', but metrics/data.json is a file "
+                "of the stage prepare; it takes another name"
             )
-    return models
 
 
 def parse(kind: type[AnySection], values: object, name: str) -> AnySection:

@@ -81,7 +81,7 @@ def test_baselines_are_constant_and_random_ranking():
 
     def split(labels):
         labels = np.array(labels, np.uint8)
-        return Split(np.zeros((len(labels), 10, 128), np.uint8), labels, None, [])
+        return Split(np.zeros((len(labels), 10, 128), np.uint8), None, labels, None, [])
 
     train = split([[1, 1, 0], [1, 1, 0], [1, 0, 1]])
     test = split([[1, 0, 0], [0, 0, 1]])

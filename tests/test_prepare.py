@@ -89,11 +89,12 @@ def test_every_clip_keeps_its_bytes_labels_and_id(clips: list[Clip]) -> None:
     for name in SPLITS:
         split = read_split(split_path(name))
         assert split.names == [NAMES[3], NAMES[5]]
-        assert {array.dtype for array in split[:3]} == {np.dtype("uint8")}
+        assert {array.dtype for array in split[:4]} == {np.dtype("uint8")}
         assert split.embeddings.shape[1:] == (10, 128)
-        for embedding, labels, video_id in zip(*split[:3], strict=True):
+        for embedding, frames, labels, video_id in zip(*split[:4], strict=True):
             original = by_id[video_id.tobytes().decode()]
             assert embedding.tobytes() == original.audio_embedding
+            assert frames == 10
             assert labels.tolist() == [3 in original.labels, 5 in original.labels]
             seen.append(original.video_id)
     assert sorted(seen) == [
@@ -129,6 +130,50 @@ def test_short_clips_on_demand(clips: list[Clip]) -> None:
     metrics = run(seconds=4, top_labels=1)
     assert metrics["clips"] == {"all": 80, "of_4_seconds": 20, "with_a_top_label": 20}
     assert read_split(split_path("train")).embeddings.shape == (16, 4, 128)
+
+
+def test_clips_of_any_length_are_padded_with_zeros(clips: list[Clip]) -> None:
+    clips += [numbered(1000 + i, [3], 1 + i % 12) for i in range(48)]
+    write_parquet("eval", clips)
+    metrics = run(seconds="any")
+    # 8 of 11 and 12 seconds are left out.
+    assert metrics["clips"]["of_1_to_10_seconds"] == 60 + 48 - 8
+    by_id = {clip.video_id: clip.audio_embedding for clip in clips}
+    lengths = set()
+    for name in SPLITS:
+        split = read_split(split_path(name))
+        for embedding, frames, video_id in zip(
+            split.embeddings, split.frames, split.video_ids, strict=True
+        ):
+            original = by_id[video_id.tobytes().decode()]
+            assert len(original) == int(frames) * 128
+            assert embedding.tobytes() == original.ljust(1280, b"\0")
+            lengths.add(int(frames))
+    assert lengths == set(range(1, 11))
+
+
+def test_the_official_split(clips: list[Clip]) -> None:
+    extra = [numbered(2000 + i, [3]) for i in range(30)]
+    balanced = [numbered(1000 + i, [3]) for i in range(40)]
+    write_parquet("eval", clips)
+    write_parquet("unbal_train", extra)
+    write_parquet("bal_train", balanced)
+    metrics = run(subsets=["unbal_train", "eval", "bal_train"], split="official")
+    ids = {
+        name: {bytes(video_id).decode() for video_id in read_split(split_path(name)).video_ids}
+        for name in SPLITS
+    }
+    tagged = {c.video_id for c in clips if 3 in c.labels and len(c.audio_embedding) == 1280}
+    assert ids["test"] == tagged
+    assert len(ids["val"]) == 4
+    assert ids["val"] < {clip.video_id for clip in balanced}
+    assert ids["train"] | ids["val"] == {clip.video_id for clip in balanced + extra}
+    assert metrics["split"] == {"train": 66, "val": 4, "test": len(tagged)}
+    with pytest.raises(UserError, match=r"prepare\.subsets is \['eval'\].*bal_train and eval"):
+        run(split="official")
+    write_parquet("bal_train", balanced[:19])
+    with pytest.raises(UserError, match="bal_train has 19 such clips; .* takes 20 or more"):
+        run(subsets=["eval", "bal_train"], split="official")
 
 
 def test_equal_counts_are_ordered_by_index() -> None:
@@ -212,15 +257,17 @@ def test_refuses_a_damaged_split(clips: list[Clip]) -> None:
 
 def test_writes_arrays_of_any_strides(tmp_path: Path) -> None:
     array = np.arange(6 * 2 * 128, dtype=np.uint8).reshape(6, 2, 128)
-    split = stage.Split(array[::-2, ::-1], array[:3, 0, :2], array[:3, 1, 11:0:-1], NAMES[:2])
+    split = stage.Split(
+        array[::-2, ::-1], array[::2, 0, 0], array[:3, 0, :2], array[:3, 1, 11:0:-1], NAMES[:2]
+    )
     stage.write_split(tmp_path / "x", split)
-    for got, expected in zip(read_and_values(tmp_path / "x"), split[:3], strict=True):
+    for got, expected in zip(read_and_values(tmp_path / "x"), split[:4], strict=True):
         assert np.array_equal(got, expected)
 
 
 def read_and_values(path: Path) -> list[np.ndarray]:
     tensors = load_file(path)
-    return [tensors[name] for name in ("embeddings", "labels", "video_ids")]
+    return [tensors[name] for name in ("embeddings", "frames", "labels", "video_ids")]
 
 
 def test_the_stage_on_a_full_disk_keeps_what_was_there(folder: Path, clips: list[Clip]) -> None:

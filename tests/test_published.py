@@ -75,7 +75,8 @@ def prepared(tmp_path, monkeypatch):
         labels[:, 0] |= ~labels.any(axis=1)
         embeddings = rng.integers(0, 256, (clips, 10, 128), np.uint8)
         ids = rng.integers(65, 90, (clips, 11), np.uint8)
-        write_split(split_path(split), Split(embeddings, labels, ids, names))
+        frames = np.full(clips, 10, np.uint8)
+        write_split(split_path(split), Split(embeddings, frames, labels, ids, names))
     return tmp_path
 
 

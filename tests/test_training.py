@@ -9,7 +9,7 @@ import yaml
 
 from tagging import training
 from tagging.architectures.yac import Network, Settings
-from tagging.batches import mix, sample_order
+from tagging.batches import Batch, mix, sample_order
 from tagging.errors import UserError
 from tagging.progress import Progress
 from tagging.training import Clips, Train, train
@@ -162,7 +162,7 @@ def test_mixup_mixes_embeddings_and_labels_alike():
     # A clip's embedding is its label's number everywhere: mixtures must agree.
     labels = torch.eye(8)
     x = torch.arange(8.0).view(8, 1, 1).expand(8, 10, 128)
-    mixed_x, mixed_y = mix(x, labels, rate=1, alpha=1, rng=np.random.default_rng(0))
+    mixed_x, mixed_y, _ = mix(Batch(x, labels), 1, 1, np.random.default_rng(0))
     assert torch.allclose(mixed_x[:, 0, 0], mixed_y @ torch.arange(8.0), atol=1e-5)
     assert torch.allclose(mixed_y.sum(1), torch.ones(8))
     assert ((mixed_y > 0).sum(1) == 2).any()
@@ -171,7 +171,7 @@ def test_mixup_mixes_embeddings_and_labels_alike():
 def test_mixup_leaves_the_share_it_should():
     labels = torch.eye(1000)
     x = torch.zeros(1000, 1, 1)
-    _, mixed = mix(x, labels, rate=0.3, alpha=10, rng=np.random.default_rng(1))
+    _, mixed, _ = mix(Batch(x, labels), 0.3, 10, np.random.default_rng(1))
     assert 0.25 < (mixed.diagonal() < 1).float().mean() < 0.35
 
 
