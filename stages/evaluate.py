@@ -1,4 +1,4 @@
-"""Stage `evaluate@<model>`: score one trained model on the validation and test splits.
+"""Stage `evaluate@<model>`: score one trained model, or student, on all splits.
 
 Each clip and each label is scored on its own; the test split is read here for the first time.
 """
@@ -7,117 +7,41 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
-from pydantic import Field
+from torch import nn
 
-from tagging import metrics
-from tagging.dataset import read_split, split_path
+from tagging.batches import Clips, to_clips
+from tagging.dataset import SPLITS, read_split, split_path
 from tagging.device import pick_device
 from tagging.errors import entry_point
-from tagging.files import write_json, write_text
-from tagging.models import load_network, score
-from tagging.parameters import Int, Run, Section, load
-from tagging.ranking import ndcg, precision_at_1
-from tagging.tables import to_csv
-
-CURVE_POINTS = 101  # of recall, 0 to 1, at which precision is written
+from tagging.evaluation import Evaluate, write_evaluation
+from tagging.models import Student, load_model, load_network, score
+from tagging.parameters import Run, load
+from tagging.scores import Scores, scores_path, write_scores
 
 
-class Evaluate(Section):
-    """How intervals are computed."""
-
-    resamples: Int = Field(description="a whole number of bootstrap resamples, 100 or more", ge=100)
-    seed: Int = Field(description="a whole number of 0 or more", ge=0)
-
-
-def mean_of_found(values: np.ndarray) -> float | None:
-    """Return the mean over the labels that have a value, None if none has."""
-    return None if np.isnan(values).all() else float(np.nanmean(values))
-
-
-def summarize(labels: np.ndarray, scores: np.ndarray) -> dict[str, float | None]:
-    """Return all scores of one split: means over clips, and over labels that have clips.
-
-    Args:
-        labels: 0 or 1, (clips, labels).
-        scores: (clips, labels).
-    """
-    return {
-        "ndcg": float(ndcg(labels, scores).mean()),
-        "precision_at_1": float(precision_at_1(labels, scores).mean()),
-        "mean_average_precision": mean_of_found(metrics.average_precision(labels, scores)),
-        "roc_auc": mean_of_found(metrics.roc_auc(labels, scores)),
-        "lwlrap": metrics.lwlrap(labels, scores),
-    }
-
-
-def intervals(labels: np.ndarray, scores: np.ndarray, settings: Evaluate) -> dict[str, float]:
-    """Return the ends of the 95% bootstrap intervals over clips."""
-    ends = {}
-    for name, of_clip in (
-        ("ndcg", ndcg(labels, scores)),
-        ("precision_at_1", precision_at_1(labels, scores)),
-    ):
-        low, high = metrics.bootstrap_interval(of_clip, settings.resamples, settings.seed)
-        ends |= {f"{name}_low": low, f"{name}_high": high}
-    return ends
-
-
-def precision_recall(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return one label's interpolated precision at evenly spaced recalls, and these recalls.
-
-    Interpolated as in Manning, Raghavan and Schütze (2008), "Introduction to information
-    retrieval", 8.4: the highest precision at that recall or more.
-
-    Args:
-        labels: 0 or 1, (clips,), at least one 1.
-        scores: (clips,).
-    """
-    from sklearn.metrics import precision_recall_curve
-
-    precision, recall, _ = precision_recall_curve(labels, scores)  # recall falls from 1
-    # scikit-learn ends with a point that no threshold gives: precision 1 at recall 0.
-    precision, recall = precision[:-1], recall[:-1]
-    highest = np.maximum.accumulate(precision)
-    recalls = np.linspace(0, 1, CURVE_POINTS)
-    places = np.searchsorted(-recall, -recalls, side="right") - 1
-    return highest[places], recalls
+def answers(network: nn.Module, clips: Clips) -> np.ndarray:
+    """Return the network's outputs for all clips: float32 (clips, labels)."""
+    return score(network, clips.embeddings, clips.frames).cpu().numpy()
 
 
 @entry_point
 def main(name: str) -> None:
-    """Run the stage for the model `name`."""
+    """Run the stage for the model or student `name`."""
     settings = load(Evaluate, "evaluate")
     device = pick_device(load(Run, "run").device)
-    network, shape = load_network(Path(f"models/{name}.safetensors"), device)
-    names = [label.name for label in shape.labels]
+    kind = "students" if isinstance(load_model(name), Student) else "models"
+    trained = load_network(Path(f"models/{name}.safetensors"), device)
+    splits = {part: read_split(split_path(part)) for part in SPLITS}
+    clips = {part: to_clips(split, device) for part, split in splits.items()}
 
-    result: dict = {}
-    for split_name in ("val", "test"):
-        split = read_split(split_path(split_name))
-        scores = score(network, torch.from_numpy(split.embeddings).to(device)).cpu().numpy()
-        result[split_name] = summarize(split.labels, scores)
-    # `split` and `scores` are the test split's from here on.
-    result["test"] |= intervals(split.labels, scores, settings)
-    result["parameters"] = sum(p.numel() for p in network.parameters())
-
-    by_label = metrics.average_precision(split.labels, scores)
-    clips = split.labels.sum(axis=0)
-    curves = []
-    for column, label in enumerate(names):
-        if clips[column]:
-            points = precision_recall(split.labels[:, column], scores[:, column])
-            curves += [[label, float(r), float(p)] for p, r in zip(*points, strict=True)]
-    plots = Path(f"plots/evaluate/{name}")
-    write_text(
-        plots / "average_precision.csv",
-        to_csv(
-            ["label", "average_precision", "test_clips"],
-            [[*row] for row in zip(names, map(float, by_label), map(int, clips), strict=True)],
-        ),
-    )
-    write_text(plots / "precision_recall.csv", to_csv(["label", "recall", "precision"], curves))
-    write_json(Path(f"metrics/{name}.json"), result)
+    outputs = {part: answers(trained.network, clips[part]) for part in SPLITS}
+    for epoch, weights in trained.checkpoints.items():
+        trained.network.load_state_dict(weights)
+        outputs |= {f"{part}@{epoch}": answers(trained.network, clips[part]) for part in SPLITS}
+    parameters = sum(p.numel() for p in trained.network.parameters())
+    scores = Scores(outputs, parameters)
+    write_scores(scores_path(kind, name), scores)
+    write_evaluation(name, scores, splits, settings)
 
 
 if __name__ == "__main__":

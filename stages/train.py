@@ -1,6 +1,6 @@
-"""Stage `train@<model>`: train one configured model on the training split.
+"""Stage `train@<model>`: train one configured model, or student, on the training split.
 
-The test split is not even a dependency. A training that is killed goes on at its last epoch.
+The test split is never read. A training that is killed goes on at its last epoch.
 """
 
 import sys
@@ -10,16 +10,17 @@ import torch
 from dvclive import Live
 from scmrepo.exceptions import SCMError
 
-from tagging.batches import epoch_batches
-from tagging.dataset import Split, read_split, split_path
+from tagging.batches import epoch_batches, to_clips
+from tagging.dataset import read_split, split_path
 from tagging.device import pick_device
 from tagging.errors import UserError, entry_point
 from tagging.files import write_json
-from tagging.models import Model, Shape, build, load_model, save_network
+from tagging.models import Model, Student, build, load_model, save_network, shape_of
 from tagging.parameters import Run, load, parse, read_params
 from tagging.progress import Progress
 from tagging.resume import SCRATCH, identity
-from tagging.training import Clips, Epoch, Train, train
+from tagging.scores import blend, read_scores, scores_path
+from tagging.training import Epoch, Train, train
 
 
 def load_settings(name: str) -> tuple[Model, Train]:
@@ -30,16 +31,9 @@ def load_settings(name: str) -> tuple[Model, Train]:
     """
     model = load_model(name)
     load(Train, "train")
-    own = f"models.{name}.train"
-    return model, parse(Train, {**read_params()["train"], **model.train}, own)
-
-
-def to_clips(split: Split, device: torch.device) -> Clips:
-    """Put a split on the device, embeddings as the bytes they are."""
-    return Clips(
-        torch.from_numpy(split.embeddings).to(device),
-        torch.from_numpy(split.labels).float().to(device),
-    )
+    section = "students" if isinstance(model, Student) else "models"
+    own = parse(Train, {**read_params()["train"], **model.train}, f"{section}.{name}.train")
+    return model, own
 
 
 def start_log(name: str) -> Live:
@@ -63,7 +57,12 @@ def main(name: str) -> None:
     device = pick_device(run.device)
     paths = [split_path("train"), split_path("val")]
     train_split, val_split = map(read_split, paths)
-    shape = Shape(train_split.embeddings.shape[1], train_split.names)
+    shape = shape_of(train_split)
+    targets = None
+    if isinstance(model, Student):
+        paths.append(scores_path("ensembles", model.teacher))
+        teacher = read_scores(paths[-1]).outputs["train"]
+        targets = blend(train_split.labels, teacher, model.label_weight)
 
     torch.manual_seed(settings.seed)
     network = build(model, shape, name).to(device)
@@ -91,13 +90,14 @@ def main(name: str) -> None:
         trained = train(
             network,
             settings,
-            to_clips(train_split, device),
+            to_clips(train_split, device, targets),
             to_clips(val_split, device),
             state,
             progress,
             log,
         )
-    save_network(Path(f"models/{name}.safetensors"), trained.weights, model, shape)
+    path = Path(f"models/{name}.safetensors")
+    save_network(path, trained.weights, model, shape, trained.checkpoints)
     write_json(
         Path(f"metrics/timing/{name}.json"),
         {"train_seconds": round(trained.seconds, 1), "epochs": settings.epochs},

@@ -5,7 +5,34 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 
+from tagging.dataset import Split
+
 Sampling = Literal["uniform", "balanced", "inverse_frequency"]
+
+
+class Clips(NamedTuple):
+    """Clips on one device.
+
+    `embeddings` is uint8 (clips, seconds, 128), `labels` float32 (clips, labels); `frames` each
+    clip's number of frames, int64 (clips,), None where no clip is padded; `targets` what is
+    learned in place of the labels, float32 (clips, labels), 0 to 1.
+    """
+
+    embeddings: torch.Tensor
+    labels: torch.Tensor
+    frames: torch.Tensor | None = None
+    targets: torch.Tensor | None = None
+
+
+def to_clips(split: Split, device: torch.device, targets: np.ndarray | None = None) -> Clips:
+    """Put a split on the device, embeddings as the bytes they are."""
+    padded = (split.frames < split.embeddings.shape[1]).any()
+    return Clips(
+        torch.from_numpy(split.embeddings).to(device),
+        torch.from_numpy(split.labels).float().to(device),
+        torch.from_numpy(split.frames).long().to(device) if padded else None,
+        None if targets is None else torch.from_numpy(targets).to(device),
+    )
 
 
 def epoch_batches(

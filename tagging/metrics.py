@@ -4,6 +4,7 @@ What training itself looks at, each clip's ranking, is in `ranking.py`: a metric
 models evaluated again, not trained again.
 """
 
+import math
 import warnings
 
 import numpy as np
@@ -42,6 +43,17 @@ def roc_auc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     if mixed.any():
         out[mixed] = roc_auc_score(labels[:, mixed], scores[:, mixed], average=None)
     return out
+
+
+def d_prime(roc_auc: float | None) -> float | None:
+    """Return the d' of a mean area under the ROC curve; None if it is unknown, 0 or 1.
+
+    The distance, in standard deviations, of two normal distributions whose scores have that area
+    (Hershey et al., 2017, arXiv 1609.09430).
+    """
+    if roc_auc is None or not 0 < roc_auc < 1:
+        return None
+    return float(math.sqrt(2) * stats.norm.ppf(roc_auc))
 
 
 def bootstrap_interval(

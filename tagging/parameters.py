@@ -11,8 +11,8 @@ from tagging.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
 SECTIONS = (
-    "download", "convert", "prepare", "train", "models", "ensembles", "targets", "students",
-    "evaluate", "compare", "published", "ablation", "official", "run",
+    "download", "convert", "prepare", "train", "models", "ensembles", "students", "evaluate",
+    "compare", "published", "ablation", "official", "run",
 )  # fmt: skip
 SCORED = ("models", "students", "ensembles")  # what has a file in metrics/, of the entry's name
 

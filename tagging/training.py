@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tagging.batches import Sampling, as_input, epoch_batches, mix, sample_order
+from tagging.batches import Batch, Clips, Sampling, as_input, epoch_batches, mix, sample_order
 from tagging.errors import UserError
 from tagging.losses import LOSSES
 from tagging.models import score
@@ -58,14 +58,11 @@ class Train(Section):
     keep: Literal["best", "last"] = Field(
         description="best (weights of the epoch with the highest validation NDCG) or last"
     )
+    checkpoints: Int = Field(
+        description="a whole number of 0 or more: of the last so many epochs weights are kept too",
+        ge=0,
+    )
     seed: Int = Field(description="a whole number of 0 or more", ge=0)
-
-
-class Clips(NamedTuple):
-    """Embeddings uint8 (clips, seconds, 128) and labels float32 (clips, labels), on one device."""
-
-    embeddings: torch.Tensor
-    labels: torch.Tensor
 
 
 class Epoch(NamedTuple):
@@ -76,12 +73,17 @@ class Epoch(NamedTuple):
     val_precision_at_1: float
 
 
-class Trained(NamedTuple):
-    """The kept weights, every epoch's scores, and the seconds all epochs took together."""
+class Outcome(NamedTuple):
+    """What a training gave.
+
+    `weights` are those to be kept, `history` is every epoch's scores, `seconds` what all epochs
+    took together, `checkpoints` the weights after the last epochs by their numbers.
+    """
 
     weights: dict[str, torch.Tensor]
     history: list[Epoch]
     seconds: float
+    checkpoints: dict[int, dict[str, torch.Tensor]]
 
 
 def train(
@@ -92,7 +94,7 @@ def train(
     state: Path,
     progress: Progress,
     on_epoch: Callable[[Epoch], None],
-) -> Trained:
+) -> Outcome:
     """Train `network` in place and return what is to be kept.
 
     Every epoch draws its order and its dropout from (seed, epoch), so that a run resumed from
@@ -111,14 +113,19 @@ def train(
     scored = network if averaged is None else averaged.module
     history: list[Epoch] = []
     kept = _copy(scored)
+    checkpoints: dict[int, dict[str, torch.Tensor]] = {}
     seconds = 0.0
     if (saved := load_state(state)) is not None:
         tensors, record = saved
         network.load_state_dict(_under(tensors, "network"))
         if averaged is not None:
             averaged.load_state_dict(_under(tensors, "averaged"))
-        kept = {name: tensor.to(train_clips.labels.device)
-                for name, tensor in _under(tensors, "kept").items()}  # fmt: skip
+        device = train_clips.labels.device
+        kept = _to(device, _under(tensors, "kept"))
+        checkpoints = {
+            epoch: _to(device, _under(tensors, f"checkpoint {epoch}"))
+            for epoch in record["checkpoints"]
+        }
         optimizer.load_state_dict(_unflatten(_under(tensors, "optimizer"), record["groups"]))
         schedule.load_state_dict(record["schedule"])
         history = [Epoch(*epoch) for epoch in record["history"]]
@@ -141,21 +148,29 @@ def train(
         if settings.keep == "last" or all(epoch.val_ndcg > old.val_ndcg for old in history):
             kept = _copy(scored)
         history.append(epoch)
-        save_state(
-            state,
+        if len(history) > settings.epochs - settings.checkpoints:
+            checkpoints[len(history)] = _copy(scored)
+        tensors = (
             _over("network", network.state_dict())
             | _over("averaged", averaged.state_dict() if averaged is not None else {})
             | _over("kept", kept)
-            | _over("optimizer", _flatten(optimizer.state_dict())),
+            | _over("optimizer", _flatten(optimizer.state_dict()))
+        )
+        for of_epoch, weights in checkpoints.items():
+            tensors |= _over(f"checkpoint {of_epoch}", weights)
+        save_state(
+            state,
+            tensors,
             {
                 "groups": optimizer.state_dict()["param_groups"],
                 "schedule": schedule.state_dict(),
                 "history": history,
                 "seconds": seconds,
+                "checkpoints": list(checkpoints),
             },
         )
         on_epoch(epoch)
-    return Trained(kept, history, seconds)
+    return Outcome(kept, history, seconds, checkpoints)
 
 
 def validate(network: nn.Module, clips: Clips) -> tuple[float, float]:
@@ -165,7 +180,7 @@ def validate(network: nn.Module, clips: Clips) -> tuple[float, float]:
         UserError: if outputs are not finite numbers.
     """
     labels = clips.labels.cpu().numpy()
-    scores = score(network, clips.embeddings).cpu().numpy()
+    scores = score(network, clips.embeddings, clips.frames).cpu().numpy()
     if not np.isfinite(scores).all():
         raise UserError("the training diverged: outputs are not finite; a lower train.lr may help")
     return float(ndcg(labels, scores).mean()), float(precision_at_1(labels, scores).mean())
@@ -181,23 +196,25 @@ def _train_epoch(
     torch.manual_seed(int(np.random.SeedSequence([settings.seed, number]).generate_state(1)[0]))
     mixing = np.random.default_rng([settings.seed, number, MIXING])
     labels = clips.labels.cpu().numpy()
+    targets = clips.labels if clips.targets is None else clips.targets
     order = sample_order(labels, settings.sampling, settings.seed, number)
     total = torch.zeros((), device=clips.labels.device)
     seen = 0
-    for batch in epoch_batches(len(labels), settings.batch_size, settings.seed, number, order):
-        places = torch.from_numpy(batch).to(clips.labels.device)
-        x, y = as_input(clips.embeddings[places]), clips.labels[places]
+    for chosen in epoch_batches(len(labels), settings.batch_size, settings.seed, number, order):
+        places = torch.from_numpy(chosen).to(clips.labels.device)
+        frames = None if clips.frames is None else clips.frames[places]
+        batch = Batch(as_input(clips.embeddings[places]), targets[places], frames)
         if settings.mixup_rate > 0:
-            x, y = mix(x, y, settings.mixup_rate, settings.mixup_alpha, mixing)
+            batch = mix(batch, settings.mixup_rate, settings.mixup_alpha, mixing)
         optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(network(x), y)
+        loss = loss_of(network(batch.x, batch.frames), batch.labels)
         loss.backward()
         optimizer.step()
         schedule.step()
         if settings.average == "ema":
             averaged.update_parameters(network)
-        total += loss.detach() * len(batch)
-        seen += len(batch)
+        total += loss.detach() * len(chosen)
+        seen += len(chosen)
         progress.advance()
     return float(total / seen)
 
@@ -240,6 +257,10 @@ def _averaged(network: nn.Module, settings: Train) -> AveragedModel | None:
 
 def _copy(network: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
+def _to(device: torch.device, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
 
 
 def _over(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

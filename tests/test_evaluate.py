@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from stages.evaluate import Evaluate, intervals, precision_recall, summarize
+from tagging.evaluation import Evaluate, intervals, precision_recall, summarize
 
 
 def test_the_curve_has_only_points_that_a_threshold_gives() -> None:
@@ -28,6 +28,7 @@ def test_the_curve_is_the_highest_precision_at_a_recall_or_more() -> None:
 def test_a_perfect_and_a_reversed_answer() -> None:
     labels = np.array([[1, 0, 0], [0, 1, 1], [1, 1, 0]])
     perfect = summarize(labels, labels.astype(float))
+    assert perfect.pop("d_prime") is None  # infinite
     assert perfect == pytest.approx(dict.fromkeys(perfect, 1.0))
     reversed_ = summarize(labels, -labels.astype(float))
     assert reversed_["roc_auc"] == 0

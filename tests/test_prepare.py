@@ -172,7 +172,7 @@ def test_the_official_split(clips: list[Clip]) -> None:
     with pytest.raises(UserError, match=r"prepare\.subsets is \['eval'\].*bal_train and eval"):
         run(split="official")
     write_parquet("bal_train", balanced[:19])
-    with pytest.raises(UserError, match="bal_train has 19 such clips; .* takes 20 or more"):
+    with pytest.raises(UserError, match=r"bal_train has 19 such clips; .* takes 20 or more"):
         run(subsets=["eval", "bal_train"], split="official")
 
 

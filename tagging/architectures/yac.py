@@ -35,6 +35,8 @@ def conv(channels_in: int, channels_out: int, kernel: int | tuple[int, int], **k
 class Network(nn.Module):
     """Embeddings in [0, 1), float32 (batch, 10, 128), to scores (batch, labels)."""
 
+    any_length = False  # clips shorter than the others are not for this network
+
     def __init__(self, settings: Settings, seconds: int, labels: int) -> None:
         super().__init__()
         if seconds != 10:
