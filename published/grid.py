@@ -5,13 +5,16 @@ together five to a stack (see tagging/yac_stack.py), stacks are spread over the 
 computes does not depend on what else is in its stack.
 """
 
-import contextlib
 import multiprocessing
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from itertools import product
+from pathlib import Path
 from queue import Empty
 from typing import NamedTuple
 
@@ -22,9 +25,9 @@ from published.audit import ties_in_label_order
 from published.settings import RESULTS, Published
 from tagging.architectures.yac import Network, Settings
 from tagging.batches import as_input, epoch_batches
-from tagging.conv_block import kernels
+from tagging.conv_block import SOURCE, kernels
 from tagging.dataset import Split, read_split, split_path
-from tagging.errors import entry_point
+from tagging.errors import UserError, entry_point
 from tagging.files import write_text
 from tagging.parameters import Run, load
 from tagging.progress import Progress
@@ -96,8 +99,16 @@ def scores(trainer: StackTrainer, split: Split) -> list[np.ndarray]:
     return [np.array(column) for column in columns]
 
 
+def state_path(stack: Stack, splits: list[Path]) -> Path:
+    """Return where the state of an unfinished training lies: a name for each way to compute it."""
+    name = identity([*stack, kernels() is not None], [SOURCE, *splits])
+    return SCRATCH / f"published-{stack.head}-{stack.seed}-{name}.safetensors"
+
+
 def train_stack(
-    stack: Stack, looks: list[int], on_epoch: Callable[[int], None] = lambda epochs: None
+    stack: Stack,
+    looks: list[int],
+    on_epochs: Callable[[int, bool], None] = lambda epochs, before: None,
 ) -> list[list]:
     """Train a stack to the last of `looks`; return rows as in `HEADER`, one a run and epoch shown.
 
@@ -106,13 +117,14 @@ def train_stack(
     Args:
         stack: what to train.
         looks: epochs at which the test split is scored too.
-        on_epoch: told the number of epochs done since it was last told, times the runs.
+        on_epochs: told the number of epochs done since it was last told, times the runs, and
+            whether an earlier call did them.
     """
     torch.set_num_threads(1)
     splits = {name: read_split(split_path(name)) for name in ("train", "val", "test")}
     paths = [split_path(name) for name in splits]
     trainer = build(stack, len(splits["train"].names))
-    state = SCRATCH / f"published-{stack.head}-{stack.seed}-{identity(stack, paths)}.safetensors"
+    state = state_path(stack, paths)
     rows: list[list] = []
     done = 0
     saved = load_state(state)
@@ -121,7 +133,7 @@ def train_stack(
         done = record["epochs"]
         rows = [row for row in record["rows"] if row[2] <= looks[-1]]
         trainer.load(tensors, record["steps"])
-        on_epoch(min(done, looks[-1]) * len(stack.runs))
+        on_epochs(min(done, looks[-1]) * len(stack.runs), True)
     for epoch in range(done, looks[-1]):
         columns = [train_epoch(trainer, splits["train"], stack, epoch)]
         if shown(epoch + 1, looks):
@@ -137,7 +149,7 @@ def train_stack(
             trainer.state(),
             {"rows": rows, "epochs": epoch + 1, "steps": trainer.optimizer.steps},
         )
-        on_epoch(len(stack.runs))
+        on_epochs(len(stack.runs), False)
     return rows
 
 
@@ -159,25 +171,60 @@ _queue: multiprocessing.Queue
 def _begin_worker(queue: multiprocessing.Queue) -> None:
     global _queue
     _queue = queue
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
 
 
 def _work(stack: Stack, looks: list[int]) -> list[list]:
-    return train_stack(stack, looks, lambda epochs: _queue.put(epochs))
+    return train_stack(stack, looks, _tell)
+
+
+def _tell(epochs: int, before: bool) -> None:
+    if not multiprocessing.parent_process().is_alive():
+        os._exit(1)  # the pool would catch an exception, and wait for more work
+    _queue.put((epochs, before))
+
+
+@contextmanager
+def worker_pool(*arguments: object) -> Iterator[ProcessPoolExecutor]:
+    """A `ProcessPoolExecutor` that an error ends at once, together with its workers.
+
+    Raises:
+        UserError: if a worker was killed.
+    """
+    with ProcessPoolExecutor(*arguments) as pool:
+        try:
+            yield pool
+        except BaseException as error:
+            # On leaving, the pool waits for work under way: half an hour, if nobody ends it.
+            for worker in multiprocessing.active_children():
+                worker.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise UserError(
+                    "a training process was killed, perhaps because memory ran out; "
+                    "dvc repro published/dvc.yaml goes on after the last epochs done"
+                ) from None
+            raise
 
 
 def train_stacks(stacks: list[Stack], looks: list[int], progress: Progress) -> list[list]:
-    """Train stacks, one on each core at a time; return all their rows, in their order."""
+    """Train stacks, one on each core at a time; return all their rows, in their order.
+
+    Raises:
+        UserError: if a worker was killed.
+    """
     kernels()  # compiled here, once, not by every worker
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     workers = min(len(stacks), os.cpu_count() or 1)
-    with ProcessPoolExecutor(workers, context, _begin_worker, (queue,)) as pool:
+    with worker_pool(workers, context, _begin_worker, (queue,)) as pool:
         futures = [pool.submit(_work, stack, looks) for stack in stacks]
         while not all(future.done() for future in futures):
-            with contextlib.suppress(Empty):
-                progress.advance(queue.get(timeout=1))
-            if any(future.done() and future.exception() for future in futures):
-                pool.shutdown(cancel_futures=True)
+            with suppress(Empty):
+                epochs, before = queue.get(timeout=1)
+                (progress.skip if before else progress.advance)(epochs)
+            for future in futures:
+                if future.done():
+                    future.result()  # raises what ended a worker
         return [row for future in futures for row in future.result()]
 
 

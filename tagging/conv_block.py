@@ -60,10 +60,12 @@ def kernels() -> ctypes.CDLL | None:
     key = hashlib.sha256(source + repr((FLAGS, compiler, platform.node())).encode())
     library = BUILD / f"conv_block-{key.hexdigest()[:16]}.so"
     if not library.exists():
-        with whole_file(library) as partial:
-            command = [compiler, *FLAGS, "-o", str(partial), str(SOURCE), "-lm"]
-            if subprocess.run(command, capture_output=True).returncode:
-                return None
+        try:
+            with whole_file(library) as partial:
+                command = [compiler, *FLAGS, "-o", str(partial), str(SOURCE), "-lm"]
+                subprocess.run(command, capture_output=True, check=True)
+        except subprocess.CalledProcessError:
+            return None
     return ctypes.CDLL(str(library.resolve()))
 
 

@@ -61,8 +61,10 @@ def test_kernels_take_given_statistics(compiled):
     assert torch.allclose(y, reference, atol=1e-5)
 
 
-def test_without_a_compiler_pytorch_does_the_work(monkeypatch):
-    monkeypatch.setenv("AUDIOSET_KERNELS", "0")
+@pytest.mark.parametrize(("name", "value"), [("AUDIOSET_KERNELS", "0"), ("CC", "false")])
+def test_without_a_compiler_pytorch_does_the_work(tmp_path, monkeypatch, name, value):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(name, value)
     blocks.kernels.cache_clear()
     try:
         assert blocks.kernels() is None
