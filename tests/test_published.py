@@ -160,13 +160,14 @@ def test_epochs_after_the_fiftieth_are_shown_by_tens():
 
 def test_state_is_not_resumed_by_other_arithmetic(prepared, monkeypatch):
     paths = [split_path("train")]
-    names = {grid.state_path(STACK, paths)}
+    names = {grid.state_path(STACK, paths, grid.CPU)}
+    names.add(grid.state_path(STACK, paths, torch.device("cuda")))
     monkeypatch.setattr(grid, "kernels", lambda: None)
-    names.add(grid.state_path(STACK, paths))
+    names.add(grid.state_path(STACK, paths, grid.CPU))
     (prepared / "conv_block.c").write_text("other kernels")
     monkeypatch.setattr(grid, "SOURCE", prepared / "conv_block.c")
-    names.add(grid.state_path(STACK, paths))
-    assert len(names) == 3
+    names.add(grid.state_path(STACK, paths, grid.CPU))
+    assert len(names) == 4
 
 
 # In a script of its own, so that signals reach it as they reach the stage.
