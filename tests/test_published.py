@@ -242,3 +242,29 @@ def test_workers_do_not_outlive_a_killed_grid(prepared):
         workers = workers_of(process, 2)
         process.kill()
         assert not psutil.wait_procs(workers, timeout=60)[1]
+
+
+@pytest.mark.parametrize(("device", "stacks"), [("cuda", [10]), ("mps", [5, 5]), ("cpu", [5, 5])])
+def test_runs_are_one_stack_on_a_gpu_and_some_on_the_cores(prepared, monkeypatch, device, stacks):
+    (prepared / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    trained = []
+
+    def rows(stack):
+        trained.append(len(stack.runs))
+        return [[*run, 1, *[0.5] * 7] for run in stack.runs]
+
+    def on_gpu(stack, looks, on_epochs, where):
+        assert where.type == "cuda"
+        return rows(stack)
+
+    def on_cores(stacks, looks, progress):
+        return [row for stack in stacks for row in rows(stack)]
+
+    monkeypatch.setattr(grid, "pick_device", lambda name: torch.device(device))
+    monkeypatch.setattr(grid, "train_stack", on_gpu)
+    monkeypatch.setattr(grid, "train_stacks", on_cores)
+    grid.main("softmax", "0")
+    assert trained == stacks
+    lines = (prepared / "published/results/softmax-0.csv").read_text().splitlines()
+    assert len(lines) == 1 + 10
+    assert lines[1:] == sorted(lines[1:], key=lambda line: (line[:2], float(line.split(",")[1])))
