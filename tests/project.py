@@ -109,8 +109,12 @@ def make_small(project: Project) -> None:
     """Set the parameters that make a stage take a second; their meaning stays."""
     params = project.params()
     params["prepare"]["top_labels"] = 5
+    few = ("yac", "yac_published", "attention")
+    params["models"] = {name: params["models"][name] for name in few}
+    params["ensembles"] = {"of_models": {"members": ["yac", "attention"]}}
+    params["compare"]["plotted"] = ["yac", "attention"]
     params["train"] |= {"epochs": 2, "batch_size": 8}
-    for model in params["models"].values():
+    for model in [*params["models"].values(), *params["students"].values()]:
         for name, small in (("epochs", 2), ("batch_size", 8)):
             if name in model.get("train", {}):
                 model["train"][name] = small

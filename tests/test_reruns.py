@@ -4,6 +4,7 @@ The expectations are written by hand from what a parameter or module means. `com
 by its inputs: it runs again when a metric or plot has other bytes, and seconds of training have.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -183,6 +184,7 @@ PARAMETERS: dict[str, Row] = {
         for row in ("YoutubeAudioClassifier, lr 0.001", "YoutubeAudioClassifier, lr 0.01")
         for metric in ("ndcg", "precision_at_1")
     },
+    "compare/plotted": ({"compare/plotted": ["attention"]}, {"compare"}, set()),
     "compare/published_clips": ({"compare/published_clips": 100}, {"compare"}, set()),
     # A pipeline of its own.
     "published/lrs": ({"published/lrs": [1]}, set(), set()),
@@ -317,7 +319,7 @@ def test_comment(project: Project, module: str) -> None:
     assert ran == MODULES[module] | (watch.affected() & {"compare"})
     # Nothing but seconds is another.
     changed = {line[3:] for line in project.status()} - {module, "dvc.lock"}
-    allowed = ("metrics/timing/", "leaderboard/README.md")
+    allowed = ("metrics/timing/", "leaderboard/README.md", "plots/compare/cost.csv")
     assert not [name for name in changed if not name.startswith(allowed)]
 
 
@@ -347,7 +349,8 @@ def test_new_model(project: Project) -> None:
     params["models"]["new"] = {"architecture": "yac", "network": {"head": "logits"}}
     project.write_params(params)
     assert project.repro() == {"train@new", "evaluate@new", "compare"}
-    assert "**new**" in (project.root / "leaderboard/README.md").read_text()
+    leaderboard = json.loads((project.root / "leaderboard/leaderboard.json").read_text())
+    assert leaderboard["rows"]["new"]["kind"] == "model"
 
 
 def test_removed_model(project: Project) -> None:
@@ -359,7 +362,7 @@ def test_removed_model(project: Project) -> None:
     for file in ("leaderboard/README.md", "plots/compare/learning_curves.csv"):
         text = (project.root / file).read_text()
         assert "yac_published" in text
-        assert "**yac**" not in text and "\nyac," not in text
+        assert "| yac |" not in text and "**yac**" not in text and "\nyac," not in text
 
 
 def test_renamed_model_in_another_order(project: Project) -> None:
