@@ -257,8 +257,8 @@ def test_the_best_by_validation_is_shaded_where_it_stands():
 def many_entries(names: int, cost: str) -> list[dict]:
     """Return entries of nearly the same accuracy, some with the same cost."""
     return [
-        entry(f"an_entry_{number:02}", "model", 0.96 - 0.0004 * (number * 7 % names),
-              **{"parameters": 5000, "train_seconds": 5000, cost: 1000 * 1.3 ** (number // 3)})
+        entry(f"an_entry_{number:02}", "model", 0.96 - 0.0001 * number,
+              **{"parameters": 5000, "train_seconds": 5000, cost: 1000 * 1.3 ** (number // 2)})
         for number in range(names)
     ]  # fmt: skip
 
@@ -283,7 +283,7 @@ def test_names_beside_points_do_not_overlap(cost, revisions):
 
 
 def test_a_lone_point_has_its_name_beside_it():
-    rows = [entry("left", "model", 0.91, parameters=10, train_seconds=1),
+    rows = [entry("left", "model", 0.9575, parameters=10, train_seconds=1),
             *many_entries(20, "parameters")]  # fmt: skip
     drawn = draw_rows("accuracy_by_parameters", rows)
     point = re.search(
