@@ -1,10 +1,11 @@
-"""Stage `compare`: the leaderboard of all models in params.yaml, and the data of the plots.
+"""Stage `compare`: the leaderboard of all that params.yaml has, and the data of the plots.
 
-Names of models come from params.yaml, never from the files that lie there: those of a model that
-was removed stay until somebody deletes them.
+An entry is a model, a student or an ensemble. Names come from params.yaml, never from the files
+that lie there: those of an entry that was removed stay until somebody deletes them.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from pydantic import Field
 from tagging.dataset import Split, read_split, split_path
 from tagging.errors import UserError, entry_point
 from tagging.files import write_json, write_text
-from tagging.parameters import Float, Int, Section, load, parse, read_models
+from tagging.parameters import Float, Int, Section, load, parse, read_entries, read_models
 from tagging.picture import draw_leaderboard
 from tagging.ranking import ndcg, precision_at_1
 from tagging.tables import read_rows, to_csv, to_markdown
@@ -33,7 +34,7 @@ class Published(Section):
 
 
 class Compare(Section):
-    """Published rows to stand beside the models, and the data they were got on."""
+    """Published rows to stand beside the entries, and which entries the curves are of."""
 
     published: dict[str, Any] = Field(
         description="a mapping of names to {ndcg: .., precision_at_1: ..}"
@@ -41,13 +42,18 @@ class Compare(Section):
     published_clips: Int = Field(
         description="the number of prepared clips with which the published rows are shown"
     )
+    plotted: list[str] = Field(
+        description="a list of one name or more of models, students or ensembles; the best entry "
+        "is compared with the first",
+        min_length=1,
+    )
 
 
 class Row(NamedTuple):
     """One row of the leaderboard; what a row does not have is None."""
 
     name: str
-    kind: str  # model, baseline or published
+    kind: str  # model, student, ensemble, published or baseline
     scores: dict[str, float]  # on the test split
     val: dict[str, float] | None = None
     parameters: int | None = None
@@ -59,16 +65,52 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def model_rows(names: list[str]) -> list[Row]:
-    """Return a row for each model, from what `evaluate` and `train` wrote."""
+def entry_rows(kind: str, entries: dict[str, Any]) -> list[Row]:
+    """Return a row for each entry, from what `train`, `evaluate`, `ensemble` or `student` wrote.
+
+    What an ensemble took is the training of its members, each counted once: several epochs of one
+    model are one training.
+
+    Args:
+        kind: model, student or ensemble.
+        entries: that section of params.yaml.
+    """
     rows = []
-    for name in names:
+    for name, entry in entries.items():
         metrics = read_json(METRICS / f"{name}.json")
-        seconds = read_json(METRICS / "timing" / f"{name}.json")["train_seconds"]
+        members = entry["members"] if kind == "ensemble" else [name]
+        trained = sorted({member.partition("@")[0] for member in members})
+        seconds = sum(
+            read_json(METRICS / "timing" / f"{model}.json")["train_seconds"] for model in trained
+        )
         rows.append(
-            Row(name, "model", metrics["test"], metrics["val"], metrics["parameters"], seconds)
+            Row(name, kind, metrics["test"], metrics["val"], metrics["parameters"], seconds)
         )
     return rows
+
+
+def choose(entries: list[Row]) -> Row:
+    """Return the entry with the best NDCG on the validation split."""
+    return max(entries, key=lambda row: row.val["ndcg"] if row.val else 0)
+
+
+def choose_plotted(settings: Compare, entries: list[Row], best: Row) -> list[Row]:
+    """Return the entries that the curves are of: those that `plotted` names, and the best.
+
+    Ensembles are last: they have no learning curve, and the others keep their colours without them.
+
+    Raises:
+        UserError: if a name is no entry's.
+    """
+    rows = {row.name: row for row in entries}
+    for name in settings.plotted:
+        if name not in rows:
+            raise UserError(
+                f"params.yaml: compare.plotted has {name!r}; the models, students and ensembles "
+                f"are {', '.join(rows)}"
+            )
+    names = dict.fromkeys([*settings.plotted, best.name])  # each once, in this order
+    return sorted((rows[name] for name in names), key=lambda row: row.kind == "ensemble")
 
 
 def baseline_rows(train: Split, test: Split) -> list[Row]:
@@ -116,8 +158,8 @@ def describe(data: dict) -> str:
     )
 
 
-def leaderboard_markdown(rows: list[Row], data: dict) -> str:
-    """Return the leaderboard as a page."""
+def leaderboard_markdown(rows: list[Row], best: Row, data: dict) -> str:
+    """Return the leaderboard as a page, the row of the best entry in bold."""
 
     def interval(row: Row, name: str) -> str:
         text = f"{row.scores[name]:.4f}"
@@ -131,13 +173,13 @@ def leaderboard_markdown(rows: list[Row], data: dict) -> str:
 
     table = to_markdown(
         [
-            "model", "", "NDCG", "P@1", "mAP", "ROC AUC", "lwlrap", "val NDCG", "parameters",
+            "entry", "kind", "NDCG", "P@1", "mAP", "ROC AUC", "lwlrap", "val NDCG", "parameters",
             "training, s",
         ],
         [
             [
-                f"**{row.name}**" if row.kind == "model" else row.name,
-                "" if row.kind == "model" else row.kind,
+                f"**{row.name}**" if row is best else row.name,
+                f"**{row.kind}, chosen**" if row is best else row.kind,
                 interval(row, "ndcg"),
                 interval(row, "precision_at_1"),
                 number(row.scores.get("mean_average_precision"), ".3f"),
@@ -153,15 +195,16 @@ def leaderboard_markdown(rows: list[Row], data: dict) -> str:
     )  # fmt: skip
     return (
         f"{describe(data)}\n\n{table}\n"
-        "Scores on the test split, best NDCG first, with 95% bootstrap intervals over its clips; "
-        "models are chosen by validation NDCG.\n"
+        "Scores on the test split, best NDCG first, with 95% bootstrap intervals over its clips. "
+        "The best entry, in bold, is chosen by NDCG on the validation split, never by the test "
+        "split. An ensemble's training is its members', a student's is without its teacher's.\n"
     )
 
 
-def learning_curves(names: list[str], data: dict) -> str:
-    """Return the models' scores after each epoch, as CSV."""
+def learning_curves(plotted: list[Row], data: dict) -> str:
+    """Return the scores after each epoch of the entries that were trained, as CSV."""
     rows = []
-    for name in names:
+    for name in (row.name for row in plotted if row.kind != "ensemble"):
         folder = PLOTS / "train" / name / "plots" / "metrics"
         columns = [
             read_rows(folder / f"{metric}.tsv")
@@ -175,8 +218,8 @@ def learning_curves(names: list[str], data: dict) -> str:
     return to_csv(["model", "epoch", "train_loss", "val_ndcg", "val_precision_at_1", "data"], rows)
 
 
-def average_precision(names: list[str], test: Split, data: dict) -> str:
-    """Return each model's average precision for each label, as CSV, most frequent labels first.
+def average_precision(plotted: list[Row], test: Split, data: dict) -> str:
+    """Return each entry's average precision for each label, as CSV, most frequent labels first.
 
     A ranking at random has the share of the clips that have the label.
     """
@@ -191,20 +234,49 @@ def average_precision(names: list[str], test: Split, data: dict) -> str:
                 row["test_clips"],
                 data["source"],
             ]
-            for name in names
+            for name in (row.name for row in plotted)
             for row in read_rows(PLOTS / "evaluate" / name / "average_precision.csv")
         ],
     )
 
 
-def precision_recall(names: list[str], data: dict) -> str:
-    """Return the models' precision-recall curves of the most frequent labels, as CSV."""
+def gain(best: Row, reference: str, data: dict) -> str:
+    """Return both average precisions of each label, the best entry's and the reference's, as CSV.
+
+    The label that gains most is first; labels that no test clip has are left out.
+    """
+    ours, theirs = (
+        {
+            row["label"]: row
+            for row in read_rows(PLOTS / "evaluate" / name / "average_precision.csv")
+        }
+        for name in (best.name, reference)
+    )
+    rows = []
+    for label, row in ours.items():
+        value = float(row["average_precision"])
+        other = float(theirs[label]["average_precision"])
+        if not math.isnan(value):
+            rows.append(
+                [label, best.name, value, reference, other, value - other, row["test_clips"],
+                 data["source"]]
+            )  # fmt: skip
+    rows.sort(key=lambda row: -row[5])
+    return to_csv(
+        ["label", "model", "average_precision", "reference", "reference_average_precision",
+         "difference", "test_clips", "data"],
+        rows,
+    )  # fmt: skip
+
+
+def precision_recall(plotted: list[Row], data: dict) -> str:
+    """Return the entries' precision-recall curves of the most frequent labels, as CSV."""
     labels = list(data["top_labels"])[:CURVE_LABELS]
     return to_csv(
         ["model", "label", "recall", "precision", "data"],
         [
             [name, row["label"], row["recall"], row["precision"], data["source"]]
-            for name in names
+            for name in (row.name for row in plotted)
             for row in read_rows(PLOTS / "evaluate" / name / "precision_recall.csv")
             if row["label"] in labels
         ],
@@ -219,10 +291,29 @@ def label_counts(data: dict) -> str:
     )
 
 
-def leaderboard_json(rows: list[Row], data: dict) -> dict:
+def cost(entries: list[Row], best: Row, data: dict) -> str:
+    """Return what each entry takes and gives, as CSV; seconds differ from run to run."""
+    columns = ["ndcg", "ndcg_low", "ndcg_high"]
+    return to_csv(
+        ["model", "kind", "best", "data", "parameters", "train_seconds", *columns],
+        [
+            [row.name, row.kind, yes_no(row is best), data["source"], row.parameters, row.seconds,
+             *(row.scores[name] for name in columns)]
+            for row in entries
+        ],
+    )  # fmt: skip
+
+
+def yes_no(value: bool) -> str:
+    """Return a truth value as the plots take it."""
+    return "yes" if value else "no"
+
+
+def leaderboard_json(rows: list[Row], best: Row, data: dict) -> dict:
     """Return the leaderboard as data, best first; seconds differ from run to run and stay out."""
     return {
         "data": data["source"],
+        "best_by_validation": best.name,
         "rows": {
             row.name: {"kind": row.kind}
             | row.scores
@@ -233,47 +324,57 @@ def leaderboard_json(rows: list[Row], data: dict) -> dict:
     }
 
 
-def leaderboard_csv(rows: list[Row], data: dict) -> str:
+def leaderboard_csv(rows: list[Row], best: Row, data: dict) -> str:
     """Return the leaderboard as the plot takes it."""
     columns = [
         f"{metric}{end}" for metric in ("ndcg", "precision_at_1") for end in ("", "_low", "_high")
     ]
     return to_csv(
-        ["model", "kind", "data", *columns],
+        ["model", "kind", "best", "data", *columns],
         [
-            [row.name, row.kind, data["source"], *(row.scores.get(name, "") for name in columns)]
+            [row.name, row.kind, yes_no(row is best), data["source"],
+             *(row.scores.get(name, "") for name in columns)]
             for row in rows
         ],
-    )
+    )  # fmt: skip
 
 
 @entry_point
 def main() -> None:
     """Run the stage."""
     settings = load(Compare, "compare")
-    names = list(read_models())
+    entries = [
+        *entry_rows("model", read_models()),
+        *entry_rows("student", read_entries("students")),
+        *entry_rows("ensemble", read_entries("ensembles")),
+    ]
+    best = choose(entries)
+    plotted = choose_plotted(settings, entries, best)
     data = read_json(METRICS / "data.json")
     test = read_split(split_path("test"))
     rows = [
-        *model_rows(names),
+        *entries,
         *baseline_rows(read_split(split_path("train")), test),
         *published_rows(settings, data),
     ]
     if len({row.name for row in rows}) < len(rows):
         raise UserError(
-            "params.yaml: a row of compare.published has the name of a model or baseline; "
-            "it takes another"
+            "params.yaml: a row of compare.published has the name of a model, student, ensemble or "
+            "baseline; it takes another"
         )
     rows.sort(key=lambda row: -row.scores["ndcg"])
 
-    write_json(LEADERBOARD / "leaderboard.json", leaderboard_json(rows, data))
-    write_text(LEADERBOARD / "README.md", "# Leaderboard\n\n" + leaderboard_markdown(rows, data))
+    write_json(LEADERBOARD / "leaderboard.json", leaderboard_json(rows, best, data))
+    page = "# Leaderboard\n\n" + leaderboard_markdown(rows, best, data)
+    write_text(LEADERBOARD / "README.md", page)
     plots = PLOTS / "compare"
-    write_text(plots / "leaderboard.csv", leaderboard_csv(rows, data))
+    write_text(plots / "leaderboard.csv", leaderboard_csv(rows, best, data))
     write_text(LEADERBOARD / "leaderboard.svg", draw_leaderboard(plots / "leaderboard.csv"))
-    write_text(plots / "learning_curves.csv", learning_curves(names, data))
-    write_text(plots / "average_precision.csv", average_precision(names, test, data))
-    write_text(plots / "precision_recall.csv", precision_recall(names, data))
+    write_text(plots / "cost.csv", cost(entries, best, data))
+    write_text(plots / "gain.csv", gain(best, settings.plotted[0], data))
+    write_text(plots / "learning_curves.csv", learning_curves(plotted, data))
+    write_text(plots / "average_precision.csv", average_precision(plotted, test, data))
+    write_text(plots / "precision_recall.csv", precision_recall(plotted, data))
     write_text(plots / "label_counts.csv", label_counts(data))
 
 

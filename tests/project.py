@@ -114,6 +114,7 @@ def make_small(project: Project) -> None:
     # Three models stand for all; tests/test_configured.py looks at each that params.yaml has.
     params["models"] = {name: params["models"][name] for name in MODELS}
     params["ensembles"] = {"of_models": {"members": ["yac", "attention"]}}
+    params["compare"]["plotted"] = ["yac", "attention"]
     for model in [*params["models"].values(), *params["students"].values()]:
         for name, small in (("epochs", 2), ("batch_size", 8)):
             if name in model.get("train", {}):

@@ -119,6 +119,8 @@ def test_the_projects_own_are_taken(params: dict[str, Any]) -> None:
         ("download.source", "mars", "'mars'", "us, eu, asia, sample"),
         ("download.sha256", "cd95", "'cd95'", "64 hexadecimal digits"),
         ("evaluate.resamples", 99, "99", "100 or more"),
+        ("compare.plotted", [], "[]", "a list of one name or more"),
+        ("compare.plotted", "yac", "'yac'", "a list of one name or more"),
         ("compare.published", {"x": 1}, "1", "a mapping of ndcg, precision_at_1"),
         ("run.device", "tpu", "'tpu'", "auto, cpu, cuda or mps"),
         ("run.progress", True, "True", "auto (bars on a terminal"),

@@ -38,6 +38,34 @@ def chart(plot: dict, rows: list[dict]) -> dict:
     ).get_filled_template()
 
 
+def draw_rows(name: str, rows: list[dict]) -> str:
+    """Return the plot of that name as SVG."""
+    return vl_convert.vegalite_to_svg(chart(PLOTS[name], rows), vl_version=VEGA_LITE)
+
+
+def texts(drawn: str) -> list[str]:
+    """Return all texts of an SVG."""
+    return re.findall("<text[^>]*>([^<]*)</text>", drawn)
+
+
+def entry(name: str, kind: str, ndcg: float, **more) -> dict:
+    """Return a row of the leaderboard and of the costs, as DVC reads it."""
+    row = {"model": name, "kind": kind, "best": "no", "data": "AudioSet", "rev": "workspace"}
+    for metric in ("ndcg", "precision_at_1"):
+        row |= {metric: ndcg}
+        ends = ("", "") if kind in ("published", "baseline") else (ndcg - 0.005, ndcg + 0.005)
+        row |= {f"{metric}_low": ends[0], f"{metric}_high": ends[1]}
+    return {key: str(value) for key, value in (row | more).items()}
+
+
+def marks(drawn: str, name: str = "entry") -> dict[str, tuple[str, str]]:
+    """Return colour and shape of each point, by what the tooltip names."""
+    points = re.findall(
+        f'<path aria-label="(?:[^"]*; )?{name}: ([^;"]*)[^>]* d="([^"]*)" fill="(#[^"]*)"', drawn
+    )
+    return {model: (colour, re.sub(r"[0-9.-]+", "", shape)) for model, shape, colour in points}
+
+
 def fields(spec) -> set[str]:
     """Return all fields that a specification encodes."""
     found = set()
@@ -69,13 +97,14 @@ def computed(spec) -> set[str]:
 def test_plots_draw_the_committed_data(name, revisions):
     rows = rows_of(PLOTS[name], revisions)
     drawn = vl_convert.vegalite_to_svg(chart(PLOTS[name], rows), vl_version=VEGA_LITE)
-    shown = re.findall("<text[^>]*>([^<]*)</text>", drawn)
+    shown = texts(drawn)
     assert PLOTS[name]["title"] in shown
-    assert {row["model"] for row in rows if row.get("kind", "model") == "model" and "model" in row
-            } <= set(shown)  # fmt: skip
-    assert {"undefined", "null", "NaN"}.isdisjoint(shown)
+    # A name may stand in a sentence: split at what no name has.
+    words = {word for text in shown for word in [text, *re.split("[^A-Za-z0-9_~-]+", text)]}
+    assert {row["model"] for row in rows if "model" in row} <= words
+    assert {"undefined", "null", "NaN"}.isdisjoint(words)
     # One revision is not named; of several, each is.
-    assert ("workspace" in shown) == ("HEAD~1" in shown) == (len(revisions) > 1)
+    assert ("workspace" in words) == ("HEAD~1" in words) == (len(revisions) > 1)
 
 
 @pytest.mark.parametrize("name", PLOTS)
@@ -111,7 +140,7 @@ def test_templates_look_alike():
     assert all(config == first for config in others)
 
 
-def test_fifteen_models_and_all_labels_fit():
+def test_fifteen_entries_and_all_labels_fit():
     models = [f"a_model_with_a_long_name_{number:02}" for number in range(15)]
     labels = [f"Domestic animals, pets {number}" for number in range(527)]
     rows = [
@@ -119,26 +148,156 @@ def test_fifteen_models_and_all_labels_fit():
          "test_clips": "10", "data": "AudioSet", "rev": "workspace"}
         for model in models for label in labels
     ]  # fmt: skip
-    spec = chart(PLOTS["average_precision"], rows)
-    drawn = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
-    shown = re.findall("<text[^>]*>([^<]*)</text>", drawn)
+    shown = texts(draw_rows("average_precision", rows))
     assert set(models) <= set(shown)
     assert {text for text in shown if text.startswith("Domestic")} == {
         f"{label} (10)" for label in labels[:30]
     }
 
 
-def test_a_model_has_the_same_colour_in_all_plots():
-    colours = []
-    for name in ("leaderboard", "validation_ndcg", "average_precision", "precision_recall"):
-        drawn = vl_convert.vegalite_to_svg(
-            chart(PLOTS[name], rows_of(PLOTS[name])), vl_version=VEGA_LITE
-        )
-        points = re.findall('<path aria-label="[^"]*; model: ([^;]*);[^>]* fill="(#[^"]*)"', drawn)
-        colours.append({model: colour for model, colour in points if colour != "#777"})
-    assert set(colours[0]) == {row["model"] for row in rows_of(PLOTS["validation_ndcg"])}
-    assert all(found == colours[0] for found in colours[1:])
-    assert len(set(colours[0].values())) == len(colours[0])
+@pytest.mark.parametrize("revisions", [("workspace",), ("HEAD~1", "workspace")])
+def test_gains_of_all_labels_fit(revisions):
+    """Of 527 labels the 30 with most test clips are shown, those that gain most first."""
+    rows = [
+        {"label": f"Label {number}", "model": "ours", "average_precision": str(0.5 + gain),
+         "reference": "theirs", "reference_average_precision": "0.5", "difference": str(gain),
+         "test_clips": str(1 + number * 7 % 527), "data": "AudioSet", "rev": rev}
+        for rev in revisions
+        for number, gain in enumerate(0.3 - 0.001 * place for place in range(527))
+    ]  # fmt: skip
+    shown = texts(draw_rows("gain", rows))
+    labels = [text for text in shown if text.startswith("Label")]
+    clips = [int(re.search(r"\((\d+)\)", text)[1]) for text in labels]
+    assert sorted(clips) == sorted([*range(498, 528)] * len(revisions))
+    numbers = [int(text.split()[1]) for text in labels]
+    assert numbers == sorted(numbers[:30]) * len(revisions)
+    # Both signs are there, each as the difference of what is drawn.
+    differences = [text for text in shown if re.fullmatch("[+\u2212]0\\.\\d{3}", text)]
+    assert differences == [f"{0.3 - 0.001 * n:+.3f}".replace("-", "\u2212") for n in numbers]
+    assert {text[0] for text in differences} == {"+", "\u2212"}
+
+
+def test_an_entry_has_the_same_colour_in_all_curves():
+    found = []
+    for name in ("validation_ndcg", "training_loss", "average_precision", "precision_recall"):
+        found.append(marks(draw_rows(name, rows_of(PLOTS[name])), "model"))
+    curves, _, labels, _ = found
+    assert set(curves) == {row["model"] for row in rows_of(PLOTS["validation_ndcg"])}
+    assert set(labels) == {row["model"] for row in rows_of(PLOTS["average_precision"])}
+    assert set(curves) <= set(labels)
+    for drawn in found:
+        for model, (colour, _) in drawn.items():
+            assert colour == labels[model][0]
+    assert len({colour for colour, _ in labels.values()}) == len(labels)
+
+
+def test_an_ensemble_after_the_others_leaves_them_their_colours():
+    """Curves have no ensemble; names are in an order that no alphabet gives."""
+    row = {"label": "Speech", "average_precision": "0.5", "random_ranking": "0.1", "epoch": "1",
+           "test_clips": "10", "train_loss": "0.1", "val_ndcg": "0.9", "val_precision_at_1": "0.9",
+           "data": "AudioSet", "rev": "workspace"}  # fmt: skip
+    trained = [row | {"model": name} for name in ("yac", "attention")]
+    all_three = [*trained, row | {"model": "best_of_all"}]
+    curves = marks(draw_rows("validation_ndcg", trained), "model")
+    labels = marks(draw_rows("average_precision", all_three), "model")
+    assert {name: labels[name] for name in curves} == curves
+    assert set(labels) - set(curves) == {"best_of_all"}
+
+
+@pytest.mark.parametrize("name", ["leaderboard", "accuracy_by_parameters"])
+def test_colour_and_shape_tell_the_kind(name):
+    kinds = {"a": "ensemble", "b": "model", "c": "student", "d": "model", "e": "published"}
+    of_plot = kinds if name == "leaderboard" else {k: v for k, v in kinds.items() if k != "e"}
+    rows = [
+        entry(model, kind, 0.9 - 0.01 * place, parameters=1000 + place, train_seconds=5)
+        for place, (model, kind) in enumerate(of_plot.items())
+    ]
+    drawn = draw_rows(name, rows)
+    found = marks(drawn)
+    assert set(found) == set(of_plot)
+    assert found["b"] == found["d"]
+    assert len(set(found.values())) == len(set(of_plot.values()))
+    assert len({colour for colour, _ in found.values()}) == len(set(of_plot.values()))
+    # The legend has the kinds that are there.
+    assert {text for text in texts(drawn) if text in {*kinds.values(), "baseline"}} == set(
+        of_plot.values()
+    )
+
+
+def test_a_kind_looks_the_same_whichever_others_there_are():
+    all_kinds = [entry(kind, kind, 0.9) for kind in ("model", "student", "ensemble", "baseline")]
+    found = marks(draw_rows("leaderboard", all_kinds))
+    for row in all_kinds:
+        assert marks(draw_rows("leaderboard", [row]))[row["model"]] == found[row["model"]]
+
+
+def test_a_baseline_below_all_others_is_off_the_scale():
+    rows = [entry("model", "model", 0.95), entry("better", "baseline", 0.96),
+            entry("worse", "baseline", 0.5)]  # fmt: skip
+    drawn = draw_rows("leaderboard", rows)
+    assert set(marks(drawn)) == {"model", "better"}
+    assert texts(drawn).count("← off the scale") == 2  # in both panels
+    assert "0.500" in texts(drawn)
+
+
+def test_the_best_by_validation_is_shaded_where_it_stands():
+    rows = [entry("first", "model", 0.95), entry("second", "model", 0.94)]
+
+    def band(best):
+        chosen = [row | {"best": "yes" if row["model"] == best else "no"} for row in rows]
+        drawn = draw_rows("leaderboard", chosen)
+        assert drawn.index(">first<") < drawn.index(">second<")
+        return re.findall('d="([^"]*)" fill="#ffedb8"', drawn)
+
+    assert band(None) == []
+    assert len(band("first")) == len(band("second")) == 2  # in both panels
+    assert band("first") != band("second")
+
+
+def many_entries(names: int, cost: str) -> list[dict]:
+    """Return entries of nearly the same accuracy, some with the same cost."""
+    return [
+        entry(f"an_entry_{number:02}", "model", 0.96 - 0.0001 * number,
+              **{"parameters": 5000, "train_seconds": 5000, cost: 1000 * 1.3 ** (number // 2)})
+        for number in range(names)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("cost", ["parameters", "train_seconds"])
+@pytest.mark.parametrize("revisions", [("workspace",), ("HEAD~1", "workspace")])
+def test_names_beside_points_do_not_overlap(cost, revisions):
+    name = {"parameters": "accuracy_by_parameters", "train_seconds": "accuracy_by_seconds"}[cost]
+    rows = [row | {"rev": rev} for rev in revisions for row in many_entries(23, cost)]
+    # Texts without their groups' places: those of one revision are drawn together.
+    places = re.findall(
+        r'transform="translate\(([\d.]+),([\d.-]+)\)"[^>]* fill="[^"]+"[^>]*>(an_entry_\d+)<',
+        draw_rows(name, rows),
+    )
+    assert len(places) % (23 * len(revisions)) == 0
+    drawn = [(float(x), float(y)) for x, y, _ in places[:23]]
+    assert len({text for _, _, text in places[:23]}) == 23
+    high, wide = 11, 75  # of a name, in pixels
+    for i, (x, y) in enumerate(drawn):
+        for other_x, other_y in drawn[:i]:
+            assert abs(y - other_y) >= high or abs(x - other_x) >= wide
+
+
+def test_a_lone_point_has_its_name_beside_it():
+    rows = [entry("left", "model", 0.9575, parameters=10, train_seconds=1),
+            *many_entries(20, "parameters")]  # fmt: skip
+    drawn = draw_rows("accuracy_by_parameters", rows)
+    point = re.search(
+        r'<path aria-label="[^"]*entry: left;[^>]*translate\([\d.]+,([\d.]+)\)', drawn
+    )
+    name = re.search(r'translate\([\d.]+,([\d.]+)\)"[^>]*>left<', drawn)
+    assert abs(float(point[1]) - float(name[1])) < 6
+
+
+def test_a_training_of_no_time_is_left_out_of_a_log_axis():
+    rows = [entry("quick", "model", 0.9, parameters=10, train_seconds=0.0),
+            entry("slow", "model", 0.9, parameters=10, train_seconds=9.0)]  # fmt: skip
+    assert set(marks(draw_rows("accuracy_by_seconds", rows))) == {"slow"}
+    assert set(marks(draw_rows("accuracy_by_parameters", rows))) == {"quick", "slow"}
 
 
 def test_the_picture_is_the_committed_one_and_the_same_every_time(monkeypatch):
@@ -151,10 +310,10 @@ def test_the_picture_is_the_committed_one_and_the_same_every_time(monkeypatch):
 def test_the_picture_ranks_as_the_table(monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     table = tmp_path / "leaderboard.csv"
-    header = list(read_rows(COMPARE / "leaderboard.csv")[0])
-    best = ["best", "model", "AudioSet", 0.9, 0.8, 0.95, 0.7, 0.6, 0.8]
-    worst = ["worst", "model", "AudioSet", 0.5, 0.4, 0.6, 0.3, 0.2, 0.4]
-    table.write_text(to_csv(header, [best, worst]))
+    rows = [entry("best", "model", 0.9, ndcg_low=0.8, ndcg_high=0.95), entry("worst", "model", 0.5)]
+    for row in rows:
+        del row["rev"]
+    table.write_text(to_csv(list(rows[0]), [list(row.values()) for row in rows]))
     drawn = draw_leaderboard(table)
     assert drawn.index(">best<") < drawn.index(">worst<")
     assert "0.800–0.950" in drawn

@@ -5,6 +5,7 @@ is told by its inputs: `ensemble` runs again when a model's answers have other b
 its teacher's have, `compare` when a metric or plot has, and seconds of training have.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,6 +77,7 @@ PARAMETERS: dict[str, Row] = {
             "prepare/seconds": 9,
             **{f"models/{name}": None for name in YAC},
             "ensembles/of_models/members": [*ATTENTION, *ATTENTION],
+            "compare/plotted": [*ATTENTION],
             "students/yac_distilled/architecture": "attention",
             "students/yac_distilled/network": MODELS["attention"]["network"]
             | {"hidden": 8, "layers": 1},
@@ -236,6 +238,7 @@ PARAMETERS: dict[str, Row] = {
         for row in ("YoutubeAudioClassifier, lr 0.001", "YoutubeAudioClassifier, lr 0.01")
         for metric in ("ndcg", "precision_at_1")
     },
+    "compare/plotted": ({"compare/plotted": ["attention"]}, {"compare"}, set()),
     "compare/published_clips": ({"compare/published_clips": 100}, {"compare"}, set()),
     # A pipeline of its own.
     "published/lrs": ({"published/lrs": [1]}, set(), set()),
@@ -382,7 +385,7 @@ def test_comment(project: Project, module: str) -> None:
     assert ran == MODULES[module] | (watch.affected() & FOLLOWING)
     # Nothing but seconds is another.
     changed = {line[3:] for line in project.status()} - {module, "dvc.lock"}
-    allowed = ("metrics/timing/", "leaderboard/README.md")
+    allowed = ("metrics/timing/", "leaderboard/README.md", "plots/compare/cost.csv")
     assert not [name for name in changed if not name.startswith(allowed)]
 
 
@@ -413,7 +416,8 @@ def test_new_model(project: Project) -> None:
     project.write_params(params)
     # The ensemble has all models' answers for its dep, and its own stays the same.
     assert project.repro() == {"train@new", "evaluate@new", "compare"} | ENSEMBLE
-    assert "**new**" in (project.root / "leaderboard/README.md").read_text()
+    leaderboard = json.loads((project.root / "leaderboard/leaderboard.json").read_text())
+    assert leaderboard["rows"]["new"]["kind"] == "model"
 
 
 def test_removed_model(project: Project) -> None:
@@ -435,6 +439,7 @@ def test_renamed_model_in_another_order(project: Project) -> None:
         for name, model in reversed(params["models"].items())
     }
     params["ensembles"]["of_models"]["members"] = ["renamed", "attention"]
+    params["compare"]["plotted"] = ["renamed", "attention"]
     project.write_params(params)
     assert project.repro() == {"train@renamed", "evaluate@renamed", "compare"} | ENSEMBLE
 

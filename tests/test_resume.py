@@ -33,7 +33,9 @@ def all_results(project: Project) -> dict[str, bytes]:
         file
         for folder in ("data", "models", "metrics", "plots", "leaderboard")
         for file in (project.root / folder).rglob("*")
-        if file.is_file() and "timing" not in file.parts and file.suffix != ".md"
+        if file.is_file()
+        and "timing" not in file.parts
+        and file.name not in ("README.md", "cost.csv")
     ]
     return {str(file.relative_to(project.root)): file.read_bytes() for file in files}
 
