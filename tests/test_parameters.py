@@ -181,7 +181,7 @@ def test_a_number_as_text_is_the_number(params: dict[str, Any]) -> None:
 def test_name_that_is_none_for_a_file(params: dict[str, Any], name: Any) -> None:
     params["models"][name] = params["models"]["yac"]
     assert problem(params).startswith(
-        f"params.yaml: models has the name {name!r}; a model's name takes letters"
+        f"params.yaml: models has the name {name!r}; it takes letters"
     )
 
 
@@ -190,10 +190,15 @@ def test_name_of_another_stages_file(params: dict[str, Any]) -> None:
     assert "models has the name 'data', but metrics/data.json is a file of" in problem(params)
 
 
-@pytest.mark.parametrize("models", [{}, [], None, 5, "yac", [{"yac": 1}]])
-def test_no_models(params: dict[str, Any], models: Any) -> None:
+@pytest.mark.parametrize("models", [[], None, 5, "yac", [{"yac": 1}]])
+def test_models_that_are_no_mapping(params: dict[str, Any], models: Any) -> None:
     params["models"] = models
-    assert f"models is {models!r}; it takes one name or more" in problem(params)
+    assert f"models is {models!r}; it takes a mapping of names" in problem(params)
+
+
+def test_no_models(params: dict[str, Any]) -> None:
+    params["models"] = {}
+    assert "models is {}; it takes one name or more" in problem(params)
 
 
 @pytest.mark.parametrize(
