@@ -31,8 +31,10 @@ def verdict(target: dict[str, Any]) -> str:
         text = "not measured"
     elif got >= limit if target["bound"] == "at least" else got <= limit:
         return "met"
+    elif limit == 0:
+        text = "missed"
     else:
-        short = 1 - got / limit if target["bound"] == "at least" else got / limit - 1
+        short = abs(got / limit - 1)
         text = f"missed by {short:.0%}" if short < 1 else f"missed: {got / limit:.1f} times that"
     return f"{text}: {target['why']}" if target["why"] else text
 

@@ -7,6 +7,7 @@ environment variable CLIPS replaces the sizes: `CLIPS="20000 200000"`.
 
 import os
 import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -69,7 +70,12 @@ def run(clips: int, progress: Progress) -> tuple[dict[str, Usage], int]:
         progress.advance()
 
         def measured(*command: str) -> Usage:
-            usage = measure_command(stage(*command), folder, stage_environment())
+            try:
+                usage = measure_command(stage(*command), folder, stage_environment())
+            except subprocess.CalledProcessError:
+                raise UserError(
+                    f"stages.{command[0]} failed with {clips:,} clips; see above"
+                ) from None
             progress.advance()
             return usage
 

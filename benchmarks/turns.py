@@ -63,7 +63,7 @@ class Worker:
         environment: dict[str, str] | None = None,
     ) -> None:
         self._module = module
-        self._errors = TemporaryFile()
+        self._errors = TemporaryFile()  # noqa: SIM115 -- closed at the end, as the process
         self._process = subprocess.Popen(
             [python, "-m", module, *arguments],
             cwd=folder,
@@ -73,7 +73,11 @@ class Worker:
             stderr=self._errors,
             text=True,
         )
-        self.ready = self.answer()
+        try:
+            self.ready = self.answer()
+        except Failed:
+            self.__exit__()
+            raise
 
     def __enter__(self) -> "Worker":
         return self

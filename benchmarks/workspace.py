@@ -16,6 +16,7 @@ from tools.demo import environment
 
 ARCHIVE = Path("data/features.tar.gz")
 LABELS = Path("data/class_labels_indices.csv")
+OWN_DATA = ROOT / "data"  # of a project whose stage `download` has run
 
 
 def make_workspace(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -55,10 +56,10 @@ def run_stage(folder: Path, name: str, *arguments: str) -> None:
 
 def bring_archive(folder: Path) -> None:
     """Put an archive into a workspace: the project's, or `AUDIOSET_MIRROR`'s, or the sample."""
-    if (ROOT / ARCHIVE).exists() and (ROOT / LABELS).exists():
+    if all((OWN_DATA / file.name).exists() for file in (ARCHIVE, LABELS)):
         for file in (ARCHIVE, LABELS):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            (folder / file).symlink_to(ROOT / file)
+            (folder / file).symlink_to(OWN_DATA / file.name)
     else:
         run_stage(folder, "download")
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
-import tensorflow as tf  # noqa: E402
+import tensorflow as tf
 
-from benchmarks.readers.serve import Plain, serve  # noqa: E402
+from benchmarks.readers.serve import Plain, serve
 
 BATCH = 256
 CONTEXT = {
