@@ -126,8 +126,8 @@ def measure(turns: int = TURNS, readers: dict[str, tuple[str, str]] = READERS) -
         for reader, (module, python) in readers.items():
             try:
                 workers[reader] = stack.enter_context(Worker(module, [str(unpacked)], python))
-            except (Failed, FileNotFoundError) as problem:
-                missing[reader] = f"{reader} is not there ({problem})"
+            except Failed as problem:
+                missing[reader] = str(problem)
                 continue
             if workers[reader].ready["fingerprint"] != expected:
                 raise UserError(f"{reader} reads other clips than convert from the same shards")

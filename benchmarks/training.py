@@ -131,9 +131,9 @@ def measure(
     about = (
         f"{counts['split']['train']:,} clips of "
         f"{'AudioSet' if real else 'the generated sample'}, {turns} epochs each, by turns. An "
-        "epoch is training alone, without validation; where several networks share it, its seconds are "
-        f"divided among them. NDCG {NDCG} on validation is the best that the study printed, after "
-        "1000 epochs."
+        "epoch is training alone, without validation; where several networks share it, its seconds "
+        f"are divided among them. NDCG {NDCG} on validation is the best that the study printed, "
+        "after 1000 epochs."
         + ("" if real else " (The sample's labels are other ones: its NDCG would say nothing.)")
     )
     return Result(

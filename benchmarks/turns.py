@@ -34,7 +34,7 @@ class Turns:
 
 
 class Failed(Exception):
-    """A worker ended before it should; the text is the last line it printed."""
+    """A worker does not start, or ended before it should: the text says which and why."""
 
 
 class Worker:
@@ -64,15 +64,19 @@ class Worker:
     ) -> None:
         self._module = module
         self._errors = TemporaryFile()  # noqa: SIM115 -- closed at the end, as the process
-        self._process = subprocess.Popen(
-            [python, "-m", module, *arguments],
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [python, "-m", module, *arguments],
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                text=True,
+            )
+        except FileNotFoundError:
+            self._errors.close()
+            raise Failed(f"{module}: its environment is not there") from None
         try:
             self.ready = self.answer()
         except Failed:
