@@ -65,6 +65,7 @@ def run(clips: int, progress: Progress) -> tuple[dict[str, Usage], int]:
             raise UserError(f"{folder.parent} is too full; {clips:,} clips take {need:.1f} GB")
         make_workspace(folder, full_size)
         (folder / ARCHIVE).parent.mkdir()
+        progress.say(f"scale: writes an archive of {clips:,} clips")
         write_large_archive(folder / ARCHIVE, clips)
         write_text(folder / LABELS, labels_csv())
         progress.advance()
@@ -156,6 +157,7 @@ def measure(clips: Sequence[int] | None = None) -> Result:
     about = (
         "Generated clips in the three subsets of AudioSet; `convert` runs for each, and each time "
         "gunzips the whole archive. Every stage is a process of its own, run once, and its time "
-        "includes its imports. The epoch is one of the default settings, validation included."
+        "includes its imports. The epoch is one of the default settings, validation included. What "
+        "small sizes take is mostly the libraries'."
     )
     return Result("Up to AudioSet's full size", about, table, targets(table))
