@@ -160,7 +160,7 @@ def measure(turns: int = TURNS, readers: dict[str, tuple[str, str]] = READERS) -
         about = (
             f"{records:,} records of {data}, the {len(shards):,} shards of `{SUBSET}`: an archive "
             f"of {archive.stat().st_size / 1e6:.0f} MB with them alone. One core. torchdata is "
-            "given a parser in C; its own, in Python, takes ten times as long."
+            "given a parser in C; its own, in Python, took ten times as long when tried."
         )
     rows = [row(way, seconds.get(way), seconds[CONVERT], records) for way in (*ways, *missing)]
     return Result("convert against other readers", about, rows, targets(seconds, missing))
