@@ -7,7 +7,7 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 endef
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help run test lint install plots readme
+.PHONY: help run test lint install plots readme bench
 
 help:  ## Show what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -30,6 +30,10 @@ plots: $(VENV)/.run  ## Show the plots of the last run, without a network
 readme: $(VENV)/.run  ## Copy the leaderboard into README.md
 	@python -m tools.readme
 
+# One of them: make bench ONLY=convert; other sizes: make bench ONLY=scale CLIPS="20000 200000".
+bench: $(VENV)-bench/.made $(VENV)-torchdata/.made $(VENV)-tensorflow/.made  ## Measure speed and memory (25 minutes); write benchmarks/README.md
+	@CLIPS="$(CLIPS)" $(VENV)-bench/bin/python -m benchmarks $(ONLY)
+
 $(VENV)/bin/python:
 	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
@@ -48,3 +52,23 @@ $(VENV)-s3/.made: requirements-s3-server.txt
 	$(PYTHON) -m venv $(VENV)-s3
 	$(VENV)-s3/bin/python -m pip install --quiet --requirement requirements-s3-server.txt
 	@touch $@
+
+# What is measured against the project lives apart too.
+$(VENV)-bench/.made: requirements-bench.txt requirements.txt
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv $(VENV)-bench
+	$(VENV)-bench/bin/python -m pip install --quiet --requirement requirements-bench.txt
+	@touch $@
+
+$(VENV)-torchdata/.made: requirements-bench-torchdata.txt
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv $(VENV)-torchdata
+	$(VENV)-torchdata/bin/python -m pip install --quiet --requirement requirements-bench-torchdata.txt
+	@touch $@
+
+# TensorFlow is not made for every Python and processor: the benchmarks say so where it is missing.
+$(VENV)-tensorflow/.made: requirements-bench-tensorflow.txt
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv $(VENV)-tensorflow
+	-$(VENV)-tensorflow/bin/python -m pip install --quiet --requirement requirements-bench-tensorflow.txt \
+		&& touch $@

@@ -1,13 +1,54 @@
-"""Ratios of ways timed in turns: each with the plain way of its own turn."""
+"""Ways timed in turns, and the ratios of their times: each with the other's time of its own turn.
+
+A machine that gets slower for a while slows all ways of a turn, so ratios stay what they are.
+"""
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from tagging.progress import Progress
 
 
-def summary(ratios: Iterable[float], digits: int) -> list[str]:
-    """Return the median and the spread of ratios, as a table's cells."""
-    ratios = list(ratios)
-    return [
-        f"{statistics.median(ratios):.{digits}f}",
-        f"{min(ratios):.{digits}f} to {max(ratios):.{digits}f}",
-    ]
+class Spread(NamedTuple):
+    """The median, the lowest and the highest of some numbers."""
+
+    median: float
+    low: float
+    high: float
+
+
+def spread(values: Iterable[float]) -> Spread:
+    """Return the median and the ends of one number or more."""
+    values = list(values)
+    return Spread(statistics.median(values), min(values), max(values))
+
+
+def ratios(upper: Iterable[float], lower: Iterable[float]) -> list[float]:
+    """Return the ratio of two times in each turn.
+
+    Raises:
+        ValueError: if one has more turns than the other.
+    """
+    return [a / b for a, b in zip(upper, lower, strict=True)]
+
+
+def alternate(
+    ways: Mapping[str, Callable[[], float]], turns: int, progress: Progress
+) -> dict[str, list[float]]:
+    """Call each way once a turn, one after the other.
+
+    Args:
+        ways: each does its work once and returns the seconds it took.
+        turns: how often.
+        progress: advanced by a unit a call.
+
+    Returns:
+        Each way's seconds, a number a turn.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(turns):
+        for name, way in ways.items():
+            seconds[name].append(way())
+            progress.advance()
+    return seconds

@@ -1,27 +1,25 @@
 """Ways to read a subset's records, timed in turns: the loop of `convert` and torchdata.nodes.
 
-    python -m benchmarks.read_shards data/features.tar.gz eval
-
-Each way gives all clips of the subset, both checksums checked. A ratio over 1 is slower than the
-plain loop of the same turn.
+Each way gives all clips of the subset, both checksums checked.
 """
 
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torchdata.nodes as nodes
 
-from benchmarks.ratios import summary
+from benchmarks.ratios import alternate, ratios, spread
+from benchmarks.results import Result
+from benchmarks.workspace import ARCHIVE, bring_archive, make_workspace, source
 from tagging.archive import Shard, read_shards
-from tagging.errors import entry_point
 from tagging.progress import Progress
 from tagging.records import Clip, read_clips
-from tagging.tables import to_markdown
 
-TURNS = 7
+TURNS = 5
+SUBSET = "eval"
 SHARDS_PER_BATCH = 64  # what a worker takes at a time
 BATCHES_AHEAD = 4
 
@@ -54,8 +52,9 @@ def parallel(workers: int, method: str) -> Callable[[Path, str], Iterable[list[C
     return read
 
 
+PLAIN = "plain loop"
 WAYS = {
-    "plain loop": plain,
+    PLAIN: plain,
     "Prefetcher": prefetcher,
     "ParallelMapper, 1 thread": parallel(1, "thread"),
     "ParallelMapper, 2 threads": parallel(2, "thread"),
@@ -64,26 +63,37 @@ WAYS = {
 }
 
 
-@entry_point
-def main(archive: str, subset: str) -> None:
-    """Print the table."""
-    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+def measure(turns: int = TURNS) -> Result:
+    """Time all ways in turns."""
     counts = set()
-    with Progress("read", TURNS * len(WAYS), "") as progress:
-        for _ in range(TURNS):
-            for name, way in WAYS.items():
-                begin = time.perf_counter()
-                counts.add(sum(map(len, way(Path(archive), subset))))
-                seconds[name].append(time.perf_counter() - begin)
-                progress.advance()
+
+    def timed(way: Callable[[Path, str], Iterable[list[Clip]]]) -> Callable[[], float]:
+        def turn() -> float:
+            begin = time.perf_counter()
+            counts.add(sum(map(len, way(archive, SUBSET))))
+            return time.perf_counter() - begin
+
+        return turn
+
+    with TemporaryDirectory() as folder:
+        make_workspace(Path(folder), source)
+        bring_archive(Path(folder))
+        archive = Path(folder) / ARCHIVE
+        with Progress("read_shards", turns * len(WAYS), "run") as progress:
+            ways = {name: timed(way) for name, way in WAYS.items()}
+            seconds = alternate(ways, turns, progress)
     assert len(counts) == 1, counts
-    rows = []
-    for name, times in seconds.items():
-        ratios = (t / base for t, base in zip(times, seconds["plain loop"], strict=True))
-        rate = f"{max(counts) / statistics.median(times):,.0f}"
-        rows.append([name, *summary(ratios, 2), rate])
-    print(to_markdown(["way", "ratio", "spread", "records/s"], rows, right=1))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    (records,) = counts
+    rows = [
+        {
+            "way": name,
+            "records/s": round(records / statistics.median(times)),
+            "its time / the plain loop's": spread(ratios(times, seconds[PLAIN])),
+        }
+        for name, times in seconds.items()
+    ]
+    about = (
+        f"{records:,} records of the subset `{SUBSET}`, out of the archive as it is, on all cores: "
+        "the loop that `convert` reads with, and torchdata.nodes ahead of it."
+    )
+    return Result("Reading shards in parallel", about, rows, [])

@@ -1,0 +1,127 @@
+"""An archive as large as AudioSet's, made as a stream in seconds.
+
+Clips are those of tagging/sample.py, each a thousand or more times with another id and with the
+lower bits of its embeddings drawn anew. gzip makes nine bytes of ten, about what it makes of
+AudioSet's, so gunzip takes its usual time. And about as many clips have Music or Speech as in all
+of AudioSet, where each of the two has a million: that decides how many of them are trained on.
+"""
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import google_crc32c
+import numpy as np
+from isal import igzip
+
+from tagging.records import FRAME_BYTES, VIDEO_ID_CHARACTERS, write_clip
+from tagging.sample import ROOT, SEED, Sounds, sample_clips
+
+TEMPLATES = 1024
+MUSIC_SPEECH = {137, 0}
+KEEP_PERCENT = 25  # of the sample's clips with neither
+TEMPLATES_A_SHARD, CLIPS_A_TEMPLATE = 8, 64  # 512 clips a shard: AudioSet's has 498
+RANDOM_BITS = 5
+_HEADER = 12  # a record's length and the checksum of it
+_DIGITS = np.frombuffer(
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_", np.uint8
+)
+# What share of AudioSet's records its two small subsets are; unbal_train has the rest.
+_SHARES = {"bal_train": 22_160 / 2_084_320, "eval": 20_371 / 2_084_320}
+
+
+class Template(NamedTuple):
+    """A framed record, and where in it its video id and each of its frames begin."""
+
+    record: np.ndarray
+    video_id: int
+    frames: list[int]
+
+
+def subsets(clips: int) -> dict[str, int]:
+    """Divide clips among AudioSet's subsets in its own proportions, one each at least."""
+    small = {name: max(1, round(share * clips)) for name, share in _SHARES.items()}
+    return small | {"unbal_train": clips - sum(small.values())}
+
+
+def make_templates(rng: np.random.Generator) -> list[Template]:
+    """Return records of the generated sample whose id and frames can be replaced."""
+    templates = []
+    for clip in sample_clips(TEMPLATES, rng, Sounds(rng)):
+        if not MUSIC_SPEECH & set(clip.labels) and rng.integers(100) >= KEEP_PERCENT:
+            continue
+        record = write_clip(clip)
+        frames, at = [], 0
+        for start in range(0, len(clip.audio_embedding), FRAME_BYTES):
+            at = record.index(clip.audio_embedding[start : start + FRAME_BYTES], at)
+            frames.append(at)
+            at += FRAME_BYTES
+        video_id = record.index(clip.video_id.encode())
+        templates.append(Template(np.frombuffer(record, np.uint8), video_id, frames))
+    return templates
+
+
+def fill(template: Template, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return framed records, uint8 (len(ids), bytes), with these ids and frames of their own.
+
+    Args:
+        template: what else is in them.
+        ids: uint8 (clips, 11).
+        rng: draws the frames' lower bits.
+    """
+    records = np.tile(template.record, (len(ids), 1))
+    records[:, template.video_id : template.video_id + VIDEO_ID_CHARACTERS] = ids
+    noise = rng.integers(
+        1 << RANDOM_BITS, size=(len(ids), len(template.frames), FRAME_BYTES), dtype=np.uint8
+    )
+    for number, begin in enumerate(template.frames):
+        records[:, begin : begin + FRAME_BYTES] ^= noise[:, number]
+    crcs = [google_crc32c.value(record[_HEADER:-4].tobytes()) for record in records]
+    crc = np.array(crcs, np.uint32)
+    masked = (crc >> 15 | crc << 17) + np.uint32(0xA282EAD8)  # as in tagging.records.masked_crc
+    records[:, -4:] = masked.astype("<u4").view(np.uint8).reshape(-1, 4)
+    return records
+
+
+def video_ids(first: int, number: int) -> np.ndarray:
+    """Return the ids numbered from `first`, uint8 (number, 11): five digits in base 64 of them."""
+    numbers = np.arange(first, first + number)[:, None]
+    digits = numbers >> 6 * np.arange(4, -1, -1) & 63
+    start = np.tile(np.frombuffer(b"sample", np.uint8), (number, 1))
+    return np.concatenate([start, _DIGITS[digits]], axis=1)
+
+
+def write_large_archive(
+    archive: Path, clips: int, on_clips: Callable[[int], None] = lambda number: None
+) -> None:
+    """Write a features archive with so many clips; memory does not grow with it.
+
+    Args:
+        archive: the path of `features.tar.gz`.
+        clips: their number, in all subsets together; 3 or more.
+        on_clips: told the number of clips written since it was last told.
+    """
+    rng = np.random.default_rng(SEED)
+    templates = make_templates(rng)
+    first = 0
+    with (
+        igzip.open(archive, "wb", compresslevel=1) as zipped,
+        tarfile.open(fileobj=zipped, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        for subset, left in subsets(clips).items():
+            while left:
+                parts = []
+                for template in rng.choice(len(templates), TEMPLATES_A_SHARD, replace=False):
+                    number = min(left, CLIPS_A_TEMPLATE)
+                    ids = video_ids(first, number)
+                    parts.append(fill(templates[template], ids, rng).tobytes())
+                    first, left = first + number, left - number
+                    on_clips(number)
+                    if not left:
+                        break
+                content = b"".join(parts)
+                member = tarfile.TarInfo(f"{ROOT}/{subset}/{first:08}.tfrecord")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))

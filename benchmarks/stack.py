@@ -1,0 +1,104 @@
+"""What makes the grid's stack of networks fast: steps at the study's batch, timed in turns.
+
+On one core, with random clips.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from benchmarks.ratios import alternate, ratios, spread
+from benchmarks.results import Result
+from tagging import conv_block
+from tagging.architectures.yac import Network, Settings
+from tagging.batches import as_input
+from tagging.losses import LOSSES
+from tagging.progress import Progress
+from tagging.yac_stack import StackTrainer, features
+
+TURNS = 7
+STEPS = 60
+BATCH = 16
+STEPS_AN_EPOCH = 18_064 // BATCH  # of the study's training split
+LABELS = 10
+
+Step = Callable[[torch.Tensor, torch.Tensor], object]
+
+
+def plain_loop() -> Step:
+    network = Network(Settings(head="logits"), 10, LABELS)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.001, fused=True)
+
+    def step(x: torch.Tensor, labels: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        LOSSES["msml"](network(x), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def stack(networks: int) -> Step:
+    built = [Network(Settings(head="logits"), 10, LABELS) for _ in range(networks)]
+    return StackTrainer(built, ["msml"] * networks, [0.001] * networks).step
+
+
+def without_kernels(step: Step) -> Step:
+    def slow(x: torch.Tensor, labels: torch.Tensor) -> None:
+        compiled = conv_block.kernels
+        conv_block.kernels = lambda: None
+        try:
+            step(x, labels)
+        finally:
+            conv_block.kernels = compiled
+
+    return slow
+
+
+def measure(turns: int = TURNS, steps: int = STEPS) -> Result:
+    """Time all ways in turns of so many steps."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    embeddings = torch.randint(0, 256, (2048, 10, 128), dtype=torch.uint8)
+    labels = (torch.rand(2048, LABELS) < 0.15).float()
+    rows_of_stack = features(embeddings)
+
+    def timed(networks: int, step: Step, x: torch.Tensor) -> Callable[[], float]:
+        def turn() -> float:
+            batches = torch.randint(0, len(labels), (steps, BATCH))
+            begin = time.perf_counter()
+            for batch in batches:
+                step(as_input(x[batch]), labels[batch])
+            return (time.perf_counter() - begin) / steps * STEPS_AN_EPOCH / networks
+
+        return turn
+
+    plain = "plain loop in PyTorch, 1 network"
+    ways = {
+        plain: timed(1, plain_loop(), embeddings),
+        "stack of 5, PyTorch's convolutions": timed(5, without_kernels(stack(5)), rows_of_stack),
+        "stack of 1, own convolutions": timed(1, stack(1), rows_of_stack),
+        "stack of 5, own convolutions": timed(5, stack(5), rows_of_stack),
+        "stack of 10, own convolutions": timed(10, stack(10), rows_of_stack),
+    }
+    with Progress("stack", (turns + 1) * len(ways), "run") as progress:
+        alternate(ways, 1, progress)  # warms up
+        seconds = alternate(ways, turns, progress)
+    torch.set_num_threads(threads)
+    rows = [
+        {
+            "way": name,
+            "s an epoch and network": statistics.median(times),
+            "times as fast as the plain loop": spread(ratios(seconds[plain], times)),
+        }
+        for name, times in seconds.items()
+    ]
+    compiled = "compiled here" if conv_block.kernels() else "not compiled here: PyTorch's instead"
+    about = (
+        f"YoutubeAudioClassifier at batch {BATCH} on one core; seconds are for the "
+        f"{STEPS_AN_EPOCH:,} steps of an epoch, from {steps} at a time. Own convolutions are "
+        f"{compiled}."
+    )
+    return Result("What makes the stack fast", about, rows, [])
