@@ -171,7 +171,7 @@ def how_judged(judged: Differences, seeds: int) -> str:
 A difference is the mean, over {counted(seeds, "seed")}, of a method's score less that of
 `{BASELINE}` with the same seed; in brackets its {CONFIDENCE:.0%} t-interval. A gain or a loss is
 one whose interval on validation NDCG leaves out zero; the test split is shown and decides nothing.
-If no method did anything, {by_chance:.1f} of {comparisons} intervals would be expected to leave out
+If no method did anything, {by_chance:.2g} of {comparisons} intervals would be expected to leave out
 zero. They are about other seeds on these clips, not about other clips."""
 
 
