@@ -20,7 +20,7 @@ from tagging.errors import entry_point
 from tagging.losses import LOSSES
 from tagging.progress import Progress
 from tagging.tables import to_markdown
-from tagging.yac_stack import StackTrainer
+from tagging.yac_stack import StackTrainer, features
 
 TURNS = 7
 STEPS = 60
@@ -67,31 +67,32 @@ def main() -> None:
     torch.manual_seed(0)
     embeddings = torch.randint(0, 256, (2048, 10, 128), dtype=torch.uint8)
     labels = (torch.rand(2048, LABELS) < 0.15).float()
+    rows = features(embeddings)
     ways = {
-        "plain loop in PyTorch, 1 network": (1, plain_loop()),
-        "stack of 5, PyTorch's convolutions": (5, without_kernels(stack(5))),
-        "stack of 1, own convolutions": (1, stack(1)),
-        "stack of 5, own convolutions": (5, stack(5)),
-        "stack of 10, own convolutions": (10, stack(10)),
+        "plain loop in PyTorch, 1 network": (1, plain_loop(), embeddings),
+        "stack of 5, PyTorch's convolutions": (5, without_kernels(stack(5)), rows),
+        "stack of 1, own convolutions": (1, stack(1), rows),
+        "stack of 5, own convolutions": (5, stack(5), rows),
+        "stack of 10, own convolutions": (10, stack(10), rows),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     with Progress("train", (TURNS + 1) * len(ways), "turn") as progress:
         for turn in range(TURNS + 1):
-            for name, (networks, step) in ways.items():
+            for name, (networks, step, x) in ways.items():
                 batches = torch.randint(0, 2048, (STEPS, BATCH))
                 begin = time.perf_counter()
                 for batch in batches:
-                    step(as_input(embeddings[batch]), labels[batch])
+                    step(as_input(x[batch]), labels[batch])
                 spent = time.perf_counter() - begin
                 if turn:  # the first turn warms up
                     seconds[name].append(spent / STEPS * STEPS_AN_EPOCH / networks)
                 progress.advance()
     base = seconds[next(iter(ways))]
-    rows = []
+    table = []
     for name, times in seconds.items():
         ratios = (b / t for b, t in zip(base, times, strict=True))
-        rows.append([name, f"{statistics.median(times):.2f}", *summary(ratios, 1)])
-    print(to_markdown(["way", "s an epoch and network", "ratio", "spread"], rows, right=1))
+        table.append([name, f"{statistics.median(times):.2f}", *summary(ratios, 1)])
+    print(to_markdown(["way", "s an epoch and network", "ratio", "spread"], table, right=1))
 
 
 if __name__ == "__main__":

@@ -60,11 +60,19 @@ def kernels() -> ctypes.CDLL | None:
     key = hashlib.sha256(source + repr((FLAGS, compiler, platform.node())).encode())
     library = BUILD / f"conv_block-{key.hexdigest()[:16]}.so"
     if not library.exists():
-        with whole_file(library) as partial:
-            command = [compiler, *FLAGS, "-o", str(partial), str(SOURCE), "-lm"]
-            if subprocess.run(command, capture_output=True).returncode:
-                return None
-    return ctypes.CDLL(str(library.resolve()))
+        try:
+            with whole_file(library) as partial:
+                command = [compiler, *FLAGS, "-o", str(partial), str(SOURCE), "-lm"]
+                subprocess.run(command, capture_output=True, check=True)
+        except subprocess.CalledProcessError:
+            return None
+    compiled = ctypes.CDLL(str(library.resolve()))
+    of_shape, of_array = ctypes.POINTER(_Shape), ctypes.c_void_p
+    compiled.conv_block_forward.argtypes = [
+        of_shape, ctypes.c_int, ctypes.c_float, *[of_array] * 9,
+    ]  # fmt: skip
+    compiled.conv_block_backward.argtypes = [of_shape, ctypes.c_float, *[of_array] * 12]
+    return compiled
 
 
 def conv_block(
@@ -119,27 +127,30 @@ def _conv2d_order(geometry: Geometry):
     return geometry.stride, geometry.padding, geometry.dilation
 
 
+@functools.cache
+def _shape(x: torch.Size, weight: torch.Size, geometry: Geometry) -> _Shape:
+    models, cout, cin, *kernel = weight
+    out = [
+        (size + 2 * padding - dilation * (taps - 1) - 1) // stride + 1
+        for size, taps, stride, dilation, padding in zip(x[2:4], kernel, *geometry, strict=True)
+    ]
+    return _Shape(
+        models, x[0], x[4], cin, *x[2:4], cout, *out, *kernel,
+        *geometry.stride, *geometry.dilation, *geometry.padding,
+    )  # fmt: skip
+
+
 class _ConvBlock(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, gamma, beta, mean, var, geometry, training):
         # Rows of a larger array have gaps between the models; the kernels take none.
         x, weight, bias, gamma, beta = map(torch.Tensor.contiguous, (x, weight, bias, gamma, beta))
-        models, cout, cin, *kernel = weight.shape
-        out = [
-            (size + 2 * padding - dilation * (taps - 1) - 1) // stride + 1
-            for size, taps, stride, dilation, padding in zip(
-                x.shape[2:4], kernel, *geometry, strict=True
-            )
-        ]
-        shape = _Shape(
-            models, x.shape[0], x.shape[4], cin, *x.shape[2:4], cout, *out, *kernel,
-            *geometry.stride, *geometry.dilation, *geometry.padding,
-        )  # fmt: skip
-        y = x.new_empty(models, cout, *out, x.shape[4])
+        shape = _shape(x.shape, weight.shape, geometry)
+        y = x.new_empty(shape.models, shape.cout, shape.out_height, shape.out_width, shape.batch)
         z = torch.empty_like(y)
         kernels().conv_block_forward(
-            ctypes.byref(shape), training, ctypes.c_float(EPS),
-            *map(_pointer, (x, weight, bias, gamma, beta, mean, var, z, y)),
+            shape, training, EPS,
+            *map(torch.Tensor.data_ptr, (x, weight, bias, gamma, beta, mean, var, z, y)),
         )  # fmt: skip
         ctx.shape = shape
         ctx.save_for_backward(x, weight, gamma, beta, mean, var, z)
@@ -152,13 +163,10 @@ class _ConvBlock(torch.autograd.Function):
         gx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         gweight, ggamma, gbeta = map(torch.empty_like, (weight, gamma, beta))
         kernels().conv_block_backward(
-            ctypes.byref(ctx.shape), ctypes.c_float(EPS),
-            *map(_pointer, (gy, x, z, weight, gamma, beta, mean, var)),
-            _pointer(gx), *map(_pointer, (gweight, ggamma, gbeta)),
+            ctx.shape, EPS,
+            *map(torch.Tensor.data_ptr, (gy, x, z, weight, gamma, beta, mean, var)),
+            None if gx is None else gx.data_ptr(),
+            *map(torch.Tensor.data_ptr, (gweight, ggamma, gbeta)),
         )  # fmt: skip
         # Normalization takes any shift of a channel away again: the bias has no gradient.
         return gx, gweight, None, ggamma, gbeta, None, None, None, None
-
-
-def _pointer(tensor: torch.Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())

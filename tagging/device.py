@@ -1,5 +1,7 @@
 """Where tensors live: the best device there is, unless `run.device` names one."""
 
+import os
+
 import torch
 
 from tagging.errors import UserError
@@ -18,6 +20,8 @@ def pick_device(name: str) -> torch.device:
     """
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True)
+    # cuBLAS is deterministic with buffers of its own alone; PyTorch refuses it otherwise.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     there = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),

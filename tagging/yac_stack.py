@@ -5,21 +5,47 @@ with a learning rate, loss and head of its own, share a step: batches, operation
 are paid once. Each is the same function as `architectures/yac.py`, up to rounding, and can be
 turned back into it.
 
-Arrays have the models first and the batch innermost: (K, channels, height, width, batch).
+Arrays have the models first and the batch innermost: (K, channels, height, width, batch). All of
+them are on the device of the networks. A step keeps its state in tensors that it changes in place,
+so that a CUDA graph can replay it.
 """
 
+import math
 from collections.abc import Sequence
+from functools import partial
+from itertools import groupby
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
 from tagging.architectures.yac import Network
+from tagging.batches import as_input
 from tagging.conv_block import EPS, Geometry, conv_block
 from tagging.losses import LOSSES
+from tagging.replay import Replayed
 
 MOMENTUM = 0.1  # of PyTorch's running statistics
 BETAS, ADAM_EPS = (0.9, 0.999), 1e-8  # of PyTorch's Adam
+CLIP, POOLED = (10, 128), (6, 41)  # a clip's embeddings, and those after the first max pooling
+
+
+def features(embeddings: torch.Tensor) -> torch.Tensor:
+    """Return what networks see of clips: their embeddings and those after max pooling, in a row.
+
+    Pooled or not, they do not depend on the networks: they are computed once, not in every step.
+
+    Args:
+        embeddings: bytes or numbers (clips, 10, 128).
+
+    Returns:
+        The same type, (clips, 1526).
+    """
+    pooled = functional.max_pool2d(
+        embeddings.unsqueeze(1).to(torch.get_default_dtype()), (2, 8), (2, 3), (1, 0)
+    )
+    return torch.cat([embeddings.flatten(1), pooled.flatten(1).to(embeddings.dtype)], dim=1)
 
 
 def _blocks(network: Network) -> dict[str, Geometry]:
@@ -44,10 +70,10 @@ class YacStack:
 
     def __init__(self, networks: Sequence[Network]) -> None:
         first = networks[0]
-        self._pool = first.inter_max[0]
         self._geometry = _blocks(first)
-        softmax = [network.head == "softmax" for network in networks]
-        self._softmax = torch.tensor(softmax).view(-1, 1, 1) if any(softmax) else None
+        softmax = torch.tensor([network.head == "softmax" for network in networks])
+        device = first.linear.weight.device
+        self._softmax = softmax.to(device).view(-1, 1, 1) if softmax.any() else None
         shapes = {name: p.shape for name, p in first.named_parameters()}
         states = [network.state_dict() for network in networks]
         self.flat = torch.stack(
@@ -80,17 +106,16 @@ class YacStack:
         """Return the networks' outputs, float32 (K, batch, labels).
 
         Args:
-            x: embeddings in [0, 1), float32 (batch, 10, 128).
+            x: `features` in [0, 1), float32 (batch, 1526).
             training: whether to normalize by the batch and update the running statistics.
         """
         block = lambda name, h: self._block(name, h, training)  # noqa: E731
-        innermost = x.permute(1, 2, 0).contiguous()  # (10, 128, batch)
-        h = block("intra_init", innermost.view(1, 10, 16, 8, -1))  # (K, 5, 16, 8, batch)
+        clip, pooled = x.t().contiguous().split([math.prod(CLIP), math.prod(POOLED)])
+        h = block("intra_init", clip.view(1, 10, 16, 8, -1))  # (K, 5, 16, 8, batch)
         intra = block("intra_stride", h) + block("intra_wide", h)
         intra = intra + block("intra_tall.1", block("intra_tall.0", h))  # (K, 2, 8, 4, batch)
-        h = block("inter_conv.1", block("inter_conv.0", innermost.view(1, 1, 10, 128, -1)))
-        pooled = self._pool(x.unsqueeze(1)).permute(1, 2, 3, 0).unsqueeze(0)  # (1, 1, 6, 41, batch)
-        h = h + block("inter_max.1", pooled)  # (K, 8, 6, 41, batch)
+        h = block("inter_conv.1", block("inter_conv.0", clip.view(1, 1, *CLIP, -1)))
+        h = h + block("inter_max.1", pooled.view(1, 1, *POOLED, -1))  # (K, 8, 6, 41, batch)
         inter = block("inter_down.1", block("inter_down.0", h)).transpose(2, 3)
         h = self._norm(intra + inter, training).flatten(1, 3)  # (K, 64, batch)
         weight, bias = self.parameters["linear.weight"], self.parameters["linear.bias"]
@@ -140,20 +165,21 @@ class StackedAdam:
 
     def __init__(self, flat: torch.Tensor, lrs: Sequence[float]) -> None:
         self.flat = flat
-        self.lrs = torch.tensor(lrs).unsqueeze(1)
+        self.lrs = torch.tensor(lrs, device=flat.device).unsqueeze(1)
         self.mean, self.square = torch.zeros_like(flat), torch.zeros_like(flat)
-        self.steps = 0
+        # In double precision: 1 - 0.999 loses four digits in single.
+        self._betas = torch.tensor(BETAS, dtype=torch.float64, device=flat.device)
+        self.steps = torch.zeros((), dtype=torch.float64, device=flat.device)
 
     @torch.no_grad()
     def step(self, gradient: torch.Tensor) -> None:
         """Update the parameters; `gradient` is float32 (K, parameters)."""
         self.steps += 1
+        of_mean, of_square = 1 - self._betas**self.steps
         self.mean.lerp_(gradient, 1 - BETAS[0])
         self.square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-        scale = (1 - BETAS[1] ** self.steps) ** 0.5
-        denominator = self.square.sqrt().div_(scale).add_(ADAM_EPS)
-        rates = self.lrs / (1 - BETAS[0] ** self.steps)
-        self.flat.sub_((self.mean * rates).div_(denominator))
+        denominator = self.square.sqrt().div_(of_square.sqrt()).add_(ADAM_EPS)
+        self.flat.sub_((self.mean * (self.lrs / of_mean)).div_(denominator))
 
 
 class StackTrainer:
@@ -164,10 +190,8 @@ class StackTrainer:
     ) -> None:
         self.stack = YacStack(networks)
         self.optimizer = StackedAdam(self.stack.flat, lrs)
-        self._rows = {
-            name: torch.tensor([k for k, loss in enumerate(losses) if loss == name])
-            for name in dict.fromkeys(losses)
-        }
+        # Neighbours with the same loss are computed together.
+        self._losses = [(LOSSES[name], len(list(same))) for name, same in groupby(losses)]
 
     def step(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Make one step; return each network's loss before it, float32 (K,).
@@ -177,28 +201,66 @@ class StackTrainer:
             labels: float32 (batch, labels), 0 or 1.
         """
         outputs = self.stack.forward(x, training=True)
-        losses = torch.empty(len(outputs))
-        parts = []
-        for name, rows in self._rows.items():
-            part = torch.vmap(LOSSES[name], in_dims=(0, None))(outputs[rows], labels)
-            losses[rows] = part.detach()
-            parts.append(part.sum())
+        parts = outputs.split([number for _, number in self._losses])
+        losses = torch.cat(
+            [
+                torch.vmap(loss, in_dims=(0, None))(part, labels)
+                for (loss, _), part in zip(self._losses, parts, strict=True)
+            ]
+        )
         # Networks share nothing: the gradient of the sum is each one's own gradient.
         parameters = list(self.stack.parameters.values())
-        gradients = torch.autograd.grad(sum(parts), parameters, materialize_grads=True)
+        gradients = torch.autograd.grad(losses.sum(), parameters, materialize_grads=True)
         self.optimizer.step(torch.cat([g.flatten(1) for g in gradients], dim=1))
-        return losses
+        return losses.detach()
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return all that the next step depends on but the count of steps."""
+        """Return all that the next step depends on."""
         return {
             "flat": self.stack.flat,
             "mean": self.optimizer.mean,
             "square": self.optimizer.square,
+            "steps": self.optimizer.steps,
         } | self.stack.running
 
-    def load(self, state: dict[str, torch.Tensor], steps: int) -> None:
-        """Go on from what `state` returned after so many steps."""
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on from what `state` returned."""
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
-        self.optimizer.steps = steps
+
+
+class EpochLoop:
+    """Epochs of a `StackTrainer` on clips that stay on its device.
+
+    Args:
+        trainer: what is trained.
+        x: `features` of all clips, as bytes: uint8 (clips, 1526).
+        labels: uint8 (clips, labels).
+    """
+
+    def __init__(self, trainer: StackTrainer, x: torch.Tensor, labels: torch.Tensor) -> None:
+        self._trainer, self._x, self._labels = trainer, x, labels
+        self._order = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        self._numbers = torch.arange(len(x), device=x.device)
+        self._begin = torch.zeros(1, dtype=torch.long, device=x.device)  # of the next batch
+        networks = len(trainer.stack.flat)
+        self._total = torch.zeros(networks, dtype=torch.float64, device=x.device)
+        self._steps: dict[int, Replayed] = {}  # by the size of the batch
+
+    def run(self, batches: Sequence[np.ndarray]) -> np.ndarray:
+        """Make a step with each batch of clip places; return mean losses a clip, float64 (K,)."""
+        order = torch.from_numpy(np.concatenate(batches))
+        self._order[: len(order)] = order.to(self._order.device)
+        self._begin.zero_()
+        self._total.zero_()
+        for size in map(len, batches):
+            if size not in self._steps:
+                self._steps[size] = Replayed(partial(self._step, size), self._x.device)
+            self._steps[size]()
+        return (self._total / len(order)).cpu().numpy()
+
+    def _step(self, size: int) -> None:
+        places = self._order[self._begin + self._numbers[:size]]
+        losses = self._trainer.step(as_input(self._x[places]), self._labels[places].float())
+        self._total.add_(losses, alpha=size)
+        self._begin += size

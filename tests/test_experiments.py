@@ -46,7 +46,7 @@ def test_added_model(project: Project) -> None:
     output = project.dvc(
         "exp", "run", "-S", "+models.new.architecture=yac", "-S", "+models.new.network.head=logits"
     )
-    assert stages_run(output) == {"train@new", "evaluate@new", "compare"}
+    assert stages_run(output) == {"train@new", "evaluate@new", "ensemble@of_models", "compare"}
     new = {line[3:] for line in project.status() if line.startswith("??")}
     assert all("new" in name for name in new), new
     # dvc.yaml is the project's: nothing may write into it while a model trains.

@@ -1,8 +1,16 @@
 """The published study's audit and grid."""
 
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -10,6 +18,7 @@ from published import audit, grid, report
 from tagging.dataset import Split, split_path, write_split
 from tagging.labels import Label
 from tagging.ranking import ndcg
+from tests.project import ROOT
 
 
 def test_the_loss_of_a_collapsed_answer_by_hand():
@@ -92,22 +101,23 @@ def test_a_stack_of_the_grid_resumes_to_the_same_rows(prepared):
     class Killed(Exception):
         pass
 
-    def die(epochs):
+    def die(epochs, before):
         raise Killed
 
     with pytest.raises(Killed):
         grid.train_stack(STACK, [2, 3], die)
     told = []
-    assert grid.train_stack(STACK, [2, 3], told.append) == whole
-    assert told == [2, 2, 2]  # the epoch before the kill is told of, not trained again
+    assert grid.train_stack(STACK, [2, 3], lambda *epochs: told.append(epochs)) == whole
+    # The epoch before the kill is told of, not trained again.
+    assert told == [(2, True), (2, False), (2, False)]
 
 
 def test_more_epochs_go_on_from_fewer(prepared):
     short = grid.train_stack(STACK, [1])
     told = []
-    longer = grid.train_stack(STACK, [1, 2], told.append)
+    longer = grid.train_stack(STACK, [1, 2], lambda *epochs: told.append(epochs))
     assert longer[: len(short)] == short
-    assert told == [2, 2]
+    assert told == [(2, True), (2, False)]
 
 
 def test_the_test_split_is_scored_only_where_runs_are_looked_at(prepared):
@@ -137,8 +147,8 @@ def test_missing_cells_are_named_and_not_filled_in():
 def test_another_look_at_epochs_already_done_trains_again(prepared):
     grid.train_stack(STACK, [2])
     told = []
-    rows = grid.train_stack(STACK, [1, 2], told.append)
-    assert told == [2, 2]
+    rows = grid.train_stack(STACK, [1, 2], lambda *epochs: told.append(epochs))
+    assert told == [(2, False), (2, False)]
     assert {row[2]: len(row) for row in rows} == {1: len(grid.HEADER), 2: len(grid.HEADER)}
 
 
@@ -147,3 +157,115 @@ def test_epochs_after_the_fiftieth_are_shown_by_tens():
     assert [epoch for epoch in range(45, 75) if grid.shown(epoch, looks)] == [
         45, 46, 47, 48, 49, 50, 57, 60, 61, 70,
     ]  # fmt: skip
+
+
+def test_state_is_not_resumed_by_other_arithmetic(prepared, monkeypatch):
+    paths = [split_path("train")]
+    names = {grid.state_path(STACK, paths, grid.CPU)}
+    names.add(grid.state_path(STACK, paths, torch.device("cuda")))
+    monkeypatch.setattr(grid, "kernels", lambda: None)
+    names.add(grid.state_path(STACK, paths, grid.CPU))
+    (prepared / "conv_block.c").write_text("other kernels")
+    monkeypatch.setattr(grid, "SOURCE", prepared / "conv_block.c")
+    names.add(grid.state_path(STACK, paths, grid.CPU))
+    assert len(names) == 4
+
+
+# In a script of its own, so that signals reach it as they reach the stage.
+RUN_TWO_STACKS = """
+import sys
+from published import grid
+from tagging.errors import entry_point
+from tagging.progress import Progress
+
+@entry_point
+def main():
+    stack = grid.Stack([("msml", 0.01)], "softmax", 0, 16)
+    other = stack._replace(head="logits", runs=[(sys.argv[1], 0.01)])
+    grid.train_stacks([stack, other], [1_000_000], Progress("grid", None, "epoch", "none"))
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@contextmanager
+def two_stacks(folder, loss="msml"):
+    """A process that trains two stacks for ever, at once, and the ids of its workers."""
+    script = folder / "two_stacks.py"
+    script.write_text(RUN_TWO_STACKS)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CC": "false"}
+    command = [sys.executable, str(script), loss]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def workers_of(process, number):
+    """Return the process's workers once so many of them have kept a state."""
+    while len(list(Path(".resume").glob("*.safetensors"))) < number:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    children = psutil.Process(process.pid).children()
+    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+
+@pytest.mark.parametrize(
+    ("sent", "to", "code", "said"),
+    [
+        (signal.SIGKILL, "worker", 1, "error: a training process was killed"),
+        (signal.SIGINT, "parent", 130, ""),
+    ],
+)
+def test_the_grid_ends_at_once_with_its_workers(prepared, sent, to, code, said):
+    with two_stacks(prepared) as process:
+        workers = workers_of(process, 2)
+        assert len(workers) == 2
+        (workers[0] if to == "worker" else process).send_signal(sent)
+        assert process.wait() == code
+        lines = process.stderr.read().splitlines()
+        assert not psutil.wait_procs(workers, timeout=60)[1]
+    assert len(lines) == bool(said)
+    assert all(line.startswith(said) for line in lines)
+
+
+def test_an_error_in_one_stack_ends_the_other(prepared):
+    with two_stacks(prepared, loss="unknown") as process:
+        said = process.communicate()[1]
+    assert process.returncode == 1
+    assert said.splitlines()[-1] == "KeyError: 'unknown'"
+
+
+def test_workers_do_not_outlive_a_killed_grid(prepared):
+    with two_stacks(prepared) as process:
+        workers = workers_of(process, 2)
+        process.kill()
+        assert not psutil.wait_procs(workers, timeout=60)[1]
+
+
+@pytest.mark.parametrize(("device", "stacks"), [("cuda", [10]), ("mps", [5, 5]), ("cpu", [5, 5])])
+def test_runs_are_one_stack_on_a_gpu_and_some_on_the_cores(prepared, monkeypatch, device, stacks):
+    (prepared / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    trained = []
+
+    def rows(stack):
+        trained.append(len(stack.runs))
+        return [[*run, 1, *[0.5] * 7] for run in stack.runs]
+
+    def on_gpu(stack, looks, on_epochs, where):
+        assert where.type == "cuda"
+        return rows(stack)
+
+    def on_cores(stacks, looks, progress):
+        return [row for stack in stacks for row in rows(stack)]
+
+    monkeypatch.setattr(grid, "pick_device", lambda name: torch.device(device))
+    monkeypatch.setattr(grid, "train_stack", on_gpu)
+    monkeypatch.setattr(grid, "train_stacks", on_cores)
+    grid.main("softmax", "0")
+    assert trained == stacks
+    lines = (prepared / "published/results/softmax-0.csv").read_text().splitlines()
+    assert len(lines) == 1 + 10
+    assert lines[1:] == sorted(lines[1:], key=lambda line: (line[:2], float(line.split(",")[1])))

@@ -1,7 +1,8 @@
 """Which change makes which stages run: all of them, and only what is affected.
 
-The expectations are written by hand from what a parameter or module means. `compare` alone is told
-by its inputs: it runs again when a metric or plot has other bytes, and seconds of training have.
+The expectations are written by hand from what a parameter or module means. What follows a training
+is told by its inputs: `ensemble` runs again when a model's answers have other bytes, `student` when
+its teacher's have, `compare` when a metric or plot has, and seconds of training have.
 """
 
 import os
@@ -12,14 +13,19 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.project import MODELS as SMALL
 from tests.project import ROOT, Project
 
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-MODELS = PARAMS["models"]
+MODELS = {name: PARAMS["models"][name] for name in SMALL}
 CONVERT = {f"convert@{subset}" for subset in PARAMS["convert"]["subsets"]}
 TRAIN = {f"train@{name}" for name in MODELS}
 EVALUATE = {f"evaluate@{name}" for name in MODELS}
-ONWARDS = {"prepare"} | TRAIN | EVALUATE | {"compare"}
+ENSEMBLE, STUDENT = {"ensemble@of_models"}, {"student@yac_distilled"}
+SCORED = EVALUATE | ENSEMBLE | STUDENT
+TRAINED = TRAIN | STUDENT
+FOLLOWING = ENSEMBLE | STUDENT | {"compare"}  # told by the bytes of their inputs
+ONWARDS = {"prepare"} | TRAIN | EVALUATE | ENSEMBLE | STUDENT | {"compare"}
 
 
 def users(architecture: str) -> set[str]:
@@ -40,8 +46,9 @@ def shared(setting: str) -> set[str]:
 
     A model with its own value is trained again, as `train` is its dep, but to the same weights.
     """
-    return TRAIN | of({name for name in MODELS if setting not in MODELS[name].get("train", {})},
-                      "evaluate")  # fmt: skip
+    return TRAIN | STUDENT | of(
+        {name for name in MODELS if setting not in MODELS[name].get("train", {})}, "evaluate"
+    )  # fmt: skip
 
 
 def one(name: str) -> set[str]:
@@ -65,8 +72,15 @@ PARAMETERS: dict[str, Row] = {
     "prepare/subsets": ({"prepare/subsets": ["bal_train"]}, ONWARDS, set()),
     # `yac` takes clips of ten seconds only and is left out.
     "prepare/seconds": (
-        {"prepare/seconds": 9, **{f"models/{name}": None for name in YAC}},
-        {"prepare"} | of(ATTENTION, "train", "evaluate") | {"compare"},
+        {
+            "prepare/seconds": 9,
+            **{f"models/{name}": None for name in YAC},
+            "ensembles/of_models/members": [*ATTENTION, *ATTENTION],
+            "students/yac_distilled/architecture": "attention",
+            "students/yac_distilled/network": MODELS["attention"]["network"]
+            | {"hidden": 8, "layers": 1},
+        },
+        {"prepare"} | of(ATTENTION, "train", "evaluate") | FOLLOWING,
         set(),
     ),
     "prepare/top_labels": ({"prepare/top_labels": 4}, ONWARDS, set()),
@@ -75,7 +89,7 @@ PARAMETERS: dict[str, Row] = {
     "train/loss": ({"train/loss": "ce"}, shared("loss"), set()),
     # What the other settings leave unused changes no weights.
     **{
-        f"train/{name}": ({f"train/{name}": value}, TRAIN, set())
+        f"train/{name}": ({f"train/{name}": value}, TRAIN | STUDENT, set())
         for name, value in {
             "focal_gamma": 3,
             "focal_alpha": 0.5,
@@ -89,14 +103,16 @@ PARAMETERS: dict[str, Row] = {
     "train/mixup_rate": ({"train/mixup_rate": 0.5}, shared("mixup_rate"), set()),
     "train/average": ({"train/average": "ema"}, shared("average"), set()),
     # Without weight decay AdamW is Adam.
-    "train/optimizer": ({"train/optimizer": "adamw"}, TRAIN, EVALUATE),
+    "train/optimizer": ({"train/optimizer": "adamw"}, TRAIN | STUDENT, EVALUATE),
     "train/lr": ({"train/lr": 0.02}, shared("lr"), set()),
     "train/weight_decay": ({"train/weight_decay": 0.1}, shared("weight_decay"), set()),
     "train/schedule": ({"train/schedule": "constant"}, shared("schedule"), set()),
-    "train/epochs": ({"train/epochs": 3}, TRAIN, EVALUATE),
+    "train/epochs": ({"train/epochs": 3}, TRAIN | STUDENT, EVALUATE),
     "train/batch_size": ({"train/batch_size": 16}, shared("batch_size"), set()),
     # The best epoch may be the last.
-    "train/keep": ({"train/keep": "last"}, TRAIN, EVALUATE),
+    "train/keep": ({"train/keep": "last"}, TRAIN | STUDENT, EVALUATE),
+    # Weights that are kept beside the others: new files, the same answers.
+    "train/checkpoints": ({"train/checkpoints": 1}, TRAIN | EVALUATE | STUDENT, set()),
     "train/seed": ({"train/seed": 1}, shared("seed"), set()),
     "models/yac/architecture": (
         {
@@ -172,8 +188,45 @@ PARAMETERS: dict[str, Row] = {
         {"train@attention"},
         {"evaluate@attention"},
     ),
-    "evaluate/resamples": ({"evaluate/resamples": 200}, EVALUATE, set()),
-    "evaluate/seed": ({"evaluate/seed": 1}, EVALUATE, set()),
+    "ensembles/of_models/members": (
+        {"ensembles/of_models/members": ["yac_published", "attention"]},
+        ENSEMBLE,
+        set(),
+    ),
+    "students/yac_distilled/architecture": (
+        {
+            "students/yac_distilled/architecture": "attention",
+            "students/yac_distilled/network": MODELS["attention"]["network"]
+            | {"hidden": 8, "layers": 1},
+        },
+        STUDENT,
+        set(),
+    ),
+    "students/yac_distilled/network/head": (
+        {"students/yac_distilled/network/head": "softmax"},
+        STUDENT,
+        set(),
+    ),
+    "students/yac_distilled/train/epochs": (
+        {"students/yac_distilled/train/epochs": 3},
+        STUDENT,
+        set(),
+    ),
+    "students/yac_distilled/teacher": (
+        {
+            "students/yac_distilled/teacher": "other",
+            "ensembles/other": {"members": ["yac_published", "attention"]},
+        },
+        {"ensemble@other"} | STUDENT,
+        set(),
+    ),
+    "students/yac_distilled/label_weight": (
+        {"students/yac_distilled/label_weight": 0.5},
+        STUDENT,
+        set(),
+    ),
+    "evaluate/resamples": ({"evaluate/resamples": 200}, SCORED, set()),
+    "evaluate/seed": ({"evaluate/seed": 1}, SCORED, set()),
     **{
         f"compare/published/{row}/{metric}": (
             {f"compare/published/{row}/{metric}": 0.5},
@@ -223,41 +276,45 @@ PARAMETERS: dict[str, Row] = {
     "run/progress": ({"run/progress": "none"}, set(), set()),
 }
 
-EVERYTHING = CONVERT | {"prepare"} | TRAIN | EVALUATE | {"compare"}  # but download
+EVERYTHING = CONVERT | ONWARDS  # but download
 # What has the module's code in it: a comment there runs these and, as it changes no result, no
 # other.
 MODULES: dict[str, set[str]] = {
     "stages/download.py": set(),
     "stages/convert.py": CONVERT,
     "stages/prepare.py": {"prepare"},
-    "stages/train.py": TRAIN,
-    "stages/evaluate.py": EVALUATE,
+    "stages/train.py": TRAINED,
+    "stages/evaluate.py": EVALUATE | STUDENT,
+    "stages/ensemble.py": ENSEMBLE,
     "stages/compare.py": {"compare"},
     "tagging/archive.py": CONVERT,
     **{
         f"tagging/architectures/{file.name}": of(users(file.stem), "train", "evaluate")
+        | (STUDENT if file.stem == "yac" else set())
         for file in ROOT.glob("tagging/architectures/*.py")
     },
-    "tagging/batches.py": TRAIN | EVALUATE,
+    "tagging/batches.py": TRAINED | EVALUATE,
     "tagging/conv_block.py": set(),
-    "tagging/dataset.py": {"prepare"} | TRAIN | EVALUATE | {"compare"},
-    "tagging/device.py": TRAIN | EVALUATE,
+    "tagging/dataset.py": ONWARDS,
+    "tagging/device.py": TRAINED | EVALUATE,
     "tagging/errors.py": EVERYTHING,
     "tagging/files.py": EVERYTHING,
     "tagging/labels.py": EVERYTHING,
-    "tagging/losses.py": TRAIN,
-    "tagging/metrics.py": EVALUATE,
-    "tagging/models.py": TRAIN | EVALUATE,
-    "tagging/padding.py": TRAIN | EVALUATE,
+    "tagging/losses.py": TRAINED,
+    "tagging/evaluation.py": SCORED,
+    "tagging/metrics.py": SCORED,
+    "tagging/models.py": TRAINED | EVALUATE,
+    "tagging/padding.py": TRAINED | EVALUATE,
     "tagging/parameters.py": EVERYTHING,
     "tagging/picture.py": {"compare"},
-    "tagging/progress.py": CONVERT | TRAIN,
-    "tagging/ranking.py": TRAIN | EVALUATE | {"compare"},
+    "tagging/progress.py": CONVERT | TRAINED,
+    "tagging/ranking.py": TRAIN | SCORED | {"compare"},
     "tagging/records.py": CONVERT | {"prepare"},
-    "tagging/resume.py": TRAIN,
+    "tagging/resume.py": TRAINED,
     "tagging/sample.py": set(),
-    "tagging/tables.py": EVALUATE | {"compare"},
-    "tagging/training.py": TRAIN,
+    "tagging/scores.py": TRAIN | SCORED,
+    "tagging/tables.py": SCORED | {"compare"},
+    "tagging/training.py": TRAINED,
     "tagging/transfer.py": set(),
     "tagging/yac_stack.py": set(),
 }
@@ -273,14 +330,14 @@ def leaves(params: dict[str, Any], above: str = "") -> Iterator[str]:
 
 
 def set_leaf(params: dict[str, Any], leaf: str, value: Any) -> None:
-    """Set a parameter; None removes it."""
+    """Set or add a parameter; None removes it."""
     *path, last = leaf.split("/")
     for part in path:
         params = params[part]
     if value is None:
         del params[last]
     else:
-        assert params[last] != value, f"{leaf} is {value!r} already"
+        assert params.get(last) != value, f"{leaf} is {value!r} already"
         params[last] = value
 
 
@@ -295,6 +352,7 @@ class Watch:
         files = [
             *self.root.glob("models/*.safetensors"),
             *self.root.glob("data/prepared/*.safetensors"),
+            *self.root.glob("data/scores/*/*.safetensors"),
             *(file for file in self.root.glob("metrics/**/*.json")),
             *(file for file in self.root.glob("plots/*/*/**/*.*") if file.is_file()),
         ]
@@ -307,6 +365,10 @@ class Watch:
             name for name in self.before.keys() | after if self.before.get(name) != after.get(name)
         }
         stages = {f"evaluate@{Path(name).stem}" for name in changed if name.startswith("models/")}
+        if any(name.startswith("data/scores/models/") for name in changed):
+            stages |= {"ensemble@of_models"}
+        if any(name.startswith("data/scores/ensembles/") for name in changed):
+            stages |= {"student@yac_distilled"}
         of_compare = ("metrics/", "plots/train/", "plots/evaluate/", "data/prepared/")
         if any(name.startswith(of_compare) for name in changed):
             stages.add("compare")
@@ -314,10 +376,13 @@ class Watch:
 
 
 def test_tables_are_complete() -> None:
-    # A model that somebody adds needs no row: these three stand for all.
-    known = ("models/yac/", "models/yac_published/", "models/attention/")
+    # An entry that somebody adds needs no row: those of the small project stand for all.
+    known = tuple(f"models/{name}/" for name in SMALL)
+    known += ("ensembles/of_models/", "students/yac_distilled/")
     wanted = {
-        leaf for leaf in leaves(PARAMS) if not leaf.startswith("models/") or leaf.startswith(known)
+        leaf
+        for leaf in leaves(PARAMS)
+        if not leaf.startswith(("models/", "ensembles/", "students/")) or leaf.startswith(known)
     }
     assert set(PARAMETERS) == wanted
     files = [*ROOT.glob("stages/**/*.py"), *ROOT.glob("tagging/**/*.py")]
@@ -333,7 +398,7 @@ def test_parameter(project: Project, leaf: str) -> None:
     project.write_params(params)
     watch = Watch(project)
     ran = project.repro()
-    assert ran == must | (watch.affected() & (may | {"compare"}))
+    assert ran == must | (watch.affected() & (may | FOLLOWING))
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -342,7 +407,7 @@ def test_comment(project: Project, module: str) -> None:
     file.write_text(f"{file.read_text(encoding='utf-8')}# A comment.\n", encoding="utf-8")
     watch = Watch(project)
     ran = project.repro()
-    assert ran == MODULES[module] | (watch.affected() & {"compare"})
+    assert ran == MODULES[module] | (watch.affected() & FOLLOWING)
     # Nothing but seconds is another.
     changed = {line[3:] for line in project.status()} - {module, "dvc.lock"}
     allowed = ("metrics/timing/", "leaderboard/README.md")
@@ -374,20 +439,21 @@ def test_new_model(project: Project) -> None:
     params = project.params()
     params["models"]["new"] = {"architecture": "yac", "network": {"head": "logits"}}
     project.write_params(params)
-    assert project.repro() == {"train@new", "evaluate@new", "compare"}
+    # The ensemble has all models' answers for its dep, and its own stays the same.
+    assert project.repro() == {"train@new", "evaluate@new", "compare"} | ENSEMBLE
     assert "**new**" in (project.root / "leaderboard/README.md").read_text()
 
 
 def test_removed_model(project: Project) -> None:
     params = project.params()
-    del params["models"]["yac"]
+    del params["models"]["yac_published"]
     project.write_params(params)
     assert project.repro() == {"compare"}
-    assert (project.root / "metrics/yac.json").exists()
+    assert (project.root / "metrics/yac_published.json").exists()
     for file in ("leaderboard/README.md", "plots/compare/learning_curves.csv"):
         text = (project.root / file).read_text()
-        assert "yac_published" in text
-        assert "**yac**" not in text and "\nyac," not in text
+        assert "yac" in text
+        assert "yac_published" not in text
 
 
 def test_renamed_model_in_another_order(project: Project) -> None:
@@ -396,8 +462,17 @@ def test_renamed_model_in_another_order(project: Project) -> None:
         "renamed" if name == "yac" else name: model
         for name, model in reversed(params["models"].items())
     }
+    params["ensembles"]["of_models"]["members"] = ["renamed", "attention"]
     project.write_params(params)
-    assert project.repro() == {"train@renamed", "evaluate@renamed", "compare"}
+    assert project.repro() == {"train@renamed", "evaluate@renamed", "compare"} | ENSEMBLE
+
+
+def test_new_member(project: Project) -> None:
+    """Adding a member to an ensemble trains no model; only its students learn again."""
+    params = project.params()
+    params["ensembles"]["of_models"]["members"].append("yac_published")
+    project.write_params(params)
+    assert project.repro() == FOLLOWING
 
 
 def test_other_layout_of_parameters(project: Project) -> None:

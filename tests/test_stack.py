@@ -1,15 +1,19 @@
-"""Training several networks at once is training each: kernels, stack, Adam."""
+"""Training several networks at once is training each: kernels, stack, Adam, replayed steps."""
 
+import contextlib
 import copy
 
+import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tagging import conv_block as blocks
 from tagging.architectures.yac import Network, Settings
 from tagging.conv_block import Geometry, conv_block
 from tagging.losses import LOSSES
-from tagging.yac_stack import StackedAdam, StackTrainer
+from tagging.replay import WARM_UPS, Replayed
+from tagging.yac_stack import EpochLoop, StackedAdam, StackTrainer, features
 
 # Each block of YoutubeAudioClassifier: models that share the input, shapes, geometry.
 BLOCKS = {
@@ -61,8 +65,10 @@ def test_kernels_take_given_statistics(compiled):
     assert torch.allclose(y, reference, atol=1e-5)
 
 
-def test_without_a_compiler_pytorch_does_the_work(monkeypatch):
-    monkeypatch.setenv("AUDIOSET_KERNELS", "0")
+@pytest.mark.parametrize(("name", "value"), [("AUDIOSET_KERNELS", "0"), ("CC", "false")])
+def test_without_a_compiler_pytorch_does_the_work(tmp_path, monkeypatch, name, value):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(name, value)
     blocks.kernels.cache_clear()
     try:
         assert blocks.kernels() is None
@@ -113,10 +119,10 @@ def test_a_stack_in_double_precision_is_its_networks_to_rounding(monkeypatch):
         singly = copy.deepcopy(networks)
         expected = train_singly(singly, losses, lrs, x, labels)
         got = torch.stack(
-            [trainer.step(batch, answer) for batch, answer in zip(x, labels, strict=True)]
+            [trainer.step(features(batch), answer) for batch, answer in zip(x, labels, strict=True)]
         )
         assert torch.allclose(got, expected, rtol=0, atol=1e-12)
-        outputs = trainer.stack.forward(x[0], training=False).detach()
+        outputs = trainer.stack.forward(features(x[0]), training=False).detach()
         for k, (network, state) in enumerate(zip(singly, trainer.stack.states(), strict=True)):
             reference = network.eval()(x[0]).detach()
             # Evaluation sees the convolutions' biases, which training moves by rounding noise.
@@ -132,7 +138,7 @@ def test_a_stack_in_single_precision_follows_its_networks(compiled):
     trainer = StackTrainer(networks, losses, lrs)
     expected = train_singly(copy.deepcopy(networks), losses, lrs, x, labels)
     got = torch.stack(
-        [trainer.step(batch, answer) for batch, answer in zip(x, labels, strict=True)]
+        [trainer.step(features(batch), answer) for batch, answer in zip(x, labels, strict=True)]
     )
     assert torch.allclose(got[0], expected[0], atol=1e-6)
     # Adam turns rounding into steps of the size of its rate; the tame rates stay together.
@@ -144,8 +150,8 @@ def test_a_network_does_not_depend_on_its_neighbours():
     together = StackTrainer(networks, losses, lrs)
     alone = StackTrainer(networks[:1], losses[:1], lrs[:1])
     for batch, answer in zip(x, labels, strict=True):
-        first = together.step(batch, answer)[0]
-        assert torch.allclose(first, alone.step(batch, answer)[0], atol=1e-5)
+        first = together.step(features(batch), answer)[0]
+        assert torch.allclose(first, alone.step(features(batch), answer)[0], atol=1e-5)
 
 
 def test_adam_with_a_rate_for_each_row_is_pytorchs():
@@ -169,15 +175,110 @@ def test_a_stack_goes_on_where_its_state_was_kept():
     networks, losses, lrs, x, labels = grid(torch.float32)
     whole = StackTrainer(networks, losses, lrs)
     for batch, answer in zip(x, labels, strict=True):
-        whole.step(batch, answer)
+        whole.step(features(batch), answer)
     first = StackTrainer(networks, losses, lrs)
     for batch, answer in zip(x[:5], labels[:5], strict=True):
-        first.step(batch, answer)
+        first.step(features(batch), answer)
     state = {name: tensor.clone() for name, tensor in first.state().items()}
     second = StackTrainer(networks, losses, lrs)
-    second.load(state, first.optimizer.steps)
+    second.load(state)
     for batch, answer in zip(x[5:], labels[5:], strict=True):
-        second.step(batch, answer)
+        second.step(features(batch), answer)
     assert torch.equal(second.stack.flat, whole.stack.flat)
     for name, tensor in whole.stack.running.items():
         assert torch.equal(second.stack.running[name], tensor)
+
+
+class Recording(TorchDispatchMode):
+    """Stands for a CUDA graph: operations as they were called, their results at fixed places."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.replays = [], 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        # What the processor asks of a tensor's content cannot be recorded.
+        assert function is not torch.ops.aten._local_scalar_dense.default
+        result = function(*args, **kwargs or {})
+        self.calls.append((function, args, kwargs or {}, result))
+        return result
+
+    @torch.no_grad()
+    def replay(self):
+        self.replays += 1
+        if self.replays == 1:
+            return  # here, unlike on a GPU, recording has computed already
+        for function, args, kwargs, result in self.calls:
+            again = function(*args, **kwargs)
+            if isinstance(result, torch.Tensor):
+                result, again = [result], [again]
+            for place, value in zip(result, again, strict=True):
+                if place is not None:
+                    place.copy_(value)
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """All graphs made: on the CPU, with PyTorch's convolutions, as a GPU has them."""
+    graphs = []
+
+    class Stream:
+        def wait_stream(self, other):
+            pass
+
+    def record():
+        graphs.append(Recording())
+        return graphs[-1]
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", record)
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: graph)
+    monkeypatch.setattr(blocks, "kernels", lambda: None)
+    return graphs
+
+
+def run_epochs(epochs: int, as_on_cuda: bool):
+    networks, losses, lrs, _, _ = grid(torch.float32)
+    generator = torch.Generator().manual_seed(7)
+    embeddings = torch.randint(0, 256, (53, 10, 128), generator=generator).byte()
+    labels = (torch.rand(53, 10, generator=generator) < 0.3).byte()
+    labels[:, 0] = 1
+    trainer = StackTrainer(networks, losses, lrs)
+    loop = EpochLoop(trainer, features(embeddings), labels)
+    if as_on_cuda:
+        loop._steps = {
+            size: Replayed(lambda size=size: loop._step(size), torch.device("cuda"))
+            for size in (16, 5)
+        }
+    rng = np.random.default_rng(0)
+    means = [loop.run(np.split(rng.permutation(53), [16, 32, 48])) for _ in range(epochs)]
+    return np.array(means), trainer
+
+
+def test_replayed_steps_are_the_steps(recorded):
+    expected, directly = run_epochs(6, as_on_cuda=False)
+    assert not recorded
+    got, replayed = run_epochs(6, as_on_cuda=True)
+    assert [graph.replays for graph in recorded] == [18 - WARM_UPS, 6 - WARM_UPS]
+    assert np.array_equal(got, expected)
+    for name, tensor in directly.state().items():
+        assert torch.equal(tensor, replayed.state()[name]), name
+
+
+def test_an_epoch_is_its_steps():
+    means, trainer = run_epochs(1, as_on_cuda=False)
+    networks, losses, lrs, _, _ = grid(torch.float32)
+    generator = torch.Generator().manual_seed(7)
+    embeddings = torch.randint(0, 256, (53, 10, 128), generator=generator).byte()
+    labels = (torch.rand(53, 10, generator=generator) < 0.3).float()
+    labels[:, 0] = 1
+    order = np.random.default_rng(0).permutation(53)
+    singly = StackTrainer(networks, losses, lrs)
+    total = 0
+    for batch in np.split(order, [16, 32, 48]):
+        x = features(embeddings[batch].float() / 256)
+        total += singly.step(x, labels[batch]).double().numpy() * len(batch)
+    assert np.allclose(means[0], total / 53)
+    assert torch.equal(trainer.stack.flat, singly.stack.flat)
