@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import vl_convert
 
-from ablation.statistics import Difference
+from ablation.differences import Difference
 
 VEGA_LITE = "5.21"  # the version that draws, so that the bytes stay
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
 
+from ablation.differences import CONFIDENCE, Difference, paired_difference
 from ablation.picture import draw
 from ablation.settings import BASELINE, RESULTS, Ablation, Method, load_ablation
-from ablation.statistics import CONFIDENCE, Difference, paired_difference
 from tagging.errors import entry_point
 from tagging.files import write_text
 from tagging.tables import read_rows, to_markdown

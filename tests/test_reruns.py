@@ -310,6 +310,7 @@ MODULES: dict[str, set[str]] = {
     "tagging/progress.py": CONVERT | TRAINED,
     "tagging/ranking.py": TRAIN | SCORED | {"compare"},
     "tagging/records.py": CONVERT | {"prepare"},
+    "tagging/replay.py": set(),
     "tagging/resume.py": TRAINED,
     "tagging/sample.py": set(),
     "tagging/scores.py": TRAIN | SCORED,
