@@ -14,12 +14,17 @@ WITHOUT_CODE = {"download"}
 # Files of the project that a stage reads or compiles while it runs.
 NOT_IMPORTED = {
     "compare": {".dvc/plots/leaderboard.json"},
-    "grid": {"tagging/kernels/conv_block.c"},
-    "report": {"published/printed.csv"},
+    "published/grid": {"tagging/kernels/conv_block.c"},
+    "published/report": {"published/printed.csv"},
 }
-STAGES = [*ROOT.glob("stages/*.py"), ROOT / "published/grid.py", ROOT / "published/report.py"]
+# Pipelines of their own: the folder of their dvc.yaml, and their stages.
+APART = {"published": ("grid", "report"), "ablation": ("run", "report")}
+STAGES = [
+    *ROOT.glob("stages/*.py"),
+    *(ROOT / f"{folder}/{name}.py" for folder, names in APART.items() for name in names),
+]
 CODE = sorted(
-    [*ROOT.glob("stages/**/*.py"), *ROOT.glob("published/**/*.py"), *ROOT.glob("tagging/**/*.py")]
+    file for folder in ("stages", "tagging", *APART) for file in ROOT.glob(f"{folder}/**/*.py")
 )
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 MODELS = PARAMS["models"]
@@ -45,10 +50,15 @@ def deps() -> dict[str, set[str]]:
 
 def expected(stage: str) -> set[str]:
     """Return the files that the stage's command runs."""
-    name, _, key = stage.removeprefix("published/dvc.yaml:").partition("@")
-    folder = "published" if stage.startswith("published/") else "stages"
+    file, _, address = stage.rpartition(":")
+    folder = file.removesuffix("/dvc.yaml") or "stages"
+    name, _, key = address.partition("@")
     main = "train" if name == "student" else name
-    files = closure(ROOT / f"{folder}/{main}.py") | NOT_IMPORTED.get(name, set())
+    files = closure(ROOT / f"{folder}/{main}.py")
+    files |= NOT_IMPORTED.get(name if folder == "stages" else f"{folder}/{name}", set())
+    if stage.startswith("ablation/dvc.yaml:run@"):
+        for model in PARAMS["ablation"]["models"]:
+            files |= closure(ROOT / f"tagging/architectures/{MODELS[model]['architecture']}.py")
     if name == "student":  # one stage, two commands
         files |= closure(ROOT / "stages/evaluate.py")
     if name in ("train", "evaluate", "student"):
@@ -69,8 +79,10 @@ def test_deps_are_the_import_closure(deps: dict[str, set[str]]) -> None:
 
 
 def test_all_stages_are_looked_at(deps: dict[str, set[str]]) -> None:
-    named = {stage.partition("@")[0].rpartition(":")[2] for stage in deps}
-    assert named - {"student"} == {file.stem for file in STAGES}
+    named = {stage.partition("@")[0].replace("/dvc.yaml:", "/") for stage in deps}
+    assert named - {"student"} == {
+        str(file.relative_to(ROOT).with_suffix("")).removeprefix("stages/") for file in STAGES
+    }
     assert {f"train@{name}" for name in MODELS} <= set(deps)
 
 

@@ -247,6 +247,34 @@ PARAMETERS: dict[str, Row] = {
     "published/epochs": ({"published/epochs": [1]}, set(), set()),
     "published/seeds": ({"published/seeds": [7]}, set(), set()),
     "published/batch_size": ({"published/batch_size": 32}, set(), set()),
+    # .. and another.
+    "ablation/models": ({"ablation/models": ["yac"]}, set(), set()),
+    "ablation/seeds": ({"ablation/seeds": [7]}, set(), set()),
+    "ablation/epochs": ({"ablation/epochs": 1}, set(), set()),
+    **{
+        f"ablation/methods/{name}": ({f"ablation/methods/{name}": value}, set(), set())
+        for name, value in {
+            "focal/train/loss": "bce",
+            "ce/train/loss": "bce",
+            "mixup/train/mixup_rate": 0.1,
+            "mixup/train/mixup_alpha": 2,
+            "mixup_strong/train/mixup_rate": 0.1,
+            "mixup_strong/train/mixup_alpha": 2,
+            "balanced/train/sampling": "uniform",
+            "inverse_frequency/train/sampling": "uniform",
+            "cosine/train/schedule": "one_cycle",
+            "constant/train/schedule": "one_cycle",
+            "constant/train/lr": 0.1,
+            "ema/train/average": "none",
+            "ema/train/ema_decay": 0.9,
+            "average_epochs/train/average": "none",
+            "average_epochs/train/average_epochs": 2,
+            "weight_decay/train/optimizer": "adam",
+            "weight_decay/train/weight_decay": 0.1,
+            "no_dropout/network/dropout": 0.2,
+            "more_dropout/network/dropout": 0.6,
+        }.items()
+    },
     "run/device": ({"run/device": "cpu"}, set(), set()),
     "run/progress": ({"run/progress": "none"}, set(), set()),
 }
@@ -285,6 +313,7 @@ MODULES: dict[str, set[str]] = {
     "tagging/progress.py": CONVERT | TRAINED,
     "tagging/ranking.py": TRAIN | SCORED | {"compare"},
     "tagging/records.py": CONVERT | {"prepare"},
+    "tagging/replay.py": set(),
     "tagging/resume.py": TRAINED,
     "tagging/sample.py": set(),
     "tagging/scores.py": TRAIN | SCORED,
