@@ -11,7 +11,8 @@ def draw(clips: int, resamples: int, seed: int) -> np.ndarray:
     A resample draws as many clips as there are, with replacement.
     """
     rng = np.random.default_rng(seed)
-    columns = [np.bincount(rng.integers(clips, size=clips), minlength=clips) for _ in range(resamples)]
+    drawn = [rng.integers(clips, size=clips) for _ in range(resamples)]
+    columns = [np.bincount(places, minlength=clips) for places in drawn]
     return np.stack(columns, axis=1).astype(np.uint8)
 
 

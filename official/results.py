@@ -10,9 +10,7 @@ from tagging.scores import Scores
 from tagging.tables import to_csv
 
 
-def write_results(
-    name: str, scores: Scores, splits: dict[str, Split], official: Official
-) -> None:
+def write_results(name: str, scores: Scores, splits: dict[str, Split], official: Official) -> None:
     """Write `metrics/<name>.json` and `average_precision/<name>.csv`.
 
     Args:

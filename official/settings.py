@@ -1,4 +1,4 @@
-"""What the official benchmark takes: the section `official` of params.yaml, and where things lie."""
+"""The section `official` of params.yaml, typed, and where the benchmark's files lie."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple

@@ -181,7 +181,7 @@ def labels_csv() -> str:
 
 
 def ontology_json() -> str:
-    """Return an ontology of the sample's labels; as AudioSet's, its top is a class without clips."""
+    """Return an ontology of the sample's labels; as in AudioSet's, its top is none of them."""
     children = {parent: [k for k, p, _ in _TOGETHER if p == parent] for _, parent, _ in _TOGETHER}
     children[0] = []  # label 506 is heard with label 0 but, a place, is no kind of it
     kinds = {child for below in children.values() for child in below}
