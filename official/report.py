@@ -167,7 +167,7 @@ def result(facts: Facts) -> str:
         gap = precision(chosen.test) - row.mean_average_precision
         side = "above" if gap > 0 else "below"
         sentences.append(
-            f"That is {abs(gap):.4f} {side} {name} ({row.mean_average_precision:.3f}), with "
+            f"That is {abs(gap):.4f} {side} the {row.mean_average_precision:.3f} of {name}, from "
             f"{train_clips / row.train_clips:.1%} of the training clips."
         )
     highest = max(facts.entries, key=lambda entry: precision(entry.test))
@@ -310,16 +310,17 @@ def page(facts: Facts) -> str:
     return f"""\
 # The official benchmark: {len(facts.test_clips)} classes
 
-{what}: {split}. This page is written by `dvc repro official/dvc.yaml`; the settings are the section
-`official` of `params.yaml`.
+{what}: {split}.
+This page is written by `dvc repro official/dvc.yaml`; the settings are the section `official` of
+`params.yaml`.
 
 {result(facts)}
 
 {leaderboard(facts)}
 mAP and AUC are means over the classes, d′ is that of this AUC, lwlrap a mean over all labels of all
 clips. In brackets, a 95% interval of mAP over the test clips; it knows nothing of what another seed
-would give. Models keep the weights of their last epoch, and what is best is chosen by mAP on validation: the test split
-chooses nothing. Seconds of an ensemble are those of all its members.{published}
+would give. What is best is chosen by mAP on validation; the test split chooses nothing. Seconds of
+an ensemble are those of all its members.{published}
 
 **What label enhancement is worth.** {enhancement(facts)}
 All scores are against the original labels.

@@ -10,20 +10,29 @@ from dvc.repo import Repo
 from tests.closure import ROOT, closure
 
 # What it brings is checked against a pinned SHA-256: its code cannot change the result.
-WITHOUT_CODE = {"download"}
+WITHOUT_CODE = {"download", "ontology"}
 # Files of the project that a stage reads or compiles while it runs.
 NOT_IMPORTED = {
     "compare": {".dvc/plots/leaderboard.json"},
-    "grid": {"tagging/kernels/conv_block.c"},
-    "report": {"published/printed.csv"},
+    "published:grid": {"tagging/kernels/conv_block.c"},
+    "published:report": {"published/printed.csv"},
 }
-STAGES = [*ROOT.glob("stages/*.py"), ROOT / "published/grid.py", ROOT / "published/report.py"]
-CODE = sorted(
-    [*ROOT.glob("stages/**/*.py"), *ROOT.glob("published/**/*.py"), *ROOT.glob("tagging/**/*.py")]
-)
+# Stages' modules of the pipelines apart; other modules there are what these share.
+APART = {
+    "published": ("grid", "report"),
+    "official": ("prepare", "ontology", "train", "evaluate", "enhance", "ensemble", "report"),
+}
+STAGES = [*ROOT.glob("stages/*.py")] + [
+    ROOT / f"{folder}/{name}.py" for folder, names in APART.items() for name in names
+]
+FOLDERS = ("stages", *APART, "tagging")
+CODE = sorted(file for folder in FOLDERS for file in ROOT.glob(f"{folder}/**/*.py"))
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 MODELS = PARAMS["models"]
-ENTRIES = MODELS | PARAMS["students"]
+ENTRIES = {
+    "stages": MODELS | PARAMS["students"],
+    "official": PARAMS["official"]["models"] | PARAMS["official"]["enhanced"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +54,20 @@ def deps() -> dict[str, set[str]]:
 
 def expected(stage: str) -> set[str]:
     """Return the files that the stage's command runs."""
-    name, _, key = stage.removeprefix("published/dvc.yaml:").partition("@")
-    folder = "published" if stage.startswith("published/") else "stages"
-    main = "train" if name == "student" else name
-    files = closure(ROOT / f"{folder}/{main}.py") | NOT_IMPORTED.get(name, set())
+    file, _, address = stage.rpartition(":")
+    folder = file.removesuffix("/dvc.yaml") or "stages"
+    name, _, key = address.partition("@")
+    main = "train" if name == "student" else name.removesuffix("_enhanced")
+    files = closure(ROOT / f"{folder}/{main}.py")
+    files |= NOT_IMPORTED.get(name if folder == "stages" else f"{folder}:{name}", set())
     if name == "student":  # one stage, two commands
         files |= closure(ROOT / "stages/evaluate.py")
-    if name in ("train", "evaluate", "student"):
+    if main in ("train", "evaluate"):
         # dvc.yaml lists the same for all models but the architecture's own file.
         architectures = set(ROOT.glob("tagging/architectures/*.py"))
         shared = set().union(*(closure(file) for file in architectures))
         files |= shared - {str(file.relative_to(ROOT)) for file in architectures}
-        files.add(f"tagging/architectures/{ENTRIES[key]['architecture']}.py")
+        files.add(f"tagging/architectures/{ENTRIES[folder][key]['architecture']}.py")
     return set() if name in WITHOUT_CODE else files
 
 
@@ -69,8 +80,13 @@ def test_deps_are_the_import_closure(deps: dict[str, set[str]]) -> None:
 
 
 def test_all_stages_are_looked_at(deps: dict[str, set[str]]) -> None:
-    named = {stage.partition("@")[0].rpartition(":")[2] for stage in deps}
-    assert named - {"student"} == {file.stem for file in STAGES}
+    named = {stage.partition("@")[0] for stage in deps} - {"student"}
+    # The same modules, for models that learn other labels.
+    named -= {f"official/dvc.yaml:{name}_enhanced" for name in ("train", "evaluate")}
+    modules = {str(file.relative_to(ROOT).with_suffix("")) for file in STAGES}
+    assert {name.replace("dvc.yaml:", "") for name in named} == {
+        module.removeprefix("stages/") for module in modules
+    }
     assert {f"train@{name}" for name in MODELS} <= set(deps)
 
 
