@@ -10,6 +10,7 @@ on every machine, with every version of zlib and of numpy's floating-point code.
 
 import csv
 import io
+import json
 import struct
 import tarfile
 import zlib
@@ -177,6 +178,24 @@ def labels_csv() -> str:
     writer.writerow(["index", "mid", "display_name"])
     writer.writerows(sample_labels())
     return out.getvalue()
+
+
+def ontology_json() -> str:
+    """Return an ontology of the sample's labels; as in AudioSet's, its top is none of them."""
+    children = {parent: [k for k, p, _ in _TOGETHER if p == parent] for _, parent, _ in _TOGETHER}
+    children[0] = []  # label 506 is heard with label 0 but, a place, is no kind of it
+    kinds = {child for below in children.values() for child in below}
+    top = [label for label in range(CLASSES) if label not in kinds]
+    classes = [(f"{SAMPLE_MID}top", "Sample labels", top, ["abstract"])]
+    classes += [(mid, name, children.get(label, []), []) for label, mid, name in sample_labels()]
+    mids = [mid for _, mid, _ in sample_labels()]
+    return json.dumps(
+        [
+            {"id": mid, "name": name, "child_ids": [mids[k] for k in below], "restrictions": limits}
+            for mid, name, below, limits in classes
+        ],
+        indent=1,
+    )
 
 
 def write_sample(archive: Path, labels: Path, clips: dict[str, int] | None = None) -> None:

@@ -61,7 +61,7 @@ def python_folder(environment: None) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny archive, in the tree of Google's bucket."""
+    """A tiny archive, in the tree of Google's bucket, and an ontology for its labels."""
     root = shared(tmp_path_factory, "mirror")
     with FileLock(f"{root}.lock"):
         if not root.exists():
@@ -77,6 +77,9 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 f"{hashlib.sha256(content).hexdigest()}  {features.name}\n"
             )
             labels.write_text(sample.labels_csv())
+            ontology = root / "ontology/ontology.json"
+            ontology.parent.mkdir()
+            ontology.write_text(sample.ontology_json())
     return root
 
 

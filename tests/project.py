@@ -11,7 +11,12 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 MODELS = ("yac", "yac_published", "attention")  # of the small project
-OUTPUTS = ("leaderboard/", "metrics/", "plots/", "dvc.lock")  # of the real run, tracked by git
+# Of the real run, tracked by git.
+OUTPUTS = (
+    "leaderboard/", "metrics/", "plots/", "dvc.lock", "official/average_precision/",
+    "official/dvc.lock", "official/enhanced.json", "official/metrics/", "official/per_class.",
+    "official/README.md",
+)  # fmt: skip
 
 
 @dataclass

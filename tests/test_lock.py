@@ -46,7 +46,7 @@ def in_git(stage: PipelineStage, path: str, tracked: set[str]) -> bool:
 
 
 def test_lock_has_the_stages_of_dvc_yaml(stages: list[PipelineStage]) -> None:
-    for folder in (ROOT, ROOT / "published", ROOT / "ablation"):
+    for folder in (ROOT, ROOT / "published", ROOT / "ablation", ROOT / "official"):
         locked = yaml.safe_load((folder / "dvc.lock").read_text(encoding="utf-8"))["stages"]
         file = str((folder / "dvc.yaml").relative_to(ROOT))
         wanted = {stage.name for stage in stages if stage.path_in_repo == file}
