@@ -258,8 +258,6 @@ PARAMETERS: dict[str, Row] = {
             "ce/train/loss": "bce",
             "mixup/train/mixup_rate": 0.1,
             "mixup/train/mixup_alpha": 2,
-            "mixup_strong/train/mixup_rate": 0.1,
-            "mixup_strong/train/mixup_alpha": 2,
             "balanced/train/sampling": "uniform",
             "inverse_frequency/train/sampling": "uniform",
             "cosine/train/schedule": "one_cycle",
@@ -271,7 +269,6 @@ PARAMETERS: dict[str, Row] = {
             "average_epochs/train/average_epochs": 2,
             "weight_decay/train/optimizer": "adam",
             "weight_decay/train/weight_decay": 0.1,
-            "no_dropout/network/dropout": 0.2,
             "more_dropout/network/dropout": 0.6,
         }.items()
     },
