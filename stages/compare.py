@@ -7,6 +7,7 @@ that lie there: those of an entry that was removed stay until somebody deletes t
 import json
 import math
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -156,6 +157,37 @@ def describe(data: dict) -> str:
         f"{what}: records of {records}; {len(data['top_labels'])} most frequent labels; "
         f"{sizes} clips to train, validate and test."
     )
+
+
+def alike_but_for_seed(models: list[Any]) -> bool:
+    """Tell whether entries of `models` differ in their seed and kept checkpoints alone."""
+    apart = ("seed", "checkpoints")
+    same = [
+        {**model, "train": {k: v for k, v in model.get("train", {}).items() if k not in apart}}
+        for model in models
+    ]
+    return all(model == same[0] for model in same)
+
+
+def spread_over_seeds(entries: list[Row], models: dict[str, Any], ensembles: dict[str, Any]) -> str:
+    """Say, of each ensemble of one model's seeds, how far the members lie apart on their own."""
+    rows = {row.name: row for row in entries}
+    lines = []
+    for name, ensemble in ensembles.items():
+        members = ensemble["members"]
+        if not set(members) <= set(models) or len(set(members)) < len(members):
+            continue
+        if not alike_but_for_seed([models[member] for member in members]):
+            continue
+        shown = []
+        for label, key in (("NDCG", "ndcg"), ("P@1", "precision_at_1")):
+            values = [rows[member].scores[key] for member in members]
+            shown.append(f"{label} {mean(values):.4f} ± {stdev(values):.4f}")
+        lines.append(
+            f"\nThe {len(members)} members of {name} differ in their seed alone; each on its own: "
+            f"{', '.join(shown)} (mean and standard deviation on the test split).\n"
+        )
+    return "".join(lines)
 
 
 def leaderboard_markdown(rows: list[Row], best: Row, data: dict) -> str:
@@ -343,10 +375,11 @@ def leaderboard_csv(rows: list[Row], best: Row, data: dict) -> str:
 def main() -> None:
     """Run the stage."""
     settings = load(Compare, "compare")
+    models, ensembles = read_models(), read_entries("ensembles")
     entries = [
-        *entry_rows("model", read_models()),
+        *entry_rows("model", models),
         *entry_rows("student", read_entries("students")),
-        *entry_rows("ensemble", read_entries("ensembles")),
+        *entry_rows("ensemble", ensembles),
     ]
     best = choose(entries)
     plotted = choose_plotted(settings, entries, best)
@@ -366,6 +399,7 @@ def main() -> None:
 
     write_json(LEADERBOARD / "leaderboard.json", leaderboard_json(rows, best, data))
     page = "# Leaderboard\n\n" + leaderboard_markdown(rows, best, data)
+    page += spread_over_seeds(entries, models, ensembles)
     write_text(LEADERBOARD / "README.md", page)
     plots = PLOTS / "compare"
     write_text(plots / "leaderboard.csv", leaderboard_csv(rows, best, data))

@@ -13,6 +13,7 @@ from stages.compare import (
     entry_rows,
     gain,
     leaderboard_markdown,
+    spread_over_seeds,
 )
 from tagging.errors import UserError
 from tagging.tables import read_rows, to_csv
@@ -139,6 +140,22 @@ def test_the_row_that_validation_chooses_is_marked() -> None:
 
 
 # The small project
+
+
+def test_the_spread_over_seeds_is_told_where_members_differ_in_nothing_else() -> None:
+    model = {"architecture": "ast", "network": {"layers": 2}, "train": {"epochs": 3}}
+    seeds = {
+        "a": {**model, "train": {"epochs": 3, "checkpoints": 2}},
+        "b": {**model, "train": {"epochs": 3, "seed": 1}},
+    }
+    models = seeds | {"c": {**model, "train": {"epochs": 4}}, "d": {**model, "network": {}}}
+    rows = [row(name, "model", 0.5, 0.6 + 0.1 * place) for place, name in enumerate(models)]
+    ensembles = {"seeds": {"members": ["a", "b"]}}
+    told = spread_over_seeds(rows, models, ensembles)
+    assert "2 members of seeds" in told
+    assert "NDCG 0.6500 ± 0.0707" in told
+    for others in (["a", "c"], ["a", "d"], ["a@2", "a@3"], ["a", "a"]):
+        assert spread_over_seeds(rows, models, {"others": {"members": others}}) == ""
 
 
 def test_the_leaderboard_has_all_entries(project: Project) -> None:
