@@ -165,7 +165,7 @@ def parse_clip(data: bytes) -> Clip:
 def _read_usual(data: bytes) -> Clip | None:
     """Read an example with the fields that AudioSet's have, as protobuf writes them, or None.
 
-    It takes half the time of `_read_any`, most of which goes into a Python object a frame.
+    It takes two thirds of the time of `_read_any`, which makes Python objects for every frame.
     """
     try:
         example = _UnreadExample.FromString(data)
