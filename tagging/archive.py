@@ -3,7 +3,10 @@
 It is never unpacked to disk: names of shards differ by case only, and there are thousands.
 """
 
+import io
+import re
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +17,15 @@ from tagging.errors import UserError
 
 READ_BYTES = 1 << 20
 SHARD_BYTES = 128 << 20  # a shard is read whole; AudioSet's largest hold less than one MiB
+
+# The header of a file with a short name, as nearly all are: name, mode, owner, group, size, time,
+# checksum, kind; no link; GNU's or POSIX's mark and the owner's names; no device; no prefix.
+_PLAIN_FILE = re.compile(
+    rb"[^\0].{99}([0-7]{7}\0){3}(?P<size>[0-7]{11})\0[0-7]{11}\0(?P<sum>[0-7]{6})\0 0"
+    rb"\0{100}ustar(  \0|\x0000).{64}(\0{16}|([0-7]{7}\0){2})\0{167}",
+    re.DOTALL,
+)
+_SUM = slice(148, 156)
 
 
 class Shard(NamedTuple):
@@ -27,6 +39,16 @@ class _Header(tarfile.TarInfo):
     """A member's header, or an error: tarfile takes a damaged one for the archive's end."""
 
     @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> "_Header":
+        """Read a plain file's header in a fifth of tarfile's time; leave others to tarfile."""
+        plain = _PLAIN_FILE.fullmatch(buf)
+        if not plain or int(plain["sum"], 8) != _sum_of_bytes(buf):
+            return super().frombuf(buf, encoding, errors)
+        header = cls(tarfile.nts(buf[:100], encoding, errors))
+        header.size = int(plain["size"], 8)
+        return header
+
+    @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> "_Header":
         try:
             return super().fromtarfile(tar)
@@ -36,6 +58,15 @@ class _Header(tarfile.TarInfo):
             raise tarfile.ReadError("it lacks the mark of its end") from None
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"the header of a member: {error}") from None
+
+
+def _sum_of_bytes(header: bytes) -> int:
+    """Return the checksum of a plain file's header; its own field counts as spaces.
+
+    It is the lower half of Adler-32 less one, in C: modulo 65521, which these headers never reach.
+    """
+    spaces = b" " * (_SUM.stop - _SUM.start)
+    return (zlib.adler32(header[: _SUM.start] + spaces + header[_SUM.stop :]) & 0xFFFF) - 1
 
 
 def read_shards(
@@ -58,7 +89,8 @@ def read_shards(
     with archive.open("rb") as compressed:
         try:
             with (
-                igzip.GzipFile(fileobj=compressed) as unzipped,
+                # Its reads are in C; those of a GzipFile are in Python.
+                io.BufferedReader(igzip.GzipFile(fileobj=compressed), READ_BYTES) as unzipped,
                 # Not tarfile's own stream mode: it takes twice the time for the same bytes.
                 tarfile.open(fileobj=unzipped, mode="r:", tarinfo=_Header) as tar,
             ):
@@ -71,7 +103,9 @@ def read_shards(
                     if part != subset or member.isdir():
                         continue
                     _check_shard(archive, member)
-                    content = tar.extractfile(member).read()
+                    content = unzipped.read(member.size)  # tarfile has read up to there
+                    if len(content) < member.size:
+                        raise tarfile.ReadError("unexpected end of data")
                     found += 1
                     yield Shard(member.name, content)
                 # Nothing but padding follows. The gzip checksum stands at the very end.

@@ -23,6 +23,11 @@ _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
 _HEADER_BYTES = _LENGTH.size + _CRC.size
 
+# A Feature of one value as protobuf writes it: the tags and lengths around it, and the value.
+_ID_FEATURE, _ID_TAGS = struct.Struct(f"4s{VIDEO_ID_CHARACTERS}s"), b"\n\r\n\x0b"
+_FLOAT_FEATURE, _FLOAT_TAGS = struct.Struct("<4sf"), b"\x12\x06\n\x04"
+_FRAME, _FRAME_TAGS = struct.Struct(f"9s{FRAME_BYTES}s"), b"\n\x86\x01\n\x83\x01\n\x80\x01"
+
 
 class Clip(NamedTuple):
     """One clip of AudioSet.
@@ -38,10 +43,11 @@ class Clip(NamedTuple):
     audio_embedding: bytes
 
 
-def _sequence_example() -> type[message.Message]:
-    """Build the message class at run time: no generated code, and protobuf's C parser all the same.
+def _message(name: str, values_as_bytes: bool = False) -> type[message.Message]:
+    """Build a message class at run time: no generated code, and protobuf's C parser all the same.
 
-    The fields are those of tensorflow/core/example/{feature,example}.proto.
+    The fields are those of tensorflow/core/example/{feature,example}.proto. With
+    `values_as_bytes` the values of maps are left as they are serialized.
     """
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(
@@ -60,7 +66,7 @@ def _sequence_example() -> type[message.Message]:
         entry = owner.nested_type.add(name=entry_name)
         entry.options.map_entry = True
         add(entry, "key", 1, field.TYPE_STRING)
-        add(entry, "value", 2, value)
+        add(entry, "value", 2, field.TYPE_BYTES if values_as_bytes else value)
         add(owner, name, number, f"{owner.name}.{entry_name}", repeated=True)
 
     lists = {"Bytes": field.TYPE_BYTES, "Float": field.TYPE_FLOAT, "Int64": field.TYPE_INT64}
@@ -83,10 +89,12 @@ def _sequence_example() -> type[message.Message]:
 
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("audioset.SequenceExample"))
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"audioset.{name}"))
 
 
-SequenceExample = _sequence_example()
+SequenceExample = _message("SequenceExample")
+_Feature = _message("Feature")
+_UnreadExample = _message("SequenceExample", values_as_bytes=True)
 
 
 def masked_crc(data: bytes) -> int:
@@ -140,6 +148,53 @@ def parse_clip(data: bytes) -> Clip:
     Raises:
         ValueError: saying what is not as in AudioSet's records.
     """
+    clip = _read_usual(data) or _read_any(data)
+    if not _VIDEO_ID.fullmatch(clip.video_id):
+        raise ValueError(
+            f"video_id is {clip.video_id!r}; "
+            f"it takes {VIDEO_ID_CHARACTERS} letters, digits, - and _"
+        )
+    labels = clip.labels
+    if not labels or min(labels) < 0 or max(labels) >= CLASSES:
+        raise ValueError(f"labels are {labels}; it takes one or more in 0..{CLASSES - 1}")
+    if len(set(labels)) != len(labels):
+        raise ValueError(f"labels are {labels}; it takes each label once")
+    return clip
+
+
+def _read_usual(data: bytes) -> Clip | None:
+    """Read an example with the fields that AudioSet's have, as protobuf writes them, or None.
+
+    It takes two thirds of the time of `_read_any`, which makes Python objects for every frame.
+    """
+    try:
+        example = _UnreadExample.FromString(data)
+        context, lists = example.context.feature, example.feature_lists.feature_list
+        # A value that stands there twice is read once: the size tells.
+        if example.ByteSize() != len(data) or len(context) != 4 or len(lists) != 1:
+            return None
+        id_tags, video_id = _ID_FEATURE.unpack(context["video_id"])
+        start_tags, start = _FLOAT_FEATURE.unpack(context["start_time_seconds"])
+        end_tags, end = _FLOAT_FEATURE.unpack(context["end_time_seconds"])
+        labels = list(_Feature.FromString(context["labels"]).int64_list.value)
+        frame_tags, frames = zip(*_FRAME.iter_unpack(lists["audio_embedding"]), strict=True)
+        if (
+            id_tags == _ID_TAGS
+            and start_tags == end_tags == _FLOAT_TAGS
+            and set(frame_tags) == {_FRAME_TAGS}
+        ):
+            return Clip(video_id.decode("ascii"), start, end, labels, b"".join(frames))
+    except (message.DecodeError, struct.error, ValueError):
+        pass
+    return None
+
+
+def _read_any(data: bytes) -> Clip:
+    """Read an example written in any way.
+
+    Raises:
+        ValueError: if a field is missing, or a frame is not one of 128 bytes.
+    """
     try:
         example = SequenceExample.FromString(data)
     except message.DecodeError:
@@ -153,15 +208,7 @@ def parse_clip(data: bytes) -> Clip:
         raise ValueError(
             "it lacks one of video_id, start_time_seconds and end_time_seconds"
         ) from None
-    if not _VIDEO_ID.fullmatch(video_id):
-        raise ValueError(
-            f"video_id is {video_id!r}; it takes {VIDEO_ID_CHARACTERS} letters, digits, - and _"
-        )
     labels = list(context["labels"].int64_list.value)
-    if not labels or min(labels) < 0 or max(labels) >= CLASSES:
-        raise ValueError(f"labels are {labels}; it takes one or more in 0..{CLASSES - 1}")
-    if len(set(labels)) != len(labels):
-        raise ValueError(f"labels are {labels}; it takes each label once")
     frames = []
     for feature in example.feature_lists.feature_list["audio_embedding"].feature:
         value = feature.bytes_list.value

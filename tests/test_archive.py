@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tagging import archive as archive_module
-from tagging.archive import Shard, read_shards
+from tagging.archive import Shard, _Header, read_shards
 from tagging.errors import UserError
 from tagging.sample import sample_archive, stored_gzip
 from tests.archives import FOLDER, shard, tar
@@ -70,6 +70,24 @@ def test_reads_every_tar_format(tmp_path: Path, layout: int) -> None:
     with tarfile.open(path, "w:gz", format=layout) as file:
         file.add(tmp_path / "ab.tfrecord", f"./{FOLDER}/eval/ab.tfrecord")
     assert [shard.content for shard in read(path)] == [shard("abcdefghijk")]
+
+
+@pytest.mark.parametrize("layout", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT])
+@pytest.mark.parametrize("name", ["a", f"{FOLDER}/eval/ab.tfrecord", "\xe4" * 50, "\xff" * 49])
+def test_reads_a_header_as_tarfile_does(layout: int, name: str) -> None:
+    header = tarfile.TarInfo(name)
+    header.size, header.uname, header.uid = 0o12345670, "owner", 1000
+    block = header.tobuf(layout)
+    expected = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    read = _Header.frombuf(block, "utf-8", "surrogateescape")
+    assert (read.name, read.size, read.type) == (expected.name, expected.size, expected.type)
+    for at in range(BLOCK):
+        damaged = block[:at] + bytes([block[at] ^ 1]) + block[at + 1 :]
+        try:
+            tarfile.TarInfo.frombuf(damaged, "utf-8", "surrogateescape")
+        except tarfile.HeaderError:
+            with pytest.raises(tarfile.HeaderError):
+                _Header.frombuf(damaged, "utf-8", "surrogateescape")
 
 
 def test_reads_gzip_members_one_after_the_other(tmp_path: Path, plain: bytes) -> None:

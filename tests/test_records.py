@@ -10,6 +10,8 @@ from tagging.errors import UserError
 from tagging.records import (
     Clip,
     SequenceExample,
+    _read_any,
+    _read_usual,
     frame_record,
     masked_crc,
     parse_clip,
@@ -192,3 +194,33 @@ def test_data_under_right_checksums_are_read_or_refused(data: bytes) -> None:
     except UserError:
         return
     assert list(read_clips(write_clip(read), "x")) == [read]
+
+
+def test_the_usual_form_is_read_the_short_way() -> None:
+    expected = Clip("abcdefghijk", 30.0, 40.0, [0, 500], bytes(range(128)))
+    assert _read_usual(example()) == _read_any(example()) == expected
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        example() + example(frames=(bytes(128),)),  # frames of both, one list after the other
+        example() + field(1, field(1, field(1, b"labels") + field(2, field(3, b"")))),
+        example() + field(1, field(1, field(1, b"another") + field(2, b"\xff"))),
+        example(frames=(bytes(127), bytes(129))),
+        example(labels=b"\x80\x00"),  # 0 in two bytes
+    ],
+)
+def test_the_short_way_leaves_other_forms_alone_or_reads_the_same(data: bytes) -> None:
+    read = _read_usual(data)
+    assert read is None or read == _read_any(data)
+
+
+@settings(max_examples=1000, derandomize=True, deadline=None, database=None)
+@given(at=st.integers(0, len(example()) - 1), byte=st.integers(0, 255), double=st.booleans())
+def test_a_changed_byte_is_read_the_same_both_ways(at: int, byte: int, double: bool) -> None:
+    data = bytearray(example(frames=(bytes(128),)))
+    data[at] = byte
+    data = bytes(data) * (1 + double)
+    if (read := _read_usual(data)) is not None:
+        assert read == _read_any(data)
