@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("DVC_SYSTEM_CONFIG_DIR", str(home / "dvc-system"))
         # Threads that wait for work are not to take the cores from other tests.
         patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+        # What is started here takes Ctrl-C, also where the tests run in the background.
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         # `python` and `dvc` are those that run the tests.
         patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
         yield
