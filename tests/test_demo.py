@@ -80,7 +80,13 @@ def test_the_copy_is_of_the_working_tree(project, demo):
         yaml.safe_load((folder / "params.yaml").read_text())
         for folder in (project, project / ".demo")
     )
-    assert theirs == ours | {"download": ours["download"] | {"source": "sample"}}
+    names = ("yac", "yac_published", "attention")
+    assert theirs == ours | {
+        "download": ours["download"] | {"source": "sample"},
+        "models": {name: ours["models"][name] for name in names},
+        "ensembles": {"of_models": {"members": ["yac", "attention"]}},
+        "compare": ours["compare"] | {"plotted": ["yac", "attention"]},
+    }
 
 
 def test_its_cache_is_its_own(project, demo):
