@@ -13,10 +13,10 @@ import yaml
 from benchmarks.ratios import alternate, spread
 from benchmarks.results import Result, Target
 from benchmarks.turns import ROOT
-from benchmarks.workspace import source, stage_environment
+from benchmarks.workspace import stage_environment
 from tagging.errors import UserError
 from tagging.progress import Progress
-from tools.demo import copy_project, make_repository
+from tools.demo import copy_project, make_repository, make_sample
 
 TURNS = 7
 # Stages that train, or score what was trained, or compute its losses.
@@ -46,8 +46,8 @@ def run(command: list[str], folder: Path) -> str:
 
 
 def small(params: dict[str, Any]) -> None:
-    """Have parameters train an epoch: what is measured comes after that."""
-    source(params)
+    """Have a few models train an epoch on the sample: what is measured comes after that."""
+    make_sample(params)
     params["train"]["epochs"] = 1
     for model in params["models"].values():
         model.get("train", {}).pop("epochs", None)

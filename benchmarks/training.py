@@ -26,7 +26,7 @@ from benchmarks.workspace import (
 from tagging.errors import UserError
 from tagging.progress import Progress
 
-TURNS = 8
+TURNS = 5
 STUDY_BATCH, DEFAULT_BATCH = 16, 64
 NDCG = 0.9166  # the best cell of the study's table
 MODEL = "yac"
