@@ -145,9 +145,11 @@ def test_colleague_evaluates_without_training(project: Project, tmp_path: Path) 
     other.write_params(params)
     ran = other.repro("--pull", "--allow-missing", "evaluate@yac")
     assert ran == {"evaluate@yac"}
-    # Neither the archive nor the training split was fetched.
+    # Its deps were fetched (the training split too: students learn from answers for it), no more.
+    assert (other.root / "data/prepared/train.safetensors").exists()
     assert not (other.root / "data/features.tar.gz").exists()
-    assert not (other.root / "data/prepared/train.safetensors").exists()
+    assert not (other.root / "data/parquet").exists()
+    assert [path.stem for path in (other.root / "models").glob("*.safetensors")] == ["yac"]
 
 
 def test_read_only_http_remote(project: Project, tmp_path: Path) -> None:
