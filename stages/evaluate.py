@@ -18,10 +18,12 @@ from tagging.models import Student, load_model, load_network, score
 from tagging.parameters import Run, load
 from tagging.scores import Scores, scores_path, write_scores
 
+SCORED_CLIPS = 256  # at a time: what layers give then stays in a core's cache
+
 
 def answers(network: nn.Module, clips: Clips) -> np.ndarray:
     """Return the network's outputs for all clips: float32 (clips, labels)."""
-    return score(network, clips.embeddings, clips.frames).cpu().numpy()
+    return score(network, clips.embeddings, clips.frames, SCORED_CLIPS).cpu().numpy()
 
 
 @entry_point
