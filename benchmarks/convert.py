@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import pyarrow.parquet as pq
 from isal import igzip
@@ -179,37 +180,41 @@ def row(way: str, own: list[float] | None, base: list[float], records: int) -> d
 def targets(seconds: dict[str, list[float]], missing: dict[str, str]) -> list[Target]:
     """Hold times against the project's targets; ratios are medians over the turns."""
     own = seconds[CONVERT]
+
+    def held(
+        what: str, bound: Literal["at least", "at most"], limit: float, other: str, why: str = ""
+    ) -> Target:
+        if other not in seconds:
+            return Target(what, bound, limit, None, missing.get(other, ""))
+        pair = (seconds[other], own) if bound == "at least" else (own, seconds[other])
+        return Target(what, bound, limit, statistics.median(ratios(*pair)), why)
+
     return [
-        Target(
+        held(
             "records/s of convert / those of torchdata, which is Python down to its parser",
             "at least",
             5,
-            statistics.median(ratios(seconds[TORCHDATA], own)) if TORCHDATA in seconds else None,
-            missing.get(TORCHDATA, ""),
+            TORCHDATA,
         ),
-        Target(
+        held(
             "records/s of convert / those of tfrecord, whose parser is C",
             "at least",
             5,
-            statistics.median(ratios(seconds[TFRECORD], own)) if TFRECORD in seconds else None,
-            "both parse in C with protobuf, and only convert also gunzips, checks and writes"
-            if TFRECORD in seconds
-            else missing.get(TFRECORD, ""),
+            TFRECORD,
+            "both parse in C with protobuf, and only convert also gunzips, checks and writes",
         ),
-        Target(
+        held(
             "time of convert / time of TensorFlow",
             "at most",
             1,
-            statistics.median(ratios(own, seconds[TENSORFLOW])) if TENSORFLOW in seconds else None,
-            "TensorFlow parses batches in C++ and has no Python a record"
-            if TENSORFLOW in seconds
-            else missing.get(TENSORFLOW, ""),
+            TENSORFLOW,
+            "TensorFlow parses batches in C++ and has no Python a record",
         ),
-        Target(
+        held(
             "time of convert / time of gunzip (zlib)",
             "at most",
             3,
-            statistics.median(ratios(own, seconds[ZLIB])),
+            ZLIB,
             "each record costs Python some twenty calls, and each small shard a header of the tar",
         ),
     ]

@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
+from tools.demo import make_few
+
 ROOT = Path(__file__).parents[1]
-MODELS = ("yac", "yac_published", "attention")  # of the small project
 # Of the real run, tracked by git.
 OUTPUTS = (
     "leaderboard/", "metrics/", "plots/", "dvc.lock", "official/average_precision/",
@@ -116,10 +117,8 @@ def make_small(project: Project) -> None:
     params = project.params()
     params["prepare"]["top_labels"] = 5
     params["train"] |= {"epochs": 2, "batch_size": 8}
-    # Three models stand for all; tests/test_configured.py looks at each that params.yaml has.
-    params["models"] = {name: params["models"][name] for name in MODELS}
-    params["ensembles"] = {"of_models": {"members": ["yac", "attention"]}}
-    params["compare"]["plotted"] = ["yac", "attention"]
+    # A few models stand for all; tests/test_configured.py looks at each that params.yaml has.
+    make_few(params)
     for model in [*params["models"].values(), *params["students"].values()]:
         for name, small in (("epochs", 2), ("batch_size", 8)):
             if name in model.get("train", {}):

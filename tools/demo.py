@@ -93,12 +93,17 @@ def table(leaderboard: dict) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def make_sample(params: dict[str, Any]) -> None:
-    """Set the parameters to the generated sample, and to a few models of those that are there."""
-    params["download"]["source"] = "sample"
+def make_few(params: dict[str, Any]) -> None:
+    """Leave a few models in the parameters, and what can be made of them."""
     params["models"] = {name: params["models"][name] for name in MODELS}
     params["ensembles"] = {"of_models": {"members": ["yac", "attention"]}}
     params["compare"]["plotted"] = ["yac", "attention"]
+
+
+def make_sample(params: dict[str, Any]) -> None:
+    """Set the parameters to the generated sample, and to a few models of those that are there."""
+    params["download"]["source"] = "sample"
+    make_few(params)
 
 
 @entry_point
