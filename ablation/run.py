@@ -22,12 +22,11 @@ from tagging.device import pick_device
 from tagging.errors import UserError, entry_point
 from tagging.evaluation import summarize
 from tagging.files import write_text
-from tagging.models import Model, build, load_model, score, shape_of
+from tagging.models import Model, answers, build, load_model, shape_of
 from tagging.parameters import Run, load
 from tagging.progress import Progress
-from tagging.resume import SCRATCH, identity
 from tagging.tables import to_csv
-from tagging.training import Train, train
+from tagging.training import Train, state_path, train
 
 PIPELINE = Path("ablation/dvc.yaml")
 SCORES = ("ndcg", "precision_at_1", "mean_average_precision")
@@ -73,7 +72,7 @@ def train_one(training: Training, tell: Callable[[], None] = lambda: None) -> li
             settings,
             clips["train"],
             clips["val"],
-            state_path(training, device),
+            state_of(training, device),
             Progress(name, None, "step", "none"),
             lambda epoch: tell(),
         )
@@ -82,21 +81,18 @@ def train_one(training: Training, tell: Callable[[], None] = lambda: None) -> li
     network.load_state_dict(outcome.weights)
     row = [name, training.method_name, settings.seed]
     for split in ("val", "test"):
-        answers = score(network, clips[split].embeddings, clips[split].frames).cpu().numpy()
-        scores = summarize(splits[split].labels, answers)
+        scores = summarize(splits[split].labels, answers(network, clips[split]))
         row += [scores[column] for column in SCORES]
     return [*row, sum(parameter.numel() for parameter in network.parameters())]
 
 
-def state_path(training: Training, device: torch.device) -> Path:
+def state_of(training: Training, device: torch.device) -> Path:
     """Return the file of a training's state; those of the same training as it was are removed."""
-    description = [training.model.model_dump(), training.train.model_dump(), device.type]
-    key = identity(description, [split_path("train"), split_path("val")])
-    stem = f"ablation-{training.model_name}-{training.method_name}-{training.train.seed}"
-    state = SCRATCH / f"{stem}-{key}.safetensors"
-    for stale in set(SCRATCH.glob(f"{stem}-{'?' * len(key)}.safetensors")) - {state}:
-        stale.unlink()
-    return state
+    return state_path(
+        f"ablation-{training.model_name}-{training.method_name}-{training.train.seed}",
+        [training.model.model_dump(), training.train.model_dump(), device.type],
+        [split_path("train"), split_path("val")],
+    )
 
 
 def trainings(model_name: str, method_name: str, ablation: Ablation, device: str) -> list[Training]:

@@ -12,7 +12,7 @@ from tagging.batches import to_clips
 from tagging.dataset import SPLITS, read_split, split_path
 from tagging.device import pick_device
 from tagging.errors import entry_point
-from tagging.models import load_network, score
+from tagging.models import answers, load_network
 from tagging.parameters import Run, load
 from tagging.scores import Scores, write_scores
 
@@ -25,10 +25,7 @@ def main(name: str) -> None:
     device = pick_device(load(Run, "run").device)
     network = load_network(MODELS / f"{name}.safetensors", device).network
     splits = {part: read_split(split_path(part, DATA)) for part in SPLITS}
-    outputs = {}
-    for part, split in splits.items():
-        clips = to_clips(split, device)
-        outputs[part] = score(network, clips.embeddings, clips.frames).cpu().numpy()
+    outputs = {part: answers(network, to_clips(split, device)) for part, split in splits.items()}
     scores = Scores(outputs, sum(p.numel() for p in network.parameters()))
     write_scores(scores_path("models", name), scores)
     write_results(name, scores, splits, official)

@@ -26,8 +26,7 @@ from tagging.files import write_json
 from tagging.models import Model, build, save_network, shape_of
 from tagging.parameters import Run, load, parse, read_params
 from tagging.progress import Progress
-from tagging.resume import SCRATCH, identity
-from tagging.training import Epoch, Train, train
+from tagging.training import Epoch, Train, state_path, train
 
 
 def load_settings(official: Official, found: Trained, name: str) -> tuple[Model, Train]:
@@ -61,10 +60,8 @@ def main(name: str) -> None:
     except UserError as error:
         raise UserError(f"official.{found.section}: {error}") from None
 
-    key = identity([model.model_dump(), settings.model_dump(), device.type], paths)
-    state = SCRATCH / f"official-{name}-{key}.safetensors"
-    for stale in set(SCRATCH.glob(f"official-{name}-{'?' * len(key)}.safetensors")) - {state}:
-        stale.unlink()
+    description = [model.model_dump(), settings.model_dump(), device.type]
+    state = state_path(f"official-{name}", description, paths)
     steps = len(epoch_batches(len(train_split.labels), settings.batch_size, settings.seed, 0))
     epochs = 0
     with Progress(f"train {name}", steps * settings.epochs, "step", run.progress) as progress:

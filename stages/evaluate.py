@@ -6,24 +6,14 @@ Each clip and each label is scored on its own; the test split is read here for t
 import sys
 from pathlib import Path
 
-import numpy as np
-from torch import nn
-
-from tagging.batches import Clips, to_clips
+from tagging.batches import to_clips
 from tagging.dataset import SPLITS, read_split, split_path
 from tagging.device import pick_device
 from tagging.errors import entry_point
 from tagging.evaluation import Evaluate, write_evaluation
-from tagging.models import Student, load_model, load_network, score
+from tagging.models import Student, answers, load_model, load_network
 from tagging.parameters import Run, load
 from tagging.scores import Scores, scores_path, write_scores
-
-SCORED_CLIPS = 256  # at a time: what layers give then stays in a core's cache
-
-
-def answers(network: nn.Module, clips: Clips) -> np.ndarray:
-    """Return the network's outputs for all clips: float32 (clips, labels)."""
-    return score(network, clips.embeddings, clips.frames, SCORED_CLIPS).cpu().numpy()
 
 
 @entry_point

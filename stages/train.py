@@ -18,9 +18,8 @@ from tagging.files import write_json
 from tagging.models import Model, Student, build, load_model, save_network, shape_of
 from tagging.parameters import Run, load, parse, read_params
 from tagging.progress import Progress
-from tagging.resume import SCRATCH, identity
 from tagging.scores import blend, read_scores, scores_path
-from tagging.training import Epoch, Train, train
+from tagging.training import Epoch, Train, state_path, train
 
 
 def load_settings(name: str) -> tuple[Model, Train]:
@@ -66,10 +65,7 @@ def main(name: str) -> None:
 
     torch.manual_seed(settings.seed)
     network = build(model, shape, name).to(device)
-    key = identity([model.model_dump(), settings.model_dump(), device.type], paths)
-    state = SCRATCH / f"{name}-{key}.safetensors"
-    for stale in set(SCRATCH.glob(f"{name}-{'?' * len(key)}.safetensors")) - {state}:
-        stale.unlink()
+    state = state_path(name, [model.model_dump(), settings.model_dump(), device.type], paths)
     steps = len(epoch_batches(len(train_split.labels), settings.batch_size, settings.seed, 0))
     with (
         start_log(name) as live,

@@ -7,13 +7,14 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from tagging.batches import as_input
+from tagging.batches import Clips, as_input
 from tagging.dataset import Split
 from tagging.errors import UserError
 from tagging.files import whole_file
@@ -175,7 +176,7 @@ def score(
     network: nn.Module,
     embeddings: torch.Tensor,
     frames: torch.Tensor | None = None,
-    batch_size: int = 1024,
+    batch_size: int = 256,
 ) -> torch.Tensor:
     """Return the network's outputs for all clips: float32 (clips, labels).
 
@@ -183,9 +184,15 @@ def score(
         network: as `load_network` gives it; put into evaluation mode.
         embeddings: uint8 (clips, seconds, 128), on the network's device.
         frames: int64 (clips,), each clip's number of frames; None where no clip is padded.
-        batch_size: clips at a time; beyond rounding, the result does not depend on it.
+        batch_size: clips at a time; beyond rounding, the result does not depend on it. With more
+            than the default, what layers give no longer stays in a core's cache.
     """
     network.eval()
     pieces = embeddings.split(batch_size)
     lengths = repeat(None, len(pieces)) if frames is None else frames.split(batch_size)
     return torch.cat([network(as_input(x), n) for x, n in zip(pieces, lengths, strict=True)])
+
+
+def answers(network: nn.Module, clips: Clips) -> np.ndarray:
+    """Return the network's outputs for all clips, as `score`, in NumPy: float32 (clips, labels)."""
+    return score(network, clips.embeddings, clips.frames).cpu().numpy()

@@ -1,5 +1,6 @@
 """Training of one network: the settings, the loop, and resuming after an interruption."""
 
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -16,11 +17,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tagging.batches import Batch, Clips, Sampling, as_input, epoch_batches, mix, sample_order
 from tagging.errors import UserError
 from tagging.losses import LOSSES
-from tagging.models import score
+from tagging.models import answers
 from tagging.parameters import Float, Int, Section
 from tagging.progress import Progress
 from tagging.ranking import ndcg, precision_at_1
-from tagging.resume import load_state, save_state
+from tagging.resume import SCRATCH, identity, load_state, save_state
 
 MIXING = 1  # tells the random numbers of mixup from those of the order
 
@@ -173,6 +174,25 @@ def train(
     return Outcome(kept, history, seconds, checkpoints)
 
 
+def state_path(name: str, description: Any, inputs: list[Path]) -> Path:
+    """Return the file of a training's state; files of trainings it was before are removed.
+
+    Args:
+        name: of this training and no other, the file's name begins with it.
+        description: settings that decide the result, JSON-able.
+        inputs: data files that do; hashed in pieces, since one may be half of the memory.
+    """
+    hashes = []
+    for path in inputs:
+        with path.open("rb") as file:
+            hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
+    key = identity([description, hashes], [])
+    state = SCRATCH / f"{name}-{key}.safetensors"
+    for stale in set(SCRATCH.glob(f"{name}-{'?' * len(key)}.safetensors")) - {state}:
+        stale.unlink()
+    return state
+
+
 def validate(network: nn.Module, clips: Clips) -> tuple[float, float]:
     """Return NDCG and precision at 1, means over the clips.
 
@@ -180,7 +200,7 @@ def validate(network: nn.Module, clips: Clips) -> tuple[float, float]:
         UserError: if outputs are not finite numbers.
     """
     labels = clips.labels.cpu().numpy()
-    scores = score(network, clips.embeddings, clips.frames).cpu().numpy()
+    scores = answers(network, clips)
     if not np.isfinite(scores).all():
         raise UserError("the training diverged: outputs are not finite; a lower train.lr may help")
     return float(ndcg(labels, scores).mean()), float(precision_at_1(labels, scores).mean())

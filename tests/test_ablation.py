@@ -207,7 +207,7 @@ def test_a_row_has_the_scores_of_the_weights_kept(prepared):
     assert (row["model"], row["method"], row["seed"]) == ("attention", "focal", 1)
     # 128 x 2 and 8 x 2 of batch norm; 128 x 8 + 8; twice 8 x 5 + 5.
     assert row["parameters"] == 256 + 16 + 1032 + 90
-    state = run.state_path(training, torch.device("cpu"))
+    state = run.state_of(training, torch.device("cpu"))
     history = load_state(state)[1]["history"]  # of each epoch: loss, NDCG, precision at 1
     best = max(history, key=lambda epoch: epoch[1])
     assert [row["val_ndcg"], row["val_precision_at_1"]] == best[1:]

@@ -659,3 +659,22 @@ def test_softmax_head_sums_to_one():
     torch.testing.assert_close(out.sum(1), torch.ones(5))
     assert (out > 0).all()
     torch.testing.assert_close(out, make(YAC)(clips(5)).softmax(1))
+
+
+@pytest.mark.parametrize("name", ["attention-feature", "multi_level_attention"])
+def test_dropout_takes_a_channel_for_the_whole_clip(name):
+    network = make(CASES[name], dropout=0.5).train()
+    dropped = []
+
+    def look(module, inputs, output):
+        heard = inputs[0] > 0  # what ReLU left
+        gone = heard & (output == 0)
+        assert ((gone == heard).all(2) | ~gone.any(2)).all()
+        dropped.append(gone.sum() / heard.sum())
+
+    for module in network.modules():
+        if isinstance(module, nn.Dropout1d):
+            module.register_forward_hook(look)
+    network(clips(64))
+    assert len(dropped) == CASES[name].network["layers"]
+    assert all(0.45 < share < 0.55 for share in dropped)

@@ -74,6 +74,23 @@ def test_a_killed_training_ends_as_one_that_was_not(name, tmp_path):
         assert torch.equal(resumed.weights[key], tensor), key
 
 
+def test_the_state_of_what_a_training_was_goes_and_no_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    split = tmp_path / "train"
+    split.write_bytes(b"some clips")
+    training.SCRATCH.mkdir()
+    other = training.SCRATCH / f"yac_published-{'0' * 16}.safetensors"
+    other.touch()
+    seen = []
+    for description, content in (("a", b"some"), ("b", b"some"), ("b", b"more"), ("a", b"some")):
+        split.write_bytes(content)
+        seen.append(training.state_path("yac", [description], [split]))
+        seen[-1].touch()
+        assert set(training.SCRATCH.iterdir()) == {other, seen[-1]}
+    assert len(set(seen)) == 3  # settings and data decide
+    assert seen[3] == seen[0]
+
+
 @pytest.mark.parametrize("name", [name for name in CHANGES if name not in ("bce", "last")])
 def test_a_setting_changes_the_weights(name, tmp_path):
     base = run(tmp_path / "a", {"keep": "last"} | ({"lr": 0.02} if name == "as shared" else {}))
