@@ -187,7 +187,7 @@ def enhancement(facts: Facts) -> str:
         f"With the teacher `{added['teacher']}` and its thresholds ({how}), {added['added']:,} "
         f"labels join the {added['labels']:,} of the training split "
         f"({added['added_type_1']:,} kinds of a class that a clip has, {added['added_type_2']:,} "
-        "classes that one is a kind of)"
+        "classes that one is a kind of, some of them both)"
     )
     named = {entry.name: entry for entry in facts.entries}
     worth = []

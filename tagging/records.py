@@ -7,7 +7,6 @@ https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
 import re
 import struct
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import google_crc32c
@@ -29,7 +28,10 @@ _ID_FEATURE, _ID_TAGS = struct.Struct(f"4s{VIDEO_ID_CHARACTERS}s"), b"\n\r\n\x0b
 _FLOAT_FEATURE, _FLOAT_TAGS = struct.Struct("<4sf"), b"\x12\x06\n\x04"
 _FRAME_TAGS = b"\n\x86\x01\n\x83\x01\n\x80\x01"
 _FRAME = f"{len(_FRAME_TAGS)}s{FRAME_BYTES}s"
-_FRAME_SIZE = struct.calcsize(_FRAME)
+# AudioSet's clips have 1 to 10 frames; by the bytes that they take.
+_FRAMES = {
+    frames.size: frames for frames in (struct.Struct(_FRAME * number) for number in range(1, 11))
+}
 
 
 class Clip(NamedTuple):
@@ -175,7 +177,7 @@ def parse_clip(data: bytes) -> Clip:
 def _read_usual(data: bytes) -> Clip | None:
     """Read an example with the fields that AudioSet's have, as protobuf writes them, or None.
 
-    It takes two thirds of the time of `_read_any`, which makes Python objects for every frame.
+    It takes half the time of `_read_any`, which makes Python objects for every frame.
     """
     try:
         example = _UnreadExample.FromString(data)
@@ -188,23 +190,20 @@ def _read_usual(data: bytes) -> Clip | None:
         end_tags, end = _FLOAT_FEATURE.unpack(context["end_time_seconds"])
         labels = _Feature.FromString(context["labels"]).int64_list.value[:]  # a list
         value = lists["audio_embedding"]
+        if len(value) not in _FRAMES:
+            return None
         # All frames at once: one by one they take more than twice the time.
-        pieces = _frames_struct(len(value) // _FRAME_SIZE).unpack(value)
+        pieces = _FRAMES[len(value)].unpack(value)
         frame_tags, frames = pieces[::2], pieces[1::2]
         if (
             id_tags == _ID_TAGS
             and start_tags == end_tags == _FLOAT_TAGS
-            and frame_tags.count(_FRAME_TAGS) == len(frames) > 0
+            and frame_tags.count(_FRAME_TAGS) == len(frames)
         ):
             return Clip(video_id.decode("ascii"), start, end, labels, b"".join(frames))
     except (message.DecodeError, struct.error, ValueError):
         pass
     return None
-
-
-@lru_cache(maxsize=16)  # AudioSet's clips have 1 to 10 frames
-def _frames_struct(number: int) -> struct.Struct:
-    return struct.Struct(_FRAME * number)
 
 
 def _read_any(data: bytes) -> Clip:

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.project import MODELS as SMALL
 from tests.project import ROOT, Project
+from tools.demo import MODELS as SMALL
 
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 MODELS = {name: PARAMS["models"][name] for name in SMALL}
