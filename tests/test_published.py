@@ -269,3 +269,16 @@ def test_runs_are_one_stack_on_a_gpu_and_some_on_the_cores(prepared, monkeypatch
     lines = (prepared / "published/results/softmax-0.csv").read_text().splitlines()
     assert len(lines) == 1 + 10
     assert lines[1:] == sorted(lines[1:], key=lambda line: (line[:2], float(line.split(",")[1])))
+
+
+def test_the_chart_of_epochs_says_what_it_does_not_show():
+    collapsed = {"head": "softmax", "loss": "ce", "lr": 1.0}
+    rose = {"head": "logits", "loss": "msml", "lr": 0.01}
+    curves = [
+        {**run, "epoch": epoch, "val_ndcg": ndcg}
+        for run, of_run in ((collapsed, (0.7, 0.69)), (rose, (0.7, 0.94)))
+        for epoch, ndcg in enumerate(of_run, start=1)
+    ]
+    chart = report.curve_chart(curves)
+    assert chart["title"]["subtitle"] == "Always below 0.75, so not seen: softmax, lr 1, ce."
+    assert report.curve_chart(curves[2:])["title"]["subtitle"].endswith("not seen: none.")
