@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from tagging.errors import UserError
+from tagging.base.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
 SECTIONS = (
-    "download", "convert", "prepare", "train", "models", "ensembles", "students", "evaluate",
-    "compare", "published", "ablation", "official", "run",
+    "task", "download", "convert", "prepare", "decode", "protocol", "features", "embeddings",
+    "weights", "train", "models",
+    "ensembles", "students", "evaluate", "compare", "grid", "run",
 )  # fmt: skip
 SCORED = ("models", "students", "ensembles")  # what has a file in metrics/, of the entry's name
 
@@ -36,8 +37,8 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Run(Section):
-    """How to run, never what to compute: no stage tracks this section."""
+class Machine(Section):
+    """The section `run`: how to run, never what to compute. No stage tracks it."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(description="auto, cpu, cuda or mps")
     progress: Literal["auto", "bar", "lines", "none"] = Field(
@@ -57,7 +58,9 @@ def read_params(path: Path = PARAMS_FILE) -> dict[str, Any]:
     try:
         params = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} is not in {Path.cwd()}; run from the project's root") from None
+        raise UserError(
+            f"{path} is not in {Path.cwd()}; run in the project's root or in the folder of a task"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(params, dict):
@@ -131,7 +134,7 @@ def parse(kind: type[AnySection], values: object, name: str) -> AnySection:
         UserError: naming the first wrong key, what it got and what it takes.
     """
     try:
-        return kind.model_validate(values)
+        return kind.model_validate(values, context=name)
     except ValidationError as error:
         problem = error.errors()[0]
     key = ".".join([name, *(str(part) for part in problem["loc"])])

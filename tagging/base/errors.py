@@ -1,10 +1,18 @@
 """Errors a user can cause: one sentence, a non-zero exit, no traceback."""
 
+import errno
 import functools
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+# What the machine refuses: the user's to mend, and the error names the path. Any other OSError is
+# ours and keeps its traceback.
+REFUSED = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS,
+)  # fmt: skip
 
 
 class UserError(Exception):
@@ -14,8 +22,7 @@ class UserError(Exception):
 def entry_point(main: Callable[..., None]) -> Callable[..., None]:
     """Make `main` end with one sentence on stderr and exit code 1 where the user can help.
 
-    Problems of the operating system (a full disk, a missing file) count as the user's too: they
-    name the path and cannot be mended in code.
+    With `TAGGING_TRACEBACK=1` in the environment the traceback is shown all the same.
     """
 
     @functools.wraps(main)
@@ -29,8 +36,12 @@ def entry_point(main: Callable[..., None]) -> Callable[..., None]:
         try:
             main(*args)
         except UserError as error:
+            if os.environ.get("TAGGING_TRACEBACK"):
+                raise
             sys.exit(f"error: {error}")
         except OSError as error:
+            if error.errno not in REFUSED or os.environ.get("TAGGING_TRACEBACK"):
+                raise
             where = f"{error.filename}: " if error.filename else ""
             sys.exit(f"error: {where}{error.strerror or error}")
         except KeyboardInterrupt:

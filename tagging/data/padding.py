@@ -1,14 +1,15 @@
 """Clips of different lengths in one batch, and what keeps their padding from counting.
 
-A network's `forward(x, frames=None)` takes x, float32 (batch, most frames, 128), zero after a
-clip's end, and `frames`, int64 (batch,), each clip's number of frames, 1 or more; None where no
-clip is padded. In evaluation mode a clip's answer is the same whatever it is padded to.
+A network's `forward(x, frames=None)` takes x, float32 (batch, channels, most frames, bins), zero
+after a clip's end, and `frames`, int64 (batch,), each clip's number of frames, 1 or more; None
+where no clip is padded. In evaluation mode a clip's answer is the same whatever it is padded to.
 
 Maps are (batch, channels, time, ...) here, masks bool (batch, time), True at real frames.
 """
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 
 def frame_mask(frames: torch.Tensor | None, length: int) -> torch.Tensor | None:
@@ -16,16 +17,6 @@ def frame_mask(frames: torch.Tensor | None, length: int) -> torch.Tensor | None:
     if frames is None:
         return None
     return torch.arange(length, device=frames.device) < frames.unsqueeze(1)
-
-
-def require_frames(x: torch.Tensor, frames: torch.Tensor | None, number: int) -> None:
-    """Refuse clips that do not all have `number` frames.
-
-    Raises:
-        ValueError: saying so.
-    """
-    if x.shape[1] != number or (frames is not None and (frames != number).any()):
-        raise ValueError(f"the network takes clips of {number} frames only")
 
 
 class MaskedBatchNorm(nn.BatchNorm1d):
@@ -68,3 +59,41 @@ def last_frame(x: torch.Tensor, frames: torch.Tensor | None) -> torch.Tensor:
     if frames is None:
         return x[:, -1]
     return x[torch.arange(len(x), device=x.device), frames - 1]
+
+
+class Rows:
+    """The real frames of a batch one below the other, for layers that are alike for every frame.
+
+    Of such rows, (real frames, channels), linear layers and `nn.BatchNorm1d` are faster than of
+    maps, and neither needs a mask.
+
+    Args:
+        frames: each clip's number of frames, int64 (batch,), or None where no clip is padded.
+        length: the number of frames that the batch has room for.
+    """
+
+    def __init__(self, frames: torch.Tensor | None, length: int) -> None:
+        self.mask = frame_mask(frames, length)
+        self.length = length
+
+    def take(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the rows (real frames, channels) of a sequence (batch, time, channels)."""
+        return x.flatten(0, 1) if self.mask is None else x[self.mask]
+
+    def give(self, rows: torch.Tensor, filling: float = 0.0) -> torch.Tensor:
+        """Return rows as a sequence again, (batch, time, channels), with `filling` for padding."""
+        if self.mask is None:
+            return rows.unflatten(0, (-1, self.length))
+        x = rows.new_full((*self.mask.shape, rows.shape[1]), filling)
+        x[self.mask] = rows
+        return x
+
+    def dropout(self, rows: torch.Tensor, share: float, training: bool) -> torch.Tensor:
+        """Drop a share of the channels, each for all frames of a clip, and scale up the others."""
+        if not training or share == 0:
+            return rows
+        batch = len(rows) // self.length if self.mask is None else len(self.mask)
+        kept = functional.dropout(rows.new_ones(batch, 1, rows.shape[1]), share)
+        if self.mask is None:
+            return (self.give(rows) * kept).flatten(0, 1)
+        return rows * self.take(kept.expand(-1, self.length, -1))

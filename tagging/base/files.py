@@ -1,13 +1,11 @@
 """Outputs appear whole or not at all."""
 
 import errno
-import json
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 # What the user's umask leaves, also for libraries that create files for the owner alone.
 _UMASK = os.umask(0)
@@ -64,8 +62,3 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
     with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON as people and `git diff` read it: indented, keys in the order given."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

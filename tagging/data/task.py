@@ -1,0 +1,33 @@
+"""What a task asks: one label a clip or several, and which metrics tell how well it is answered."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from tagging.parameters import Section, load
+
+METRIC = "the name of a file in tagging/scoring/metrics, without its .py"
+
+
+class Task(Section):
+    """The section `task`."""
+
+    kind: Literal["multi_label", "single_label"] = Field(
+        description="multi_label (a clip has one label or more) or single_label (exactly one)"
+    )
+    chooses: str = Field(
+        description=f"{METRIC}: by it validation chooses epochs and models, and intervals are given"
+    )
+    shown: list[str] = Field(description=f"a list of such names, {METRIC}", min_length=1)
+    features: str = Field(
+        "vggish", description="the name of the feature that models take where they name no other"
+    )
+
+
+def load_task() -> Task:
+    """Read the section `task` of params.yaml.
+
+    Raises:
+        UserError: if it is missing or not as it should be.
+    """
+    return load(Task, "task")
