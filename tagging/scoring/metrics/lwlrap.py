@@ -1,0 +1,23 @@
+"""Label-weighted label-ranking average precision.
+
+Fonseca et al. (2019), "Audio tagging with noisy labels and minimal supervision", arXiv 1906.02975:
+label-ranking average precision in which each label of each clip, rather than each clip, weighs the
+same.
+"""
+
+import numpy as np
+
+from tagging.scoring.metric import Metric
+
+
+def lwlrap(labels: np.ndarray, scores: np.ndarray) -> float | None:
+    """Return the metric; clips without a label weigh nothing, and None if there are no others."""
+    from sklearn.metrics import label_ranking_average_precision_score
+
+    weights = labels.sum(axis=1)
+    if not weights.any():
+        return None
+    return float(label_ranking_average_precision_score(labels, scores, sample_weight=weights))
+
+
+METRIC = Metric("lwlrap", decimals=3, of_all=lwlrap)
