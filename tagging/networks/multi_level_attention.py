@@ -1,4 +1,4 @@
-"""1x1 convolutions over each second; the last layers are each tagged and pooled by attention.
+"""Fully connected layers over each frame; the last ones are each tagged and pooled by attention.
 
 Yu, Barsim, Kong, Yang (2018), "Multi-level attention model for weakly supervised audio
 classification", arXiv 1803.02353. Attention pooling not of the last layer alone but of several,
@@ -15,7 +15,9 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from tagging.padding import MaskedBatchNorm, frame_mask
+from tagging.base.errors import UserError
+from tagging.data.padding import Rows
+from tagging.data.spec import InputSpec
 from tagging.parameters import Float, Int, Section
 
 
@@ -23,7 +25,7 @@ class Settings(Section):
     """The network's settings (`models.<name>.network`)."""
 
     hidden: Int = Field(description="a whole number of channels, 1 or more", ge=1)
-    layers: Int = Field(description="a whole number of 1x1 convolutions, 1 or more", ge=1)
+    layers: Int = Field(description="a whole number of fully connected layers, 1 or more", ge=1)
     levels: Int = Field(
         description="a whole number of layers, the last ones, that are pooled, from 1 to layers",
         ge=1,
@@ -32,53 +34,50 @@ class Settings(Section):
 
 
 class Layer(nn.Module):
-    """A fully connected layer, the same for every second."""
+    """A fully connected layer, the same for every frame."""
 
     def __init__(self, channels_in: int, channels_out: int, dropout: float) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(channels_in, channels_out, 1, bias=False)
-        self.norm = MaskedBatchNorm(channels_out)
-        self.dropout = nn.Dropout1d(dropout)
+        self.linear = nn.Linear(channels_in, channels_out, bias=False)  # normalized away
+        self.norm = nn.BatchNorm1d(channels_out)
+        self.dropout = dropout
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """Map (batch, channels, seconds) to as many seconds."""
-        return self.dropout(self.norm(self.conv(x), mask).relu())
+    def forward(self, h: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """Map (real frames, channels) to as many frames."""
+        return rows.dropout(self.norm(self.linear(h)).relu_(), self.dropout, self.training)
 
 
 class Attention(nn.Module):
-    """Tags each second, and takes the mean of its probabilities with weights from the clip."""
+    """Tags each frame, and takes the mean of its probabilities with weights from the clip."""
 
     def __init__(self, channels: int, labels: int) -> None:
         super().__init__()
-        self.attend = nn.Conv1d(channels, labels, 1, bias=False)  # softmax takes a bias away
-        self.classify = nn.Conv1d(channels, labels, 1)
+        self.attend = nn.Linear(channels, labels, bias=False)  # softmax takes a bias away
+        self.classify = nn.Linear(channels, labels)
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """Map (batch, channels, seconds) to the mean's log odds, (batch, labels)."""
-        # Time is not the last axis of what follows: half the time that it takes otherwise.
-        weights = self.attend(x).transpose(1, 2)  # (batch, seconds, labels)
-        if mask is not None:
-            weights = weights.masked_fill(~mask.unsqueeze(2), -torch.inf)
-        log_weights = weights.log_softmax(1)  # their exponentials sum to 1 in time
-        decisions = self.classify(x).transpose(1, 2).contiguous()  # (batch, seconds, labels)
+    def forward(self, h: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """Map (real frames, channels) to the mean's log odds, (batch, labels)."""
+        # Logarithms of weights, but for a term that all of a clip's share: it cancels out below.
+        weights = rows.give(self.attend(h), -torch.inf)  # (batch, frames, labels)
+        decisions = rows.give(self.classify(h))
         # In the log domain, so that the log odds are exact near probabilities of 0 and 1.
-        log_p = (log_weights + functional.logsigmoid(decisions)).logsumexp(1)
-        log_not_p = (log_weights + functional.logsigmoid(-decisions)).logsumexp(1)
-        return log_p - log_not_p
+        log_p = weights + functional.logsigmoid(decisions)
+        log_not_p = log_p - decisions
+        return log_p.logsumexp(1) - log_not_p.logsumexp(1)
 
 
 class Network(nn.Module):
-    """Embeddings in [0, 1), float32 (batch, seconds, 128), to logits (batch, labels)."""
+    """Clips, float32 (batch, channels, frames, bins), to logits (batch, labels)."""
 
-    def __init__(self, settings: Settings, seconds: int, labels: int) -> None:
+    def __init__(self, settings: Settings, spec: InputSpec, labels: int) -> None:
         super().__init__()
         if settings.levels > settings.layers:
-            raise ValueError(
+            raise UserError(
                 f"network.levels is {settings.levels}; it takes at most "
                 f"network.layers, {settings.layers}"
             )
-        self.norm = MaskedBatchNorm(128)
-        channels = [128] + [settings.hidden] * settings.layers
+        channels = [spec.channels * spec.bins] + [settings.hidden] * settings.layers
+        self.norm = nn.BatchNorm1d(channels[0])
         self.layers = nn.ModuleList(
             Layer(here, after, settings.dropout) for here, after in pairwise(channels)
         )
@@ -89,14 +88,18 @@ class Network(nn.Module):
 
     def forward(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
         """Return logits; `frames` is the length of each clip where some are padded."""
-        mask = frame_mask(frames, x.shape[1])  # (batch, seconds)
-        h = self.norm(x.transpose(1, 2), mask)  # (batch, 128, seconds)
+        return self.classify(self.embed(x, frames))
+
+    def embed(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the levels' log odds, float32 (batch, levels * labels)."""
+        rows = Rows(frames, x.shape[2])
+        h = self.norm(rows.take(x.transpose(1, 2).flatten(2)))  # (real frames, channels * bins)
         outputs = []
         for layer in self.layers:
-            h = layer(h, mask)  # (batch, hidden, seconds)
+            h = layer(h, rows)  # (real frames, hidden)
             outputs.append(h)
         pooled = [
-            attention(output, mask)  # (batch, labels)
+            attention(output, rows)  # (batch, labels)
             for attention, output in zip(self.levels, outputs[-len(self.levels) :], strict=True)
         ]
-        return self.classify(torch.cat(pooled, 1))  # (batch, labels)
+        return torch.cat(pooled, 1)

@@ -1,0 +1,126 @@
+"""Fully connected layers over each frame, then pooling over time, by attention or without.
+
+Kong, Yu, Xu, Iqbal, Wang, Plumbley (2019), "Weakly labelled AudioSet tagging with attention neural
+networks", arXiv 1903.00765. A stack of fully connected layers, the same for every frame, then one
+weighted mean over the frames for each label, the weights computed from the clip itself; mean and
+max pooling are the paper's baselines. Several heads: Gong, Chung, Glass (2021), "PSLA: improving
+audio tagging with pretraining, sampling, labeling, and aggregation", arXiv 2102.01243. Dropout
+takes whole channels (Tompson et al., 2015, arXiv 1411.4280): as accurate here as single values,
+with a tenth of the random numbers.
+"""
+
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional
+
+from tagging.base.errors import UserError
+from tagging.data.padding import Rows
+from tagging.data.spec import InputSpec
+from tagging.parameters import Float, Int, Section
+
+
+class Settings(Section):
+    """The network's settings (`models.<name>.network`)."""
+
+    hidden: Int = Field(description="a whole number of channels, 1 or more", ge=1)
+    layers: Int = Field(description="a whole number of fully connected layers, 1 or more", ge=1)
+    dropout: Float = Field(description="a number from 0 to below 1", ge=0, lt=1)
+    pooling: Literal["decision", "feature", "mean", "max"] = Field(
+        description="decision (each frame is tagged, then pooled by attention), feature (pooled "
+        "by attention, then tagged), mean or max (each frame is tagged, then pooled without it)"
+    )
+    heads: Int = Field(
+        1, description="a whole number of attention heads, 1 or more (1 unless decision)", ge=1
+    )
+
+
+class Layer(nn.Module):
+    """A fully connected layer, the same for every frame."""
+
+    def __init__(self, channels_in: int, channels_out: int, dropout: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels_in, channels_out, bias=False)  # normalized away
+        self.norm = nn.BatchNorm1d(channels_out)
+        self.dropout = dropout
+
+    def forward(self, h: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """Map (real frames, channels) to as many frames."""
+        return rows.dropout(self.norm(self.linear(h)).relu_(), self.dropout, self.training)
+
+
+class Network(nn.Module):
+    """Clips, float32 (batch, channels, frames, bins), to logits (batch, labels)."""
+
+    def __init__(self, settings: Settings, spec: InputSpec, labels: int) -> None:
+        super().__init__()
+        if settings.heads > 1 and settings.pooling != "decision":
+            raise UserError(
+                f"network.heads is {settings.heads}; "
+                f"it takes 1 with network.pooling {settings.pooling!r}"
+            )
+        channels = [spec.channels * spec.bins] + [settings.hidden] * settings.layers
+        self.norm = nn.BatchNorm1d(channels[0])
+        self.layers = nn.ModuleList(
+            Layer(here, after, settings.dropout) for here, after in pairwise(channels)
+        )
+        self.pooling = settings.pooling
+        self.heads = settings.heads
+        # A softmax over time takes a bias of its logits away.
+        if settings.pooling == "feature":
+            self.attend = nn.Linear(settings.hidden, settings.hidden, bias=False)
+        if settings.pooling == "decision":
+            self.attend = nn.Linear(settings.hidden, labels * settings.heads, bias=False)
+        self.classify = nn.Linear(settings.hidden, labels * settings.heads)
+        if settings.heads > 1:
+            # PSLA's heads have free weights; these go through a softmax: they all begin alike, and
+            # the weighted mean of probabilities stays one.
+            self.head_weights = nn.Parameter(torch.zeros(settings.heads))
+
+    def forward(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
+        """Return logits; `frames` is the length of each clip where some are padded."""
+        h, rows = self._last_layer(x, frames)
+        if self.pooling == "feature":
+            return self.classify(self._pooled(h, rows))
+        decisions = self.classify(h)  # (real frames, heads * labels)
+        if self.pooling == "max":
+            return rows.give(decisions, -torch.inf).amax(1)  # of the highest probability
+
+        # Logarithms of weights, but for a term that all of a clip's share: it cancels out below.
+        weights = self.attend(h) if self.pooling == "decision" else torch.zeros_like(decisions)
+        weights, decisions = rows.give(weights, -torch.inf), rows.give(decisions)
+        if self.heads > 1:
+            # Frames and heads become one axis: (batch, frames * heads, labels).
+            weights = weights.log_softmax(1).unflatten(2, (self.heads, -1))
+            weights = (weights + self.head_weights.log_softmax(0).unsqueeze(1)).flatten(1, 2)
+            decisions = decisions.unflatten(2, (self.heads, -1)).flatten(1, 2)
+        # The mean of probabilities, in the log domain so that its logit is exact near 0 and 1.
+        # Time is not the last axis: it takes half the time or less.
+        log_p = weights + functional.logsigmoid(decisions)
+        log_not_p = log_p - decisions
+        return log_p.logsumexp(1) - log_not_p.logsumexp(1)
+
+    def embed(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the last layer pooled over time, float32 (batch, hidden).
+
+        By attention with feature pooling, which classifies this; its mean with the others, which
+        classify each frame.
+        """
+        return self._pooled(*self._last_layer(x, frames))
+
+    def _last_layer(
+        self, x: torch.Tensor, frames: torch.Tensor | None
+    ) -> tuple[torch.Tensor, Rows]:
+        rows = Rows(frames, x.shape[2])
+        h = self.norm(rows.take(x.transpose(1, 2).flatten(2)))  # (real frames, channels * bins)
+        for layer in self.layers:
+            h = layer(h, rows)  # (real frames, hidden)
+        return h, rows
+
+    def _pooled(self, h: torch.Tensor, rows: Rows) -> torch.Tensor:
+        weights = self.attend(h) if self.pooling == "feature" else torch.zeros_like(h[:, :1])
+        weights = rows.give(weights, -torch.inf).softmax(1)  # (batch, frames, hidden or 1)
+        return (weights * rows.give(h)).sum(1)
