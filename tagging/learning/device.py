@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from tagging.errors import UserError
+from tagging.base.errors import UserError
 
 # Sums depend on the number of threads in their last bits: a fixed number makes results the same on
 # machines with other numbers of cores. It is one because threads that wait for each other in small
@@ -19,9 +19,6 @@ def pick_device(name: str) -> torch.device:
         UserError: if this machine does not have it.
     """
     torch.set_num_threads(THREADS)
-    torch.use_deterministic_algorithms(True)
-    # cuBLAS is deterministic with buffers of its own alone; PyTorch refuses it otherwise.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     there = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
@@ -32,4 +29,8 @@ def pick_device(name: str) -> torch.device:
     if not there[name]:
         found = ", ".join(device for device, found in there.items() if found)
         raise UserError(f"params.yaml: run.device is {name!r}, not on this machine; it has {found}")
+    if name != "cpu":  # where one thread is deterministic by itself; to say so costs a second
+        torch.use_deterministic_algorithms(True)
+        # cuBLAS is deterministic with buffers of its own alone; PyTorch refuses it otherwise.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return torch.device(name)

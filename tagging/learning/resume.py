@@ -1,7 +1,8 @@
 """State of an unfinished training, so that a killed one goes on where its last epoch ended.
 
-The files lie in a scratch folder that neither git nor DVC sees. Their names are a hash of all that
-decides the result, so that a changed parameter, data set or line of code never picks up old state.
+The files lie in a scratch folder that neither git nor DVC sees. Their names end with a hash of all
+that decides the result, so that a changed parameter, data set or line of code never picks up old
+state. The state after the last epoch stays: it is the finished run.
 """
 
 import hashlib
@@ -13,9 +14,12 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
-from tagging.files import whole_file
+from tagging.base.files import whole_file
 
 SCRATCH = Path(".resume")
+ROOT = Path(__file__).parents[2]
+CODE = [ROOT / folder for folder in ("stages", "tagging", "replication")]
+BASE = ROOT / "tagging" / "base"
 DIGEST_BYTES = 32  # of the SHA-256 that a file begins with
 RECORD = "record"  # the name under which JSON lies among the tensors
 
@@ -23,21 +27,36 @@ RECORD = "record"  # the name under which JSON lies among the tensors
 def identity(description: Any, files: list[Path]) -> str:
     """Return a hash of what decides a result: a JSON-able description, data files and the code.
 
-    The code is every module of the project that this process has loaded.
+    The code is every module of the project that this process has loaded, but those of
+    `tagging/base`, which decide no byte. Files are read in pieces: one may be half of the memory.
     """
     digest = hashlib.sha256(json.dumps(description, sort_keys=True, default=str).encode())
     digest.update(f"torch {torch.__version__}".encode())
-    root = Path(__file__).parents[1]
     code = {
         Path(module.__file__)
         for module in list(sys.modules.values())
-        if getattr(module, "__file__", None) and Path(module.__file__).parent.is_relative_to(root)
+        if getattr(module, "__file__", None)
+        and any(Path(module.__file__).is_relative_to(folder) for folder in CODE)
     }
-    environment = Path(sys.prefix)
-    for path in sorted(code) + files:
-        if not path.is_relative_to(environment):
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
+    for path in sorted(path for path in code if not path.is_relative_to(BASE)) + files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def state_path(name: str, description: Any, files: list[Path]) -> Path:
+    """Return the file of a training's state; files of trainings it was before are removed.
+
+    Args:
+        name: of this training and no other; the file's name begins with it.
+        description: settings that decide the result, JSON-able.
+        files: data files that do.
+    """
+    key = identity(description, files)
+    state = SCRATCH / f"{name}-{key}.safetensors"
+    for stale in set(SCRATCH.glob(f"{name}-{'?' * len(key)}.safetensors")) - {state}:
+        stale.unlink()
+    return state
 
 
 def save_state(path: Path, tensors: dict[str, torch.Tensor], record: dict[str, Any]) -> None:

@@ -1,46 +1,57 @@
 """Training of one network: the settings, the loop, and resuming after an interruption."""
 
-import hashlib
 import math
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from tagging.batches import Batch, Clips, Sampling, as_input, epoch_batches, mix, sample_order
-from tagging.errors import UserError
-from tagging.losses import LOSSES
-from tagging.models import answers
+from tagging.base.errors import UserError
+from tagging.base.progress import Progress
+from tagging.data.augmentation import Augment, augment
+from tagging.data.batches import Clips, Sampling, count_batches, epoch_batches, mix, sample_order
+from tagging.learning.losses import LOSSES, Loss, parse_loss
+from tagging.learning.model import Activation, log_odds, score
+from tagging.learning.resume import load_state, save_state
 from tagging.parameters import Float, Int, Section
-from tagging.progress import Progress
-from tagging.ranking import ndcg, precision_at_1
-from tagging.resume import SCRATCH, identity, load_state, save_state
+from tagging.scoring.metric import Metric
 
-MIXING = 1  # tells the random numbers of mixup from those of the order
+MIXING, CHANGING = 1, 2  # tell the random numbers of mixup and augmentation from the order's
+DIVERGED = "the training diverged: {} not finite; a lower train.lr may help"
+
+
+def _loss(value: object, info: ValidationInfo) -> Loss:
+    return parse_loss(value, f"{info.context or 'train'}.loss")
 
 
 class Train(Section):
     """How a network is trained (`train`, and what `models.<name>.train` replaces of it)."""
 
-    loss: Literal[tuple(LOSSES)] = Field(description=" or ".join(LOSSES))
-    focal_gamma: Float = Field(description="a number of 0 or more (of the loss focal)", ge=0)
-    focal_alpha: Float = Field(description="a number from 0 to 1 (of the loss focal)", ge=0, le=1)
+    loss: SerializeAsAny[Annotated[Loss, BeforeValidator(_loss)]] = Field(
+        description=f"{', '.join(LOSSES)}, or a mapping of such a name and its parameters"
+    )
     optimizer: Literal["adam", "adamw"] = Field(description="adam or adamw")
     lr: Float = Field(description="a learning rate above 0 (the highest of the schedule)", gt=0)
     weight_decay: Float = Field(description="a number of 0 or more", ge=0)
-    schedule: Literal["constant", "one_cycle", "cosine"] = Field(
-        description="constant, one_cycle (up for 30% of the steps, then down to nothing) or cosine "
-        "(up for the share warmup of the steps, then down to nothing)"
+    schedule: Literal["constant", "one_cycle", "cosine", "exponential"] = Field(
+        description="constant, one_cycle (up for 30% of the steps, then down to nothing), cosine "
+        "(up for the share warmup of the steps, then down to nothing) or exponential (times decay "
+        "an epoch, after decay_after epochs)"
     )
     warmup: Float = Field(
         description="the share of the steps, 0 to below 1 (of the schedule cosine)", ge=0, lt=1
+    )
+    decay: Float = Field(
+        0.85, description="a number above 0, at most 1 (of the schedule exponential)", gt=0, le=1
+    )
+    decay_after: Int = Field(
+        5, description="a whole number of epochs, 0 or more (of the schedule exponential)", ge=0
     )
     epochs: Int = Field(description="a whole number of 1 or more", ge=1)
     batch_size: Int = Field(description="a whole number of clips, 2 or more", ge=2)
@@ -50,6 +61,9 @@ class Train(Section):
     )
     mixup_rate: Float = Field(description="the share of clips mixed, from 0 to 1", ge=0, le=1)
     mixup_alpha: Float = Field(description="a number above 0", gt=0)
+    augment: Augment = Field(
+        Augment(), description="a mapping of roll, gain and masks: changes of spectrograms"
+    )
     average: Literal["none", "ema", "epochs"] = Field(
         description="none, ema (a moving average of the weights of every step) or epochs (the mean "
         "of the weights after each of the last average_epochs epochs)"
@@ -57,21 +71,46 @@ class Train(Section):
     ema_decay: Float = Field(description="a number above 0 and below 1", gt=0, lt=1)
     average_epochs: Int = Field(description="a whole number of 1 or more", ge=1)
     keep: Literal["best", "last"] = Field(
-        description="best (weights of the epoch with the highest validation NDCG) or last"
+        description="best (weights of the epoch that validation finds best) or last"
     )
     checkpoints: Int = Field(
         description="a whole number of 0 or more: of the last so many epochs weights are kept too",
         ge=0,
     )
-    seed: Int = Field(description="a whole number of 0 or more", ge=0)
+
+
+class Validation(NamedTuple):
+    """How a network is judged after each epoch: on which clips, by which metric."""
+
+    clips: Clips
+    metric: Metric
+    activation: Activation  # turns the network's outputs into probabilities
+
+    def __call__(self, network: nn.Module) -> float | None:
+        """Return the metric; None where there are no clips to validate on.
+
+        Raises:
+            UserError: if outputs are not finite numbers, or no clip has a value.
+        """
+        if not len(self.clips.places):
+            return None
+        outputs = score(network, self.clips)
+        if not outputs.isfinite().all():
+            raise UserError(DIVERGED.format("outputs are"))
+        value = self.metric.value(self.clips.labels, log_odds(outputs, self.activation))
+        if value is None:
+            raise UserError(
+                f"no clip of the validation split has a value of {self.metric.title}; it takes "
+                "clips with labels"
+            )
+        return value
 
 
 class Epoch(NamedTuple):
-    """What an epoch gave: the mean training loss a clip, and validation scores after it."""
+    """What an epoch gave: the mean training loss a clip, and the metric on validation after it."""
 
     train_loss: float
-    val_ndcg: float
-    val_precision_at_1: float
+    val: float | None
 
 
 class Outcome(NamedTuple):
@@ -90,8 +129,9 @@ class Outcome(NamedTuple):
 def train(
     network: nn.Module,
     settings: Train,
-    train_clips: Clips,
-    val_clips: Clips,
+    seed: int,
+    clips: Clips,
+    validate: Validation,
     state: Path,
     progress: Progress,
     on_epoch: Callable[[Epoch], None],
@@ -103,12 +143,23 @@ def train(
 
     Args:
         network: freshly built, on the clips' device.
+        settings: of the training.
+        seed: of the run.
+        clips: to train on.
+        validate: what is asked after each epoch.
         state: file of the unfinished training; read if there, replaced after every epoch.
         progress: advanced by a unit a step.
         on_epoch: told every epoch's scores, those before an interruption included.
+
+    Raises:
+        UserError: if the training diverges, or there is nothing to choose the best epoch by.
     """
+    if not any(True for _ in network.parameters()):  # nothing to learn
+        return Outcome(_copy(network), [], 0.0, {})
+    if settings.keep == "best" and not len(validate.clips.places):
+        raise UserError("train.keep is best, but no clip validates; it takes last")
     optimizer = _optimizer(network, settings)
-    steps = len(epoch_batches(len(train_clips.labels), settings.batch_size, settings.seed, 0))
+    steps = count_batches(len(clips.places), settings.batch_size)
     schedule = _schedule(optimizer, settings, steps)
     averaged = _averaged(network, settings)
     scored = network if averaged is None else averaged.module
@@ -121,7 +172,7 @@ def train(
         network.load_state_dict(_under(tensors, "network"))
         if averaged is not None:
             averaged.load_state_dict(_under(tensors, "averaged"))
-        device = train_clips.labels.device
+        device = clips.device
         kept = _to(device, _under(tensors, "kept"))
         checkpoints = {
             epoch: _to(device, _under(tensors, f"checkpoint {epoch}"))
@@ -138,15 +189,19 @@ def train(
     for number in range(len(history), settings.epochs):
         started = time.perf_counter()
         loss = _train_epoch(
-            network, settings, number, train_clips, optimizer, schedule, averaged, progress
+            network, settings, seed, number, clips, optimizer, schedule, averaged, progress
         )
         if settings.average == "epochs" and number >= settings.epochs - settings.average_epochs:
             averaged.update_parameters(network)
         elif settings.average == "epochs":
             averaged.module.load_state_dict(network.state_dict())  # nothing to average yet
         seconds += time.perf_counter() - started
-        epoch = Epoch(loss, *validate(scored, val_clips))
-        if settings.keep == "last" or all(epoch.val_ndcg > old.val_ndcg for old in history):
+        if not math.isfinite(loss):
+            raise UserError(DIVERGED.format("the loss is"))
+        epoch = Epoch(loss, validate(scored))
+        if settings.keep == "last" or all(
+            validate.metric.better(epoch.val, old.val) for old in history
+        ):
             kept = _copy(scored)
         history.append(epoch)
         if len(history) > settings.epochs - settings.checkpoints:
@@ -174,60 +229,26 @@ def train(
     return Outcome(kept, history, seconds, checkpoints)
 
 
-def state_path(name: str, description: Any, inputs: list[Path]) -> Path:
-    """Return the file of a training's state; files of trainings it was before are removed.
-
-    Args:
-        name: of this training and no other, the file's name begins with it.
-        description: settings that decide the result, JSON-able.
-        inputs: data files that do; hashed in pieces, since one may be half of the memory.
-    """
-    hashes = []
-    for path in inputs:
-        with path.open("rb") as file:
-            hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
-    key = identity([description, hashes], [])
-    state = SCRATCH / f"{name}-{key}.safetensors"
-    for stale in set(SCRATCH.glob(f"{name}-{'?' * len(key)}.safetensors")) - {state}:
-        stale.unlink()
-    return state
-
-
-def validate(network: nn.Module, clips: Clips) -> tuple[float, float]:
-    """Return NDCG and precision at 1, means over the clips.
-
-    Raises:
-        UserError: if outputs are not finite numbers.
-    """
-    labels = clips.labels.cpu().numpy()
-    scores = answers(network, clips)
-    if not np.isfinite(scores).all():
-        raise UserError("the training diverged: outputs are not finite; a lower train.lr may help")
-    return float(ndcg(labels, scores).mean()), float(precision_at_1(labels, scores).mean())
-
-
 def _train_epoch(
-    network, settings, number, clips, optimizer, schedule, averaged, progress
+    network, settings, seed, number, clips, optimizer, schedule, averaged, progress
 ) -> float:
-    loss_of = LOSSES[settings.loss]
-    if settings.loss == "focal":
-        loss_of = partial(loss_of, gamma=settings.focal_gamma, alpha=settings.focal_alpha)
     network.train()
-    torch.manual_seed(int(np.random.SeedSequence([settings.seed, number]).generate_state(1)[0]))
-    mixing = np.random.default_rng([settings.seed, number, MIXING])
-    labels = clips.labels.cpu().numpy()
-    targets = clips.labels if clips.targets is None else clips.targets
-    order = sample_order(labels, settings.sampling, settings.seed, number)
-    total = torch.zeros((), device=clips.labels.device)
+    torch.manual_seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
+    mixing = np.random.default_rng([seed, number, MIXING])
+    changing = torch.Generator().manual_seed(
+        int(np.random.SeedSequence([seed, number, CHANGING]).generate_state(1)[0])
+    )
+    order = sample_order(clips.labels, settings.sampling, seed, number)
+    total = torch.zeros((), device=clips.device)
     seen = 0
-    for chosen in epoch_batches(len(labels), settings.batch_size, settings.seed, number, order):
-        places = torch.from_numpy(chosen).to(clips.labels.device)
-        frames = None if clips.frames is None else clips.frames[places]
-        batch = Batch(as_input(clips.embeddings[places]), targets[places], frames)
+    for chosen in epoch_batches(len(clips.places), settings.batch_size, seed, number, order):
+        batch = clips.batch(chosen)
+        changed = augment(batch.x, batch.frames, settings.augment, changing)
+        batch = batch._replace(x=changed)
         if settings.mixup_rate > 0:
             batch = mix(batch, settings.mixup_rate, settings.mixup_alpha, mixing)
         optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(network(batch.x, batch.frames), batch.labels)
+        loss = settings.loss(network(batch.x, batch.frames), batch.labels)
         loss.backward()
         optimizer.step()
         schedule.step()
@@ -250,6 +271,11 @@ def _schedule(optimizer, settings: Train, steps: int) -> torch.optim.lr_schedule
     if settings.schedule == "constant":
         return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)
     total = steps * settings.epochs
+    if settings.schedule == "exponential":
+        return torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: settings.decay ** max(0, step // steps + 1 - settings.decay_after),
+        )
     if settings.schedule == "one_cycle":
         # Smith and Topin (2018), "Super-convergence", arXiv 1708.07120.
         return torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=total + 1)

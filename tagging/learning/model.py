@@ -1,0 +1,289 @@
+"""Configured models: from `models.<name>` of params.yaml, or a file of weights, to a network."""
+
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import AfterValidator, Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from tagging.base.errors import UserError
+from tagging.base.files import whole_file
+from tagging.data.batches import Clips
+from tagging.data.classes import Class
+from tagging.data.spec import InputSpec
+from tagging.parameters import Float, Int, Section, parse, read_entries, read_models
+
+NETWORKS = Path(__file__).parents[1] / "networks"
+CLIPS_AT_A_TIME = 256  # with more, what layers give no longer stays in a core's cache
+
+Activation = Literal["sigmoid", "softmax", "none"]
+
+
+def _all_different(values: list[int]) -> list[int]:
+    if len(set(values)) < len(values):
+        raise ValueError("a seed comes twice")
+    return values
+
+
+Seed = Annotated[Int, Field(ge=0)]
+
+
+class Model(Section):
+    """One entry of `models`: an architecture, its settings, and what it trains otherwise."""
+
+    architecture: str = Field(description="the name of a file in tagging/networks, without its .py")
+    network: dict[str, Any] = Field({}, description="a mapping of the architecture's settings")
+    features: str | None = Field(None, description="the name of a feature, if not task.features")
+    weights: str | None = Field(
+        None,
+        description="the name of an entry of weights to begin with but for its last layer, or null",
+    )
+    seeds: Annotated[list[Seed], AfterValidator(_all_different)] = Field(
+        [0], description="a list of whole numbers of 0 or more, each once: a run each", min_length=1
+    )
+    train: dict[str, Any] = Field({}, description="a mapping of what replaces entries of train")
+
+
+class Student(Model):
+    """One entry of `students`: a model that learns from what a teacher, trained before, says."""
+
+    teacher: str = Field(description="the name of an entry of ensembles")
+    label_weight: Float | None = Field(
+        None,
+        description="a number from 0 to 1: what the labels count beside the teacher's "
+        "probabilities; or nothing, with enhance",
+        ge=0,
+        le=1,
+    )
+    enhance: Literal["mean"] | Annotated[Float, Field(ge=0, le=100)] | None = Field(
+        None,
+        description="mean, or a percentile from 0 to 100: labels that the ontology says may be "
+        "missing are added where the teacher's score is above this one of the clips with the label",
+    )
+    ontology: str | None = Field(None, description="the path of AudioSet's ontology (with enhance)")
+
+
+class Shape(NamedTuple):
+    """What a network is made for: its input, its classes, and how its outputs are read.
+
+    `activation` turns outputs into probabilities (none: they are such already); `features` are the
+    settings that compute the input of a waveform.
+    """
+
+    spec: InputSpec
+    classes: list[Class]
+    activation: Activation
+    features: dict[str, Any]
+
+
+def load_model(name: str) -> Model:
+    """Read the entry `models.<name>` or `students.<name>` of params.yaml.
+
+    Raises:
+        UserError: if there is none, or it is not as it should be.
+    """
+    models, students = read_models(), read_entries("students")
+    if name not in models | students:
+        there = ", ".join(models | students)
+        raise UserError(f"params.yaml: models.{name} is missing; the models there: {there}")
+    if name in students:
+        return parse(Student, students[name], f"students.{name}")
+    return parse(Model, models[name], f"models.{name}")
+
+
+def build(model: Model, spec: InputSpec, classes: int, name: str) -> nn.Module:
+    """Build the network of a model, its parameters drawn from PyTorch's random generator.
+
+    Args:
+        model: the entry.
+        spec: the network's input.
+        classes: how many it tells apart.
+        name: of the entry, for errors.
+
+    Raises:
+        UserError: naming the setting of `models.<name>` that the architecture does not take.
+    """
+    there = sorted(file.stem for file in NETWORKS.glob("*.py"))
+    if model.architecture not in there:
+        raise UserError(
+            f"params.yaml: models.{name}.architecture is {model.architecture!r}; it takes "
+            f"{', '.join(there)}"
+        )
+    architecture = importlib.import_module(f"tagging.networks.{model.architecture}")
+    settings = parse(architecture.Settings, model.network, f"models.{name}.network")
+    try:
+        network = architecture.Network(settings, spec, classes)
+    except UserError as error:
+        raise UserError(f"models.{name}: {error}") from None
+    # Networks take clips of any length unless they say otherwise.
+    if spec.any_length and not getattr(network, "any_length", True):
+        raise UserError(
+            f"models.{name}: {model.architecture} takes clips of one length only, but some have "
+            f"fewer than {spec.frames} frames; leave these out (prepare), or remove the model"
+        )
+    return network
+
+
+def begin_with(network: nn.Module, path: Path) -> None:
+    """Give a network the weights of another of the same architecture, but for the last layer.
+
+    Raises:
+        UserError: if the file has other tensors than the network, beyond `classify`.
+    """
+    given = load_network(path, torch.device("cpu")).network.state_dict()
+    own = network.state_dict()
+    for name, tensor in own.items():
+        same = name in given and given[name].shape == tensor.shape
+        if not name.startswith("classify"):
+            if not same:
+                raise UserError(f"{path} is of another network: it has no {name} of its shape")
+            tensor.copy_(given[name])
+
+
+def activation_of(network: nn.Module, trained_with: Activation) -> Activation:
+    """Return what turns a network's outputs into probabilities: its loss says, or it itself."""
+    return getattr(network, "activation", trained_with)
+
+
+def save_network(
+    path: Path,
+    weights: Mapping[str, torch.Tensor],
+    model: Model,
+    shape: Shape,
+    checkpoints: Mapping[int, Mapping[str, torch.Tensor]] | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> None:
+    """Write weights and, in the metadata, all that it takes to score a new clip with them.
+
+    Args:
+        path: file to write.
+        weights: what the training kept.
+        model: what the network was built from.
+        shape: what it was made for.
+        checkpoints: weights after single epochs, by the number of the epoch.
+        about: where published weights are from.
+    """
+    checkpoints = checkpoints or {}
+    # One metadata key: safetensors does not keep the order of several, and bytes must not vary.
+    description = {
+        "architecture": model.architecture,
+        "network": model.network,
+        "input": shape.spec._asdict(),
+        "features": shape.features,
+        "activation": shape.activation,
+        "classes": [of._asdict() for of in shape.classes],
+        "checkpoints": list(checkpoints),
+        **({"published": about} if about else {}),
+    }
+    named = {**weights}
+    for epoch, of_epoch in checkpoints.items():
+        named |= {f"{_checkpoint(epoch)}{name}": tensor for name, tensor in of_epoch.items()}
+    with whole_file(path) as partial:
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in named.items()}
+        save_file(tensors, partial, {"model": json.dumps(description)})
+
+
+def _checkpoint(epoch: int) -> str:
+    return f"checkpoint {epoch}/"
+
+
+class Trained(NamedTuple):
+    """A trained network as its file has it, ready to score clips, and other weights for it."""
+
+    network: nn.Module
+    shape: Shape
+    checkpoints: dict[int, dict[str, torch.Tensor]]
+
+
+def load_network(path: Path, device: torch.device) -> Trained:
+    """Rebuild a trained network from its file alone.
+
+    Raises:
+        UserError: if the file is missing, damaged or no network's.
+    """
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            description = json.loads(file.metadata()["model"])
+            weights = {name: file.get_tensor(name) for name in file.keys()}
+            epochs = description["checkpoints"]
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run dvc repro") from None
+    except (SafetensorError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is no trained network ({error}); train it again") from None
+    checkpoints = {
+        epoch: {
+            name.removeprefix(_checkpoint(epoch)): weights.pop(name)
+            for name in list(weights)
+            if name.startswith(_checkpoint(epoch))
+        }
+        for epoch in epochs
+    }
+    shape = Shape(
+        InputSpec(**description["input"]),
+        [Class(**of) for of in description["classes"]],
+        description["activation"],
+        description["features"],
+    )
+    model = Model(architecture=description["architecture"], network=description["network"])
+    network = build(model, shape.spec, len(shape.classes), path.stem).to(device)
+    network.load_state_dict(weights)
+    return Trained(network.eval(), shape, checkpoints)
+
+
+@torch.inference_mode()
+def score(network: nn.Module, clips: Clips) -> torch.Tensor:
+    """Return the network's outputs for all clips: float32 (clips, classes), on their device.
+
+    Beyond rounding, a clip's do not depend on which others are scored with it.
+    """
+    network.eval()
+    places = np.arange(len(clips.places))
+    pieces = np.split(places, range(CLIPS_AT_A_TIME, len(places), CLIPS_AT_A_TIME))
+    batches = (clips.batch(piece) for piece in pieces)
+    return torch.cat([network(batch.x, batch.frames) for batch in batches])
+
+
+def log_odds(outputs: torch.Tensor, activation: Activation) -> np.ndarray:
+    """Return log(p / (1 - p)) of the probabilities that outputs stand for: float32, finite.
+
+    Whatever a network's outputs are, those of all models can then be averaged and compared. A
+    probability of 0 or 1 is taken for one halfway to the next that float32 has.
+
+    Args:
+        outputs: (clips, classes).
+        activation: sigmoid (log odds they are), softmax, or none (probabilities).
+    """
+    if activation == "sigmoid":
+        return outputs.float().cpu().numpy()
+    found = torch.empty(outputs.shape)
+    # Piece by piece: float64 of two million clips by 527 classes takes 9 GB.
+    for piece, into in zip(
+        outputs.split(CLIPS_AT_A_TIME), found.split(CLIPS_AT_A_TIME), strict=True
+    ):
+        into.copy_(_log_odds(piece.cpu().double(), activation))
+    return found.numpy()
+
+
+def _log_odds(exact: torch.Tensor, activation: Activation) -> torch.Tensor:
+    limits = torch.finfo(torch.float32)
+    if activation == "none":
+        return exact.clamp(limits.tiny * limits.eps / 2, 1 - limits.eps / 4).logit()
+    # Of the highest output against the sum of all others, as 1 - p may round to 0; for others p is
+    # a half at most.
+    log_p = exact.log_softmax(1)
+    top = exact.argmax(1, keepdim=True)
+    others = exact.scatter(1, top, -torch.inf).logsumexp(1, keepdim=True)
+    found = log_p - torch.log(-torch.expm1(log_p))
+    return found.scatter(1, top, exact.gather(1, top) - others).clamp(limits.min, limits.max)
+
+
+def answer(trained: Trained, clips: Clips) -> np.ndarray:
+    """Return a trained model's log odds for all clips: float32 (clips, classes)."""
+    return log_odds(score(trained.network, clips), trained.shape.activation)
