@@ -1,0 +1,43 @@
+"""Answers that cost nothing: every clip ranked by how frequent classes are, or at random."""
+
+from collections.abc import Iterator
+from statistics import mean
+
+import numpy as np
+
+from tagging.data.clips import Index
+from tagging.scoring.metric import Metric
+
+
+def baselines(kind: str, metrics: dict[str, Metric], index: Index) -> dict[str, dict[str, float]]:
+    """Return each baseline's metrics on test, the mean over folds.
+
+    The random ranking is the expectation over all orders: equal scores count as that, clip by clip
+    or class by class. A metric of all clips at once says nothing of equal scores and is left out.
+
+    Args:
+        kind: multi_label, or single_label: there a ranking at random is what is called chance.
+        metrics: those of the task.
+        index: its clips.
+    """
+    weights = (
+        {"chance": 0.0}
+        if kind == "single_label"
+        else {"constant ranking": 1.0, "random ranking": 0.0}
+    )
+    return {
+        name: {
+            metric_name: mean(values)
+            for metric_name, metric in metrics.items()
+            if metric.of_all is None and (values := list(_values(metric, weight, index)))
+        }
+        for name, weight in weights.items()
+    }
+
+
+def _values(metric: Metric, weight: float, index: Index) -> Iterator[float]:
+    for fold in index.folds:
+        labels, trained = index.labels[fold.test], index.labels[fold.train]
+        scores = np.tile(weight * trained.sum(axis=0, dtype=np.float64), (len(labels), 1))
+        if (value := metric.value(labels, scores)) is not None:
+            yield value
