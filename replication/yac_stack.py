@@ -2,7 +2,7 @@
 
 A step of one such network is mostly overhead: its arrays are a few kilobytes. Here K networks, each
 with a learning rate, loss and head of its own, share a step: batches, operations and the optimizer
-are paid once. Each is the same function as `architectures/yac.py`, up to rounding, and can be
+are paid once. Each is the same function as `tagging/networks/yac.py`, up to rounding, and can be
 turned back into it.
 
 Arrays have the models first and the batch innermost: (K, channels, height, width, batch). All of
@@ -20,11 +20,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tagging.architectures.yac import Network
-from tagging.batches import as_input
-from tagging.conv_block import EPS, Geometry, conv_block
-from tagging.losses import LOSSES
-from tagging.replay import Replayed
+from replication.conv_block import EPS, Geometry, conv_block
+from replication.replay import Replayed
+from tagging.data.spec import InputSpec
+from tagging.learning.losses import LOSSES
+from tagging.networks.yac import Network
 
 MOMENTUM = 0.1  # of PyTorch's running statistics
 BETAS, ADAM_EPS = (0.9, 0.999), 1e-8  # of PyTorch's Adam
@@ -191,7 +191,7 @@ class StackTrainer:
         self.stack = YacStack(networks)
         self.optimizer = StackedAdam(self.stack.flat, lrs)
         # Neighbours with the same loss are computed together.
-        self._losses = [(LOSSES[name], len(list(same))) for name, same in groupby(losses)]
+        self._losses = [(LOSSES[name](), len(list(same))) for name, same in groupby(losses)]
 
     def step(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Make one step; return each network's loss before it, float32 (K,).
@@ -236,10 +236,13 @@ class EpochLoop:
         trainer: what is trained.
         x: `features` of all clips, as bytes: uint8 (clips, 1526).
         labels: uint8 (clips, labels).
+        spec: how bytes become a network's input.
     """
 
-    def __init__(self, trainer: StackTrainer, x: torch.Tensor, labels: torch.Tensor) -> None:
-        self._trainer, self._x, self._labels = trainer, x, labels
+    def __init__(
+        self, trainer: StackTrainer, x: torch.Tensor, labels: torch.Tensor, spec: InputSpec
+    ) -> None:
+        self._trainer, self._x, self._labels, self._spec = trainer, x, labels, spec
         self._order = torch.zeros(len(x), dtype=torch.long, device=x.device)
         self._numbers = torch.arange(len(x), device=x.device)
         self._begin = torch.zeros(1, dtype=torch.long, device=x.device)  # of the next batch
@@ -261,6 +264,7 @@ class EpochLoop:
 
     def _step(self, size: int) -> None:
         places = self._order[self._begin + self._numbers[:size]]
-        losses = self._trainer.step(as_input(self._x[places]), self._labels[places].float())
+        x = self._spec.as_input(self._x[places])
+        losses = self._trainer.step(x, self._labels[places].float())
         self._total.add_(losses, alpha=size)
         self._begin += size

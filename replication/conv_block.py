@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from tagging.files import whole_file
+from tagging.base.files import whole_file
 
 SOURCE = Path(__file__).parent / "kernels" / "conv_block.c"
 BUILD = Path(".build")
