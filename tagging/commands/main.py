@@ -1,0 +1,151 @@
+"""The command `tagging`: what it takes."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from tagging.base.errors import UserError, entry_point
+
+DESCRIPTION = "What is heard in recordings: labels with probabilities."
+TAG = """\
+Print the labels of recordings (WAV, FLAC, Ogg, MP3) and of AudioSet's records (TFRecord, parquet
+of this project), the most probable first.
+
+  tagging tag song.mp3                        the five most probable labels
+  tagging tag recordings/ '*.wav' --csv       folders and patterns, as a table
+  tagging tag street.wav --report out.html    a page to look at and to listen
+  find . -name '*.flac' | tagging tag -       a list of files
+
+Recordings longer than a window (mn04_as: 10 s) are heard window by window; the probability of
+the whole is the mean over its windows. The exit status is 0 if every file was answered, 1 if some
+were not (what is wrong with them is said on the standard error), 2 if the command is wrong.
+"""
+EXPORT = """\
+Write a model in a form that others read: ONNX (with the features: waveforms in, probabilities out,
+where ONNX can say them), or a folder for the Hugging Face hub.
+
+  tagging export mn04_as --onnx mn04_as.onnx
+  tagging export models/yac/seed0.safetensors --hub yac/
+"""
+MODEL = (
+    "a file (.safetensors), a folder of runs, the name of a model of the project that you are in, "
+    "or of published weights (mn04_as, musicnn_mtt, musicnn_msd, ..), which are fetched once"
+)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0.01 <= value <= 3600:
+        raise argparse.ArgumentTypeError(f"{text} is given; it takes seconds, from 0.01 to 3600")
+    return value
+
+
+def _top(text: str) -> int | None:
+    if text == "all":
+        return None
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is given; it takes a whole number or all")
+    return int(text)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return what reads the command line."""
+    parser = argparse.ArgumentParser(prog="tagging", description=DESCRIPTION)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    keep = argparse.RawDescriptionHelpFormatter
+
+    tag = commands.add_parser(
+        "tag", help="print the labels of files", description=TAG, formatter_class=keep
+    )
+    tag.add_argument(
+        "files", nargs="+", metavar="FILE",
+        help="files, folders, patterns; - reads a list of them, one a line, from standard input",
+    )  # fmt: skip
+    tag.add_argument(
+        "--model",
+        help=f"{MODEL}; default: mn04_as for recordings, a small network of this project for "
+        "AudioSet's records",
+    )
+    tag.add_argument(
+        "--top", type=_top, default=5, metavar="N", help="how many labels; or all (default: 5)"
+    )
+    shape = tag.add_mutually_exclusive_group()
+    shape.add_argument(
+        "--json", dest="format", action="store_const", const="json", default="text",
+        help="print JSON: a list with an entry for each file",
+    )  # fmt: skip
+    shape.add_argument(
+        "--csv", dest="format", action="store_const", const="csv",
+        help="print CSV: a row for each label of the whole, and of each window",
+    )  # fmt: skip
+    tag.add_argument(
+        "--window", type=_seconds, metavar="SECONDS",
+        help="how long a window of a recording is (default: what the model was trained on)",
+    )  # fmt: skip
+    tag.add_argument(
+        "--hop", type=_seconds, metavar="SECONDS",
+        help="from one window's beginning to the next one's (default: the window's length)",
+    )  # fmt: skip
+    tag.add_argument(
+        "--report", type=Path, metavar="PAGE.html",
+        help="also write a page: spectrum, timeline, table and player of each recording",
+    )  # fmt: skip
+
+    export = commands.add_parser(
+        "export", help="write a model for other programs", description=EXPORT, formatter_class=keep
+    )
+    export.add_argument("model", metavar="MODEL", help=MODEL)
+    where = export.add_mutually_exclusive_group(required=True)
+    where.add_argument("--onnx", type=Path, metavar="FILE", help="the ONNX file to write")
+    where.add_argument("--hub", type=Path, metavar="FOLDER", help="the folder to write")
+    return parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command; return the exit status.
+
+    Raises:
+        UserError: if nothing can be done at all.
+        OSError: if the disk does not take what is written.
+    """
+    parser = build_parser()
+    given = parser.parse_args(arguments)
+    # What follows imports PyTorch: --help and mistakes do without.
+    if given.command == "export":
+        from tagging.commands.export import to_hub, to_onnx
+
+        to_onnx(given.model, given.onnx) if given.onnx else to_hub(given.model, given.hub)
+        return 0
+    from tagging.commands.tag import Options, tag
+
+    # What is written is renamed into place: a device must not be replaced by a file.
+    if given.report and given.report.exists() and not given.report.is_file():
+        raise UserError(f"--report is {given.report}, which is no file; it takes a page to write")
+    names: list[str] = []
+    for name in given.files:
+        names += sys.stdin.read().splitlines() if name == "-" else [name]
+    options = Options(given.model, given.format, given.top, given.window, given.hop, given.report)
+    return 1 if tag([name for name in names if name], options) else 0
+
+
+@entry_point
+def main() -> None:
+    """Run the command `tagging` with the process's arguments."""
+    try:
+        status = run(sys.argv[1:])
+        sys.stdout.flush()
+    except OSError as error:
+        # What could not be written is not to be tried again at the end.
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise
+        status = 1  # who read the answers has had enough (head)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""Finding a model: by the name that it was published under, by that of this project, or by path."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tagging.base.errors import UserError
+from tagging.sources.weights import PUBLISHED
+
+SOUND = "mn04_as"  # what tags recordings unless another is asked for
+EMBEDDINGS = Path(__file__).with_name("yac_distilled.safetensors")  # likewise, AudioSet's records
+SUFFIX = ".safetensors"
+
+
+def cache_folder() -> Path:
+    """Return where published weights are kept: `tagging` in XDG_CACHE_HOME, or in ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tagging"
+
+
+def find(name: str) -> Path:
+    """Return the file of a model; published weights are fetched once.
+
+    Args:
+        name: a file, a folder of runs (`models/yac`; its first run is taken), the name of published
+            weights, or that of a model of the project that the working directory is in (`yac`, or
+            `yac/seed1` for one of its runs). What DVC keeps and is not checked out is had from it.
+
+    Raises:
+        UserError: if there is none, or several tasks have one of that name.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    if _holds_models(path):
+        return _first_run(path)
+    if name in PUBLISHED:
+        return _published(name)
+    root = _project()
+    named = root and re.fullmatch(r"[\w-]+(/[\w-]+)?", name)
+    if named:
+        folders = [root / "models", *sorted(root.glob("tasks/*/models"))]
+        places = [
+            place for folder in folders for place in (folder / name, folder / f"{name}{SUFFIX}")
+        ]
+        there = [place for place in places if place.is_file() or _holds_models(place)]
+        if len(there) > 1:
+            shown = ", ".join(str(place.relative_to(root)) for place in there)
+            raise UserError(f"several models are called {name!r}: {shown}; give one of these paths")
+        if there:
+            return there[0] if there[0].is_file() else _first_run(there[0])
+    if root and (kept := _from_dvc(root, path, named=bool(named))):
+        return kept
+    raise UserError(
+        f"there is no model {name!r}; it takes a file (*{SUFFIX}), the name of a model of the "
+        f"project that you are in, or of published weights: {', '.join(PUBLISHED)}"
+    )
+
+
+def shown(path: Path) -> str:
+    """Return what a model's file is called in answers: `mn04_as`, `yac/seed0`."""
+    return f"{path.parent.name}/{path.stem}" if _is_run(path) else path.stem
+
+
+def _holds_models(path: Path) -> bool:
+    return path.is_dir() and any(path.glob(f"*{SUFFIX}"))
+
+
+def _is_run(path: Path) -> bool:
+    return re.fullmatch(r"(fold\d+-)?seed\d+", path.stem) is not None
+
+
+def _order(path: Path) -> tuple[Any, ...]:
+    """Sort fold10 behind fold2."""
+    return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.stem))
+
+
+def _first_run(folder: Path) -> Path:
+    files = sorted(folder.glob(f"*{SUFFIX}"), key=_order)
+    runs = [file for file in files if _is_run(file)]
+    if not runs and len(files) != 1:
+        held = ", ".join(file.name for file in files)
+        raise UserError(f"{folder} holds several models ({held}); give one of these files")
+    return (runs or files)[0]
+
+
+def _project() -> Path | None:
+    """Return the root of the DVC project that the working directory is in."""
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / ".dvc").is_dir()), None)
+
+
+def _published(name: str) -> Path:
+    kept = cache_folder() / f"{name}{SUFFIX}"
+    if not kept.is_file():
+        from stages.weights import bring  # what converts weights is not needed to read them
+
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        # In a folder of its own: another process may be at it too.
+        with TemporaryDirectory(dir=kept.parent) as folder:
+            bring(name, Path(folder), "auto").replace(kept)
+    return kept
+
+
+def _from_dvc(root: Path, path: Path, named: bool) -> Path | None:
+    """Return a copy of what DVC keeps for `path`, or None where it keeps nothing.
+
+    Args:
+        named: whether `path` is a model's name, not a path.
+
+    Raises:
+        UserError: if DVC knows the file, but neither its cache nor its remote has it.
+    """
+    from dvc.api import DVCFileSystem  # takes seconds
+    from dvc.exceptions import DvcException
+
+    try:
+        files = DVCFileSystem(str(root))
+        if named:
+            tasks = sorted(task.relative_to(root) for task in root.glob("tasks/*") if task.is_dir())
+            places = [folder / "models" / path for folder in (Path(), *tasks)]
+        else:
+            try:
+                places = [Path(os.path.relpath(path.resolve(), root.resolve()))]
+            except ValueError:  # on another drive
+                places = []
+        for place in places:
+            for wanted in (place.as_posix(), f"{place.as_posix()}{SUFFIX}"):
+                if not files.exists(wanted):
+                    continue
+                if files.isdir(wanted):
+                    runs = [Path(run) for run in files.ls(wanted, detail=False)]
+                    runs = sorted((run for run in runs if run.suffix == SUFFIX), key=_order)
+                    if not runs:
+                        continue
+                    wanted = runs[0].as_posix()
+                return _copied(files, wanted)
+    except DvcException as error:
+        raise UserError(f"DVC cannot give {path} ({error}); run dvc pull or dvc repro") from None
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} is neither checked out nor in DVC's cache or remote; run dvc pull or dvc repro"
+        ) from None
+    return None
+
+
+def _copied(files: Any, wanted: str) -> Path:
+    """Copy a file that DVC keeps into a folder of its hash, under its own folder and name."""
+    about = files.info(wanted).get("dvc_info") or {}
+    place = Path(wanted.lstrip("/"))
+    kept = cache_folder() / "dvc" / str(about.get("md5", "none")) / place.parent.name / place.name
+    if not kept.is_file():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=kept.parent) as folder:
+            partial = Path(folder, kept.name)
+            files.get_file(wanted, str(partial))
+            shutil.move(partial, kept)
+    return kept
