@@ -20,12 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from tagging.archive import read_shards
-from tagging.errors import UserError, entry_point
-from tagging.files import whole_file
-from tagging.parameters import Run, Section, load
-from tagging.progress import Progress
-from tagging.records import (
+from tagging.base.errors import UserError, entry_point
+from tagging.base.files import whole_file
+from tagging.base.progress import Progress
+from tagging.parameters import Machine, Section, load
+from tagging.sources.audioset.archive import read_shards
+from tagging.sources.audioset.records import (
     VIDEO_ID_CHARACTERS,
     Clip,
     find_twice,
@@ -136,9 +136,11 @@ def _refuse_duplicates(archive: Path, ids: np.ndarray, shards: list[tuple[str, i
 def main(subset: str) -> None:
     """Run the stage for one of `convert.subsets`."""
     load(Convert, "convert")
-    run = load(Run, "run")
+    machine = load(Machine, "run")
+    if not ARCHIVE.is_file():
+        raise UserError(f"{ARCHIVE} is missing; run dvc repro")
     gc.disable()  # clips hold no cycles; to look for them takes a seventh of the time
-    with Progress(f"convert {subset}", ARCHIVE.stat().st_size, "B", run.progress) as progress:
+    with Progress(f"convert {subset}", ARCHIVE.stat().st_size, "B", machine.progress) as progress:
         number = convert(ARCHIVE, subset, Path(f"data/parquet/{subset}.parquet"), progress)
     progress.say(f"convert {subset}: {number:,} clips")
 

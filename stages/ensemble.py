@@ -1,39 +1,39 @@
-"""Stage `ensemble@<name>`: the mean answer of several trained models, scored as one.
+"""Stage `ensemble@<name>`: the mean answer of several trained networks, scored as one.
 
 PSLA (Gong et al., 2021, arXiv 2102.01243) has three kinds: the last epochs' weights of one training
-(members `model@epoch`), trainings that differ in their seed, and different models. Members are read
-from their scores: adding one trains nothing.
+(members `model@epoch`), trainings that differ in their seed (a member is all runs of a model), and
+different models. Members are read from their scores: adding one trains nothing.
 """
 
 import sys
 
-import numpy as np
 from pydantic import Field
 
-from tagging.dataset import SPLITS, read_split, split_path
-from tagging.errors import UserError, entry_point
-from tagging.evaluation import Evaluate, write_evaluation
+from tagging.base.errors import UserError, entry_point
+from tagging.data.clips import SPLITS, read_index
+from tagging.data.task import load_task
 from tagging.parameters import Section, load, parse, read_entries, read_models
-from tagging.scores import Scores, mean_answer, read_scores, scores_path, write_scores
+from tagging.scoring.evaluation import Evaluate, write_evaluation
+from tagging.scoring.scores import Scores, mean_answer, read_scores, scores_path
 
 
 class Ensemble(Section):
     """One entry of `ensembles`."""
 
     members: list[str] = Field(
-        description="a list of two models or more, each a name of models, or name@epoch for the "
-        "weights after one of its last train.checkpoints epochs",
-        min_length=2,
+        description="a list of one or more, each a name of models, for all its runs, or "
+        "name@epoch, for the weights after one of its last train.checkpoints epochs",
+        min_length=1,
     )
 
 
-def average(members: list[str], name: str) -> Scores:
-    """Return the ensemble's scores.
+def average(members: list[str], name: str, folds: int) -> Scores:
+    """Return the ensemble's scores: one run a fold.
 
     Raises:
-        UserError: if a member is none.
+        UserError: if a member is none, or there is one network alone.
     """
-    answers: dict[str, list[np.ndarray]] = {part: [] for part in SPLITS}
+    outputs: dict[tuple[int, str], list] = {}
     parameters = 0
     models = read_models()
     for member in members:
@@ -44,16 +44,32 @@ def average(members: list[str], name: str) -> Scores:
                 f"{', '.join(models)}"
             )
         scores = read_scores(scores_path("models", model))
-        if f"val{at}{epoch}" not in scores.outputs:
-            kept = [key.removeprefix("val@") for key in scores.outputs if key.startswith("val@")]
-            raise UserError(
-                f"params.yaml: ensembles.{name}.members has {member!r}; {model} has weights after "
-                f"the epochs {', '.join(kept) or 'kept alone'} (train.checkpoints)"
-            )
-        for part in SPLITS:
-            answers[part].append(scores.outputs[f"{part}{at}{epoch}"])
-        parameters += scores.parameters
-    return Scores({part: mean_answer(outputs) for part, outputs in answers.items()}, parameters)
+        for fold in range(folds):
+            if not (of_fold := scores.of_fold(fold, f"test{at}{epoch}")):
+                kept = {key.split("@")[1] for key in scores.outputs if "@" in key}
+                raise UserError(
+                    f"params.yaml: ensembles.{name}.members has {member!r}; {model} has weights "
+                    f"after the epochs {', '.join(sorted(kept, key=int)) or 'kept alone'} "
+                    "(train.checkpoints)"
+                )
+            for part in SPLITS:
+                outputs.setdefault((fold, part), []).extend(
+                    scores.of_fold(fold, f"{part}{at}{epoch}")
+                )
+        parameters += scores.parameters * len(of_fold)
+    if len(outputs[0, "test"]) < 2:
+        raise UserError(
+            f"params.yaml: ensembles.{name}.members stand for one network; it takes two or more, "
+            "different models or seeds of one"
+        )
+    runs = {f"fold{fold}" if folds > 1 else "mean": fold for fold in range(folds)}
+    means = {
+        f"{run}/{part}": mean_answer(outputs[fold, part])
+        for run, fold in runs.items()
+        for part in SPLITS
+        if outputs[fold, part]
+    }
+    return Scores(means, runs, parameters)
 
 
 @entry_point
@@ -66,10 +82,9 @@ def main(name: str) -> None:
             f"params.yaml: ensembles.{name} is missing; the ensembles there: {', '.join(ensembles)}"
         )
     members = parse(Ensemble, ensembles[name], f"ensembles.{name}").members
-    scores = average(members, name)
-    write_scores(scores_path("ensembles", name), scores)
-    splits = {part: read_split(split_path(part)) for part in ("val", "test")}
-    write_evaluation(name, scores, splits, settings)
+    index = read_index()
+    scores = average(members, name, len(index.folds))
+    write_evaluation("ensembles", name, scores, index, load_task(), settings)
 
 
 if __name__ == "__main__":

@@ -1,39 +1,51 @@
-"""Stage `evaluate@<model>`: score one trained model, or student, on all splits.
+"""Stage `evaluate@<model>`: what each run of a trained model, or student, answers, and its metrics.
 
-Each clip and each label is scored on its own; the test split is read here for the first time.
+The clips that test are read here for the first time.
 """
 
 import sys
 from pathlib import Path
 
-from tagging.batches import to_clips
-from tagging.dataset import SPLITS, read_split, split_path
-from tagging.device import pick_device
-from tagging.errors import entry_point
-from tagging.evaluation import Evaluate, write_evaluation
-from tagging.models import Student, answers, load_model, load_network
-from tagging.parameters import Run, load
-from tagging.scores import Scores, scores_path, write_scores
+from tagging.base.errors import entry_point
+from tagging.data.batches import to_clips
+from tagging.data.clips import read_features, read_index
+from tagging.data.protocols import runs
+from tagging.data.task import load_task
+from tagging.learning.device import pick_device
+from tagging.learning.model import Student, answer, load_model, load_network
+from tagging.parameters import Machine, load
+from tagging.scoring.evaluation import Evaluate, write_evaluation
+from tagging.scoring.scores import Scores
 
 
 @entry_point
 def main(name: str) -> None:
     """Run the stage for the model or student `name`."""
-    settings = load(Evaluate, "evaluate")
-    device = pick_device(load(Run, "run").device)
-    kind = "students" if isinstance(load_model(name), Student) else "models"
-    trained = load_network(Path(f"models/{name}.safetensors"), device)
-    splits = {part: read_split(split_path(part)) for part in SPLITS}
-    clips = {part: to_clips(split, device) for part, split in splits.items()}
-
-    outputs = {part: answers(trained.network, clips[part]) for part in SPLITS}
-    for epoch, weights in trained.checkpoints.items():
-        trained.network.load_state_dict(weights)
-        outputs |= {f"{part}@{epoch}": answers(trained.network, clips[part]) for part in SPLITS}
+    settings, task = load(Evaluate, "evaluate"), load_task()
+    device = pick_device(load(Machine, "run").device)
+    model = load_model(name)
+    index = read_index()
+    features = read_features(model.features or task.features)
+    outputs = {}
+    found = runs(len(index.folds), model.seeds)
+    for run in found:
+        trained = load_network(Path(f"models/{name}/{run.name}.safetensors"), device)
+        parts = index.folds[run.fold]._asdict()
+        clips = {
+            part: to_clips(features, index.labels, places, device)
+            for part, places in parts.items()
+            if len(places)
+        }
+        outputs |= {f"{run.name}/{part}": answer(trained, clips[part]) for part in clips}
+        for epoch, weights in trained.checkpoints.items():
+            trained.network.load_state_dict(weights)
+            outputs |= {
+                f"{run.name}/{part}@{epoch}": answer(trained, clips[part]) for part in clips
+            }
     parameters = sum(p.numel() for p in trained.network.parameters())
-    scores = Scores(outputs, parameters)
-    write_scores(scores_path(kind, name), scores)
-    write_evaluation(name, scores, splits, settings)
+    scores = Scores(outputs, {run.name: run.fold for run in found}, parameters)
+    kind = "students" if isinstance(model, Student) else "models"
+    write_evaluation(kind, name, scores, index, task, settings)
 
 
 if __name__ == "__main__":

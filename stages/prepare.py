@@ -1,6 +1,7 @@
-"""Stage `prepare`: parquet files to tensors of the most frequent labels, split into three.
+"""Stage `prepare`: parquet files to the features, labels and splits of a task on AudioSet.
 
-The result depends on the set of clips, not on the order they stand in.
+Clips that hold one of the most frequent labels, in the order of their video ids: the result depends
+on the set of clips, not on the order they stand in.
 """
 
 from collections.abc import Iterator
@@ -14,42 +15,45 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from tagging.dataset import PREPARED, SPLITS, Split, split_path, write_split
-from tagging.errors import UserError, entry_point
-from tagging.files import write_json
-from tagging.labels import CLASSES, Label, is_sample, read_labels
-from tagging.parameters import Int, Section, load
-from tagging.records import FRAME_BYTES, VIDEO_ID_CHARACTERS, find_twice, place_in_files
+from tagging.base.errors import UserError, entry_point
+from tagging.data.classes import Class
+from tagging.data.clips import (
+    SPLITS,
+    Index,
+    write_features,
+    write_index,
+    write_json,
+)
+from tagging.data.protocols import Protocol, folds_of
+from tagging.data.spec import InputSpec
+from tagging.data.task import load_task
+from tagging.parameters import Int, Section, load, read_params
+from tagging.sources.audioset.labels import CLASSES, is_sample, read_labels
+from tagging.sources.audioset.records import (
+    FRAME_BYTES,
+    VIDEO_ID_CHARACTERS,
+    find_twice,
+    place_in_files,
+)
 
-LABELS = Path("data/class_labels_indices.csv")
 METRICS = Path("metrics/data.json")
 BATCH_ROWS = 4_096
 MOST_SECONDS = 10  # of an AudioSet clip
-HELD_OUT = 10  # one in so many clips of bal_train validates in the official split
 
-Part = Annotated[Int, Field(ge=1)]
 Seconds = Annotated[Int, Field(ge=1, le=MOST_SECONDS)]
 
 
 class Prepare(Section):
-    """Which clips and labels are used, and how the clips are split."""
+    """Which clips and labels are used."""
 
+    folder: str = Field(
+        "data", description="the folder that holds parquet/ and class_labels_indices.csv"
+    )
     subsets: list[str] = Field(description="a list of one or more of convert.subsets", min_length=1)
     seconds: Seconds | Literal["any"] = Field(
         description="a whole number of seconds from 1 to 10, or any"
     )
     top_labels: Int = Field(description=f"a whole number from 1 to {CLASSES}", ge=1, le=CLASSES)
-    split: tuple[Part, Part, Part] | Literal["official"] = Field(
-        description="three whole numbers of 1 or more, train, val and test, such as [8, 1, 1], or "
-        "official (eval is the test split, a tenth of bal_train validates, the rest trains)"
-    )
-    seed: Int = Field(description="a whole number of 0 or more", ge=0)
-
-
-class Converted(Section):
-    """Which subsets there are."""
-
-    subsets: list[str] = Field(description="a list of subsets")
 
 
 class Clips(NamedTuple):
@@ -138,67 +142,16 @@ def multi_hot(clips: Clips, labels: np.ndarray) -> np.ndarray:
     return hot
 
 
-def random_split(
-    clips: int, parts: tuple[int, int, int], seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Split `clips` places at random: 22,582 at 8:1:1 are 18,064, 2,258 and 2,260.
-
-    A part is a whole number of units of `clips // sum(parts)`; the last gets what is left, as in
-    the published study.
-
-    Raises:
-        UserError: if a part would have fewer than two clips.
-    """
-    unit = clips // sum(parts)
-    if unit * min(parts) < 2:
-        raise UserError(
-            f"{clips} clips are left; prepare.split {list(parts)} takes {2 * sum(parts)} or more, "
-            "so that each part has two"
-        )
-    order = np.random.default_rng(seed).permutation(clips)
-    first, second = parts[0] * unit, (parts[0] + parts[1]) * unit
-    return order[:first], order[first:second], order[second:]
-
-
-def official_split(
-    names: list[str], subset: np.ndarray, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Split places as AudioSet itself does: tests on `eval`; part of `bal_train` validates.
+def gather(paths: list[Path], rows: np.ndarray, values: np.ndarray) -> None:
+    """Read the embeddings of the clips at `rows`, which rise or not, into `values`.
 
     Args:
-        names: the subsets.
-        subset: the place in `names` of each clip's, (clips,).
-        seed: decides which clips of bal_train validate.
-
-    Raises:
-        UserError: if bal_train or eval is not there, or has too few clips.
+        paths: parquet files, one after the other.
+        rows: integers (clips,), counted through all files.
+        values: uint8 (clips, 1, seconds, 128), filled in the order of `rows`, 0 after a clip's end.
     """
-    if not {"bal_train", "eval"} <= set(names):
-        raise UserError(
-            f"params.yaml: prepare.subsets is {names}; the official split takes bal_train and eval"
-        )
-    balanced = np.flatnonzero(subset == names.index("bal_train"))
-    if len(balanced) < 2 * HELD_OUT:
-        raise UserError(
-            f"bal_train has {len(balanced)} such clips; the official split takes {2 * HELD_OUT} "
-            "or more"
-        )
-    order = np.random.default_rng(seed).permutation(balanced)
-    val = order[: len(balanced) // HELD_OUT]
-    test = subset == names.index("eval")
-    train = ~test
-    train[val] = False
-    return np.flatnonzero(train), val, np.flatnonzero(test)
-
-
-def gather(paths: list[Path], rows: np.ndarray, seconds: int) -> np.ndarray:
-    """Read the embeddings of the clips at `rows`, zero after each clip's end.
-
-    Returns:
-        uint8, (clips, seconds, 128).
-    """
-    size = seconds * FRAME_BYTES
-    out = np.empty((len(rows), size), np.uint8)
+    size = values[0].size
+    flat = values.reshape(len(values), size)
     by_row = np.argsort(rows)
     sorted_rows = rows[by_row]
     begin = 0
@@ -210,20 +163,19 @@ def gather(paths: list[Path], rows: np.ndarray, seconds: int) -> np.ndarray:
         block[np.arange(size) < lengths[:, None]] = np.frombuffer(
             picked.buffers()[2], np.uint8, lengths.sum()
         )
-        out[by_row[first:last]] = block
+        flat[by_row[first:last]] = block
         begin += len(column)
-    return out.reshape(-1, seconds, FRAME_BYTES)
 
 
-def prepare(settings: Prepare, parquet: Path, names: list[Label], folder: Path = PREPARED) -> dict:
-    """Write the three splits into `folder`; return what `metrics/data.json` holds.
+def prepare(settings: Prepare, protocol: Protocol, feature: str, classes: list[Class]) -> dict:
+    """Write features and index; return what `metrics/data.json` holds.
 
-    Memory grows with the bytes of the splits, hardly more than they.
+    Memory grows with the bytes of the features, which are mapped, and hardly more.
 
     Raises:
         UserError: if the settings leave too few clips.
     """
-    paths = [parquet / f"{subset}.parquet" for subset in settings.subsets]
+    paths = [Path(settings.folder, "parquet", f"{name}.parquet") for name in settings.subsets]
     clips = read_clips(paths)
     seconds = MOST_SECONDS if settings.seconds == "any" else settings.seconds
     shortest = 1 if settings.seconds == "any" else seconds
@@ -237,37 +189,32 @@ def prepare(settings: Prepare, parquet: Path, names: list[Label], folder: Path =
             f"seconds hold {present} labels"
         )
     top = most_frequent(counts, settings.top_labels)
-    top_names = [names[index] for index in top]
     labels = multi_hot(clips, top)
     tagged = np.flatnonzero(of_length & labels.any(axis=1))
     tagged = tagged[np.argsort(clips.video_ids[tagged])]
     sizes = [pq.read_metadata(path).num_rows for path in paths]
-    if settings.split == "official":
-        subset = np.searchsorted(np.cumsum(sizes), tagged, side="right")
-        parts = official_split(settings.subsets, subset, settings.seed)
-    else:
-        parts = random_split(len(tagged), settings.split, settings.seed)
-    splits = [tagged[places] for places in parts]
-    embeddings = gather(paths, np.concatenate(splits), seconds)
-    ends = np.cumsum([len(rows) for rows in splits])
-    for split, rows, end in zip(SPLITS, splits, ends, strict=True):
-        ids = clips.video_ids[rows].view(np.uint8).reshape(-1, VIDEO_ID_CHARACTERS)
-        chosen = embeddings[end - len(rows) : end]
-        of_clip = frames[rows].astype(np.uint8)
-        write_split(split_path(split, folder), Split(chosen, of_clip, labels[rows], ids, top_names))
+    subsets = np.asarray(settings.subsets)[np.searchsorted(np.cumsum(sizes), tagged, "right")]
+    names = [classes[place] for place in top]
+    folds = folds_of(protocol, labels[tagged], [of.name for of in names], subsets)
+    shape = (len(tagged), 1, seconds, FRAME_BYTES)
+    spec = InputSpec(*shape[1:], scale=1 / 256)
+    with write_features(feature, (shape, np.uint8), spec, {"name": "vggish"}) as (values, of_clip):
+        gather(paths, tagged, values)
+        of_clip[:] = frames[tagged]
+    write_index(Index(clips.video_ids[tagged], labels[tagged], names, folds))
     return {
-        "source": "generated sample" if is_sample(names) else "AudioSet",
+        "source": "generated sample" if is_sample(classes) else "AudioSet",
         "records": {path.stem: size for path, size in zip(paths, sizes, strict=True)},
         "clips": {
             "all": len(clips.video_ids),
             f"of_{length.replace(' ', '_')}_seconds": int(of_length.sum()),
             "with_a_top_label": len(tagged),
         },
-        "top_labels": {
-            label.name: {"index": label.index, "mid": label.mid, "clips": int(counts[label.index])}
-            for label in top_names
+        "classes": {
+            of.name: {"id": of.id, "clips": int(counts[place])}
+            for place, of in zip(top, names, strict=True)
         },
-        "split": {split: len(rows) for split, rows in zip(SPLITS, splits, strict=True)},
+        "split": {split: len(getattr(folds[0], split)) for split in SPLITS},
     }
 
 
@@ -290,8 +237,12 @@ def check_subsets(subsets: list[str], converted: object) -> None:
 def main() -> None:
     """Run the stage."""
     settings = load(Prepare, "prepare")
-    check_subsets(settings.subsets, load(Converted, "convert").subsets)
-    write_json(METRICS, prepare(settings, Path("data/parquet"), read_labels(LABELS)))
+    folder = Path(settings.folder)
+    converted = read_params(folder.parent / "params.yaml").get("convert") or {}
+    check_subsets(settings.subsets, converted.get("subsets"))
+    classes = read_labels(folder / "class_labels_indices.csv")
+    described = prepare(settings, load(Protocol, "protocol"), load_task().features, classes)
+    write_json(METRICS, described)
 
 
 if __name__ == "__main__":

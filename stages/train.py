@@ -1,25 +1,64 @@
-"""Stage `train@<model>`: train one configured model, or student, on the training split.
+"""Stage `train@<model>`: train one configured model, or student: each of its runs.
 
-The test split is never read. A training that is killed goes on at its last epoch.
+A run is a fold and a seed. Clips that test a fold are never read for it. A training that is killed
+goes on at its last epoch, and runs that are finished are kept: a new seed trains that seed alone.
 """
 
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from dvclive import Live
 from scmrepo.exceptions import SCMError
 
-from tagging.batches import epoch_batches, to_clips
-from tagging.dataset import read_split, split_path
-from tagging.device import pick_device
-from tagging.errors import UserError, entry_point
-from tagging.files import write_json
-from tagging.models import Model, Student, build, load_model, save_network, shape_of
-from tagging.parameters import Run, load, parse, read_params
-from tagging.progress import Progress
-from tagging.scores import blend, read_scores, scores_path
-from tagging.training import Epoch, Train, state_path, train
+from tagging.base.errors import UserError, entry_point
+from tagging.base.processes import Told, run_all
+from tagging.base.progress import Progress
+from tagging.data.batches import Clips, count_batches, to_clips
+from tagging.data.classes import Class
+from tagging.data.clips import (
+    FEATURES,
+    INDEX,
+    Features,
+    Index,
+    read_features,
+    read_index,
+    write_json,
+)
+from tagging.data.protocols import Run, runs
+from tagging.data.task import Task, load_task
+from tagging.learning.device import pick_device
+from tagging.learning.loop import Epoch, Train, Validation, train
+from tagging.learning.model import (
+    Model,
+    Shape,
+    Student,
+    activation_of,
+    begin_with,
+    build,
+    load_model,
+    save_network,
+)
+from tagging.learning.resume import state_path
+from tagging.learning.targets import student_targets
+from tagging.parameters import Machine, load, parse, read_params
+from tagging.scoring.metric import load_metric
+from tagging.scoring.scores import read_scores, scores_path
+
+WEIGHTS = Path("data/weights")
+
+
+class Training(NamedTuple):
+    """One run of a model, with all that it takes."""
+
+    name: str
+    model: Model
+    settings: Train
+    task: Task
+    run: Run
+    device: str
 
 
 def load_settings(name: str) -> tuple[Model, Train]:
@@ -35,7 +74,7 @@ def load_settings(name: str) -> tuple[Model, Train]:
     return model, own
 
 
-def start_log(name: str) -> Live:
+def start_log(training: Training) -> Live:
     """Start the log that DVC and its VS Code extension show while a model trains.
 
     Raises:
@@ -43,62 +82,100 @@ def start_log(name: str) -> Live:
     """
     try:
         # Not the root's dvc.yaml, and no experiment of its own: this is a stage of a pipeline.
-        return Live(f"plots/train/{name}", dvcyaml=None, save_dvc_exp=False)
+        folder = f"plots/train/{training.name}/{training.run.name}"
+        return Live(folder, dvcyaml=None, save_dvc_exp=False)
     except SCMError as error:
         raise UserError(f"DVCLive finds no commit in this git repository ({error})") from None
+
+
+def read_clips(
+    training: Training, features: Features, device: torch.device
+) -> tuple[Clips, Clips, list[Class]]:
+    """Return the clips to train on, those to validate on, and the classes.
+
+    Nothing else of the index stays in memory: labels of two million clips, twice, are more than
+    their features.
+    """
+    index = read_index()
+    fold = index.folds[training.run.fold]
+    targets = read_targets(training.model, index, training.run.fold)
+    return (
+        to_clips(features, index.labels, fold.train, device, targets),
+        to_clips(features, index.labels, fold.val, device),
+        index.classes,
+    )
+
+
+def read_targets(model: Model, index: Index, fold: int) -> np.ndarray | None:
+    """Return what a student learns for the clips that train a fold; None for other models."""
+    if not isinstance(model, Student):
+        return None
+    teacher = read_scores(scores_path("ensembles", model.teacher)).of_fold(fold, "train")[0]
+    labels = index.labels[index.folds[fold].train]
+    return student_targets(model, labels, teacher, index.classes)
+
+
+def train_run(training: Training, progress: Progress | Told) -> float:
+    """Train one run and write its weights; return its seconds."""
+    name, model, settings, task, run, device_name = training
+    device = pick_device(device_name)
+    feature = model.features or task.features
+    features = read_features(feature)
+    clips, val, classes = read_clips(training, features, device)
+
+    torch.manual_seed(run.seed)
+    network = build(model, features.spec, len(classes), name).to(device)
+    if model.weights is not None:
+        begin_with(network, WEIGHTS / f"{model.weights}.safetensors")
+    activation = activation_of(network, settings.loss.activation)
+    validate = Validation(val, load_metric(task.chooses), activation)
+    files = [INDEX, *sorted((FEATURES / feature).iterdir())]
+    if isinstance(model, Student):
+        files.append(scores_path("ensembles", model.teacher))
+        files += [Path(model.ontology)] if model.ontology else []
+    if model.weights is not None:
+        files.append(WEIGHTS / f"{model.weights}.safetensors")
+    without_seeds = model.model_dump(exclude={"seeds"})
+    # Of the task, what is shown decides nothing here: a new metric trains nothing.
+    description = [without_seeds, settings.model_dump(), task.chooses, run, device.type]
+    state = state_path(f"{name}-{run.name}", description, files)
+    with start_log(training) as live:
+
+        def log(epoch: Epoch) -> None:
+            live.log_metric("train/loss", epoch.train_loss)
+            line = f"{name} {run.name}: epoch {live.step + 1}/{settings.epochs}"
+            line += f"  train loss {epoch.train_loss:.4f}"
+            if epoch.val is not None:
+                live.log_metric(f"val/{task.chooses}", epoch.val)
+                line += f"  val {validate.metric.title} {epoch.val:.4f}"
+            live.next_step()
+            progress.say(line)
+
+        trained = train(network, settings, run.seed, clips, validate, state, progress, log)
+    shape = Shape(features.spec, classes, activation, features.settings)
+    path = Path(f"models/{name}/{run.name}.safetensors")
+    save_network(path, trained.weights, model, shape, trained.checkpoints)
+    # The state stays: DVC has not recorded the outputs yet, and may be killed before it does.
+    return trained.seconds
 
 
 @entry_point
 def main(name: str) -> None:
     """Run the stage for the model `name`."""
-    run = load(Run, "run")
+    machine = load(Machine, "run")
     model, settings = load_settings(name)
-    device = pick_device(run.device)
-    paths = [split_path("train"), split_path("val")]
-    train_split, val_split = map(read_split, paths)
-    shape = shape_of(train_split)
-    targets = None
-    if isinstance(model, Student):
-        paths.append(scores_path("ensembles", model.teacher))
-        teacher = read_scores(paths[-1]).outputs["train"]
-        targets = blend(train_split.labels, teacher, model.label_weight)
-
-    torch.manual_seed(settings.seed)
-    network = build(model, shape, name).to(device)
-    state = state_path(name, [model.model_dump(), settings.model_dump(), device.type], paths)
-    steps = len(epoch_batches(len(train_split.labels), settings.batch_size, settings.seed, 0))
-    with (
-        start_log(name) as live,
-        Progress(f"train {name}", steps * settings.epochs, "step", run.progress) as progress,
-    ):
-
-        def log(epoch: Epoch) -> None:
-            live.log_metric("train/loss", epoch.train_loss)
-            live.log_metric("val/ndcg", epoch.val_ndcg)
-            live.log_metric("val/precision_at_1", epoch.val_precision_at_1)
-            live.next_step()
-            progress.say(
-                f"{name}: epoch {live.step}/{settings.epochs}  "
-                f"train loss {epoch.train_loss:.4f}  val NDCG {epoch.val_ndcg:.4f}  "
-                f"val P@1 {epoch.val_precision_at_1:.4f}"
-            )
-
-        trained = train(
-            network,
-            settings,
-            to_clips(train_split, device, targets),
-            to_clips(val_split, device),
-            state,
-            progress,
-            log,
-        )
-    path = Path(f"models/{name}.safetensors")
-    save_network(path, trained.weights, model, shape, trained.checkpoints)
+    sizes = [len(fold.train) for fold in read_index().folds]
+    trainings = [
+        Training(name, model, settings, load_task(), run, machine.device)
+        for run in runs(len(sizes), model.seeds)
+    ]
+    steps = sum(count_batches(sizes[of.run.fold], settings.batch_size) for of in trainings)
+    with Progress(f"train {name}", steps * settings.epochs, "step", machine.progress) as progress:
+        seconds = run_all(train_run, trainings, progress)
     write_json(
         Path(f"metrics/timing/{name}.json"),
-        {"train_seconds": round(trained.seconds, 1), "epochs": settings.epochs},
+        {"train_seconds": round(sum(seconds), 1), "epochs": settings.epochs},
     )
-    # The state stays: DVC has not recorded the outputs yet, and may be killed before it does.
 
 
 if __name__ == "__main__":

@@ -1,0 +1,147 @@
+"""Stage `features@<name>`: one feature of all clips, from their waveforms, on all cores.
+
+An entry of `features` is computed from the waveform alone; one of `embeddings` is what a network of
+`data/weights` says of it. Each clip is computed at its own length, as a recording would be, unless
+the entry is `filled`.
+"""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import soxr
+import torch
+from pydantic import Field
+from torch import nn
+
+from tagging.base.errors import UserError, entry_point
+from tagging.base.processes import at_once
+from tagging.base.progress import Progress
+from tagging.data.clips import read_features, read_index, write_features
+from tagging.data.spec import InputSpec
+from tagging.learning import embedding
+from tagging.parameters import Machine, Section, load, parse, read_params
+
+CLIPS_AT_A_TIME = 16
+
+
+class Feature(Section):
+    """One entry of `features`."""
+
+    transform: str = Field(description="the name of a file in tagging/features, without its .py")
+    settings: dict[str, Any] = Field({}, description="a mapping of the transform's settings")
+    filled: bool = Field(
+        False,
+        description="true (shorter clips are filled up with silence, so that all have one length: "
+        "networks are then faster) or false",
+        strict=True,
+    )
+
+
+class Embedding(Section):
+    """One entry of `embeddings`."""
+
+    weights: str = Field(description="the name of an entry of weights")
+    architecture: str | None = Field(
+        None,
+        description="the name of the file in tagging/networks that these weights are for, which "
+        "dvc.yaml takes for a dep; or null",
+    )
+    gives: Literal["embedding", "scores"] = Field(description="embedding or scores")
+    classes: dict[str, str] | None = Field(
+        None,
+        description="a mapping of the task's classes to the network's, whose scores are given; "
+        "null for all of the network's",
+    )
+
+
+def transform_of(name: str) -> tuple[nn.Module, dict[str, Any], bool]:
+    """Return an entry's transform, its settings as they are kept with weights, and `filled`.
+
+    Raises:
+        UserError: if there is no such entry, or it is not as it should be.
+    """
+    params = read_params()
+    features, embeddings = (params.get(key) or {} for key in ("features", "embeddings"))
+    if name in embeddings:
+        entry = parse(Embedding, embeddings[name], f"embeddings.{name}")
+        path = Path(f"data/weights/{entry.weights}.safetensors")
+        classes = None if entry.classes is None else in_order(entry.classes, name)
+        transform = embedding.Transform(path, entry.gives, classes)
+        if entry.architecture not in (None, transform.architecture):
+            raise UserError(
+                f"params.yaml: embeddings.{name}.architecture is {entry.architecture!r}; it takes "
+                f"{transform.architecture}, which {path} is of"
+            )
+        return transform, {"name": "embedding", **entry.model_dump()}, False
+    if name not in features:
+        raise UserError(
+            f"params.yaml: features.{name} is missing; features and embeddings have "
+            f"{', '.join([*features, *embeddings])}"
+        )
+    entry = parse(Feature, features[name], f"features.{name}")
+    transform = embedding.build_transform(entry.transform, entry.settings, f"features.{name}")
+    return transform, {"name": entry.transform, **entry.settings}, entry.filled
+
+
+def in_order(classes: dict[str, str], name: str) -> list[str]:
+    """Return the network's classes in the order of the task's, which `classes` maps to them.
+
+    Raises:
+        UserError: if a class of the task is missing, or one is none of the task's.
+    """
+    names = [of.name for of in read_index().classes]
+    if wrong := set(names) ^ set(classes):
+        raise UserError(
+            f"params.yaml: embeddings.{name}.classes takes the task's {len(names)} classes; "
+            f"{min(wrong)!r} is {'missing' if min(wrong) in names else 'none of them'}"
+        )
+    return [classes[of] for of in names]
+
+
+@entry_point
+def main(name: str) -> None:
+    """Run the stage for the feature `name`."""
+    machine = load(Machine, "run")
+    torch.set_num_threads(1)
+    transform, about, filled = transform_of(name)
+    waveforms = read_features("waveform")
+    rate = waveforms.settings["sample_rate"]
+
+    def at_rate(samples: np.ndarray) -> torch.Tensor:
+        """Return a waveform, float32 (samples,), as the transform takes it: (1, samples)."""
+        if rate != transform.sample_rate:
+            samples = soxr.resample(samples, rate, transform.sample_rate)
+        return torch.from_numpy(samples).unsqueeze(0)
+
+    longest = at_rate(np.zeros(waveforms.spec.frames, np.float32)).shape[1]
+    spec = InputSpec(transform.channels, transform.frames(longest), transform.bins)
+    clips = len(waveforms.values)
+    with (
+        write_features(name, ((clips, *spec[:3]), np.float32), spec, about) as (values, frames),
+        Progress(f"features {name}", clips, "clip", machine.progress) as progress,
+        ThreadPoolExecutor(at_once()) as threads,
+    ):
+
+        @torch.inference_mode()
+        def compute(start: int) -> int:
+            """Write the features of some clips; return how many."""
+            places = range(start, min(start + CLIPS_AT_A_TIME, clips))
+            for place in places:
+                # Behind a shorter clip's end silence is stored.
+                end = waveforms.spec.frames if filled else waveforms.frames[place]
+                stored = waveforms.values[place, 0, :end, 0]
+                samples = waveforms.spec.as_input(torch.from_numpy(stored.copy())).numpy()
+                computed = transform(at_rate(samples))[0].numpy()
+                frames[place] = number = min(computed.shape[1], spec.frames)
+                values[place, :, :number] = computed[:, :number]
+            return len(places)
+
+        for done in threads.map(compute, range(0, clips, CLIPS_AT_A_TIME)):
+            progress.advance(done)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
