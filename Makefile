@@ -7,7 +7,7 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 endef
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help run test lint install plots readme bench
+.PHONY: help run test lint install repro plots readme bench
 
 help:  ## Show what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -24,6 +24,9 @@ lint: $(VENV)/.test
 
 install: $(VENV)/.run  ## Make the environment for dvc repro
 
+repro: $(VENV)/.run  ## As dvc repro, with independent stages side by side: make repro TASK=official JOBS=2
+	@JOBS="$(JOBS)" python -m tools.repro $(if $(TASK),tasks/$(TASK)/dvc.yaml)
+
 plots: $(VENV)/.run  ## Show the plots of the last run, without a network
 	@python -m tools.plots
 
@@ -38,8 +41,9 @@ $(VENV)/bin/python:
 	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.run: requirements.txt | $(VENV)/bin/python
+$(VENV)/.run: requirements.txt pyproject.toml | $(VENV)/bin/python
 	python -m pip install --quiet --requirement requirements.txt
+	python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
 $(VENV)/.test: requirements-test.txt $(VENV)/.run

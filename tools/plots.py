@@ -9,9 +9,9 @@ from pathlib import Path
 
 import vl_convert
 
-from tagging.errors import UserError, entry_point
-from tagging.files import write_text
-from tagging.picture import VEGA_LITE
+from tagging.base.errors import UserError, entry_point
+from tagging.base.files import write_text
+from tagging.reports.picture import VEGA_LITE
 
 FOLDER = Path("dvc_plots")  # DVC's own name for it
 

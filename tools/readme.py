@@ -5,12 +5,13 @@ from pathlib import Path
 
 README = Path("README.md")
 LEADERBOARD = Path("leaderboard/README.md")
+TABLE = re.compile(r"(?m)(?:^\|.*\n)+")
 MARKS = re.compile("(<!-- leaderboard -->\n).*(<!-- /leaderboard -->)", re.DOTALL)
 
 
 def table(page: str) -> str:
-    """Return the lines of a Markdown page that are a table's."""
-    return "".join(line for line in page.splitlines(keepends=True) if line.startswith("|"))
+    """Return the first table of a Markdown page."""
+    return TABLE.search(page)[0]
 
 
 def with_table(readme: str, leaderboard: str) -> str:
