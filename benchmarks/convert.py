@@ -11,7 +11,6 @@ import io
 import statistics
 import sys
 import tarfile
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -22,18 +21,18 @@ from typing import Literal
 import pyarrow.parquet as pq
 from isal import igzip
 
-from benchmarks.machine import one_core
-from benchmarks.ratios import alternate, ratios, spread
+from benchmarks.machine import on_cores
+from benchmarks.ratios import alternate, ratios, spread, timed
 from benchmarks.readers.serve import Plain, fingerprint
 from benchmarks.results import Result, Target
 from benchmarks.turns import ROOT, Failed, Worker
 from benchmarks.workspace import ARCHIVE, LABELS, bring_archive, make_workspace, source
 from stages.convert import convert
-from tagging.archive import Shard, read_shards
-from tagging.errors import UserError
-from tagging.labels import is_sample, read_labels
-from tagging.progress import Progress
-from tagging.records import read_clips
+from tagging.base.errors import UserError
+from tagging.base.progress import Progress
+from tagging.sources.audioset.archive import Shard, read_shards
+from tagging.sources.audioset.labels import is_sample, read_labels
+from tagging.sources.audioset.records import read_clips
 
 TURNS = 7
 SUBSET = "eval"
@@ -74,13 +73,6 @@ def write_subset(shards: list[Shard], archive: Path, folder: Path) -> None:
             (folder / f"{number:05}.tfrecord").write_bytes(shard.content)
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Return the seconds that `work` takes."""
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
-
-
 def gunzip_zlib(archive: Path) -> int:
     """Gunzip a file with Python's zlib, keep nothing; return the number of bytes."""
     inflate, size = zlib.decompressobj(zlib.MAX_WBITS | 16), 0
@@ -118,7 +110,7 @@ def measure(turns: int = TURNS, readers: dict[str, tuple[str, str]] = READERS) -
         archive, unpacked, parquet = folder / "one.tar.gz", folder / "one", folder / "one.parquet"
         write_subset(shards, archive, unpacked)
 
-        stack.enter_context(one_core())
+        stack.enter_context(on_cores(1))
         silent = Progress("convert", None, "B", "none")
         records = convert(archive, SUBSET, parquet, silent)
         expected = fingerprint(parquet_clips(parquet))

@@ -1,6 +1,6 @@
 """An archive as large as AudioSet's, made as a stream in seconds.
 
-Clips are those of tagging/sample.py, each a thousand or more times with another id and with the
+Clips are those of the generated sample, each a thousand or more times with another id and with the
 lower bits of its embeddings drawn anew. gzip makes nine bytes of ten, about what it makes of
 AudioSet's, so gunzip takes its usual time. And about as many clips have Music or Speech as in all
 of AudioSet, where each of the two has a million: that decides how many of them are trained on.
@@ -16,8 +16,8 @@ import google_crc32c
 import numpy as np
 from isal import igzip
 
-from tagging.records import FRAME_BYTES, VIDEO_ID_CHARACTERS, write_clip
-from tagging.sample import ROOT, SEED, Sounds, sample_clips
+from tagging.sources.audioset.records import FRAME_BYTES, VIDEO_ID_CHARACTERS, write_clip
+from tagging.sources.audioset.sample import ROOT, SEED, Sounds, sample_clips
 
 TEMPLATES = 1024
 MUSIC_SPEECH = {137, 0}
@@ -80,7 +80,7 @@ def fill(template: Template, ids: np.ndarray, rng: np.random.Generator) -> np.nd
         records[:, begin : begin + FRAME_BYTES] ^= noise[:, number]
     crcs = [google_crc32c.value(record[_HEADER:-4].tobytes()) for record in records]
     crc = np.array(crcs, np.uint32)
-    masked = (crc >> 15 | crc << 17) + np.uint32(0xA282EAD8)  # as in tagging.records.masked_crc
+    masked = (crc >> 15 | crc << 17) + np.uint32(0xA282EAD8)  # as `masked_crc` of records.py
     records[:, -4:] = masked.astype("<u4").view(np.uint8).reshape(-1, 4)
     return records
 

@@ -37,14 +37,14 @@ def _processor() -> str:
 
 
 @contextmanager
-def one_core() -> Iterator[None]:
-    """Keep this process, and those it starts, to one core, where the system can do that."""
+def on_cores(number: int) -> Iterator[None]:
+    """Keep this process, and those it starts, to so many cores, where the system can do that."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
     before = os.sched_getaffinity(0)
-    # The last one: most systems handle interrupts on the first.
-    os.sched_setaffinity(0, {max(before)})
+    # The last ones: most systems handle interrupts on the first.
+    os.sched_setaffinity(0, sorted(before)[-number:])
     try:
         yield
     finally:

@@ -1,8 +1,9 @@
 """`benchmarks/README.md`: what `results.json` holds, for people."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from tagging.tables import to_markdown
+from tagging.scoring.tables import to_markdown
 
 HEAD = """\
 # Benchmarks
@@ -65,9 +66,16 @@ def section(result: dict[str, Any], name: str, with_machine: bool) -> str:
     return "\n".join(parts)
 
 
-def page(results: dict[str, Any]) -> str:
-    """Return the page for what `results.json` holds: a result under each benchmark's name."""
+def page(results: dict[str, Any], names: Sequence[str] = ()) -> str:
+    """Return the page for what `results.json` holds: a result under each benchmark's name.
+
+    Args:
+        results: by the benchmarks' names.
+        names: of all benchmarks; those without a result are named.
+    """
     machines = [result["machine"] for result in results.values()]
     one = all(machine == machines[0] for machine in machines)
     head = HEAD + (f"\nThe machine: {machine_line(machines[0])}.\n" if one else "")
+    if missing := [name for name in names if name not in results]:
+        head += f"\nNot measured yet: {', '.join(missing)}.\n"
     return head + "".join(section(result, name, not one) for name, result in results.items())

@@ -4,10 +4,11 @@ A machine that gets slower for a while slows all ways of a turn, so ratios stay 
 """
 
 import statistics
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from tagging.progress import Progress
+from tagging.base.progress import Progress
 
 
 class Spread(NamedTuple):
@@ -31,6 +32,13 @@ def ratios(upper: Iterable[float], lower: Iterable[float]) -> list[float]:
         ValueError: if one has more turns than the other.
     """
     return [a / b for a, b in zip(upper, lower, strict=True)]
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Return the seconds that `work` takes."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
 
 
 def alternate(

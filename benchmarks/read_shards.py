@@ -4,19 +4,18 @@ Each way gives all clips of the subset, both checksums checked.
 """
 
 import statistics
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torchdata.nodes as nodes
 
-from benchmarks.ratios import alternate, ratios, spread
+from benchmarks.ratios import alternate, ratios, spread, timed
 from benchmarks.results import Result
 from benchmarks.workspace import ARCHIVE, bring_archive, make_workspace, source
-from tagging.archive import Shard, read_shards
-from tagging.progress import Progress
-from tagging.records import Clip, read_clips
+from tagging.base.progress import Progress
+from tagging.sources.audioset.archive import Shard, read_shards
+from tagging.sources.audioset.records import Clip, read_clips
 
 TURNS = 5
 SUBSET = "eval"
@@ -67,20 +66,15 @@ def measure(turns: int = TURNS) -> Result:
     """Time all ways in turns."""
     counts = set()
 
-    def timed(way: Callable[[Path, str], Iterable[list[Clip]]]) -> Callable[[], float]:
-        def turn() -> float:
-            begin = time.perf_counter()
-            counts.add(sum(map(len, way(archive, SUBSET))))
-            return time.perf_counter() - begin
-
-        return turn
+    def read(way: Callable[[Path, str], Iterable[list[Clip]]]) -> Callable[[], float]:
+        return lambda: timed(lambda: counts.add(sum(map(len, way(archive, SUBSET)))))
 
     with TemporaryDirectory() as folder:
         make_workspace(Path(folder), source)
         bring_archive(Path(folder))
         archive = Path(folder) / ARCHIVE
         with Progress("read_shards", turns * len(WAYS), "run") as progress:
-            ways = {name: timed(way) for name, way in WAYS.items()}
+            ways = {name: read(way) for name, way in WAYS.items()}
             seconds = alternate(ways, turns, progress)
     assert len(counts) == 1, counts
     (records,) = counts

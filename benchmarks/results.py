@@ -3,8 +3,13 @@
 from typing import Any, Literal, NamedTuple
 
 from benchmarks.ratios import Spread
+from tagging.base.errors import UserError
 
 Cell = str | int | float | Spread | None
+
+
+class NotMeasured(UserError):
+    """What a benchmark takes is not there: the text says what."""
 
 
 class Target(NamedTuple):

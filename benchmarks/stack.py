@@ -11,36 +11,38 @@ import torch
 
 from benchmarks.ratios import alternate, ratios, spread
 from benchmarks.results import Result
-from tagging import conv_block
-from tagging.architectures.yac import Network, Settings
-from tagging.batches import as_input
-from tagging.losses import LOSSES
-from tagging.progress import Progress
-from tagging.yac_stack import StackTrainer, features
+from replication import conv_block
+from replication.yac_stack import StackTrainer, features
+from tagging.base.progress import Progress
+from tagging.data.spec import InputSpec
+from tagging.learning.losses import LOSSES
+from tagging.networks.yac import Network, Settings
 
 TURNS = 7
 STEPS = 60
 BATCH = 16
 STEPS_AN_EPOCH = 18_064 // BATCH  # of the study's training split
 LABELS = 10
+SPEC = InputSpec(1, 10, 128, 1 / 256)
 
 Step = Callable[[torch.Tensor, torch.Tensor], object]
 
 
 def plain_loop() -> Step:
-    network = Network(Settings(head="logits"), 10, LABELS)
+    network = Network(Settings(head="logits"), SPEC, LABELS)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.001, fused=True)
+    loss = LOSSES["msml"]()
 
     def step(x: torch.Tensor, labels: torch.Tensor) -> None:
         optimizer.zero_grad()
-        LOSSES["msml"](network(x), labels).backward()
+        loss(network(x), labels).backward()
         optimizer.step()
 
     return step
 
 
 def stack(networks: int) -> Step:
-    built = [Network(Settings(head="logits"), 10, LABELS) for _ in range(networks)]
+    built = [Network(Settings(head="logits"), SPEC, LABELS) for _ in range(networks)]
     return StackTrainer(built, ["msml"] * networks, [0.001] * networks).step
 
 
@@ -70,14 +72,14 @@ def measure(turns: int = TURNS, steps: int = STEPS) -> Result:
             batches = torch.randint(0, len(labels), (steps, BATCH))
             begin = time.perf_counter()
             for batch in batches:
-                step(as_input(x[batch]), labels[batch])
+                step(SPEC.as_input(x[batch]), labels[batch])
             return (time.perf_counter() - begin) / steps * STEPS_AN_EPOCH / networks
 
         return turn
 
     plain = "plain loop in PyTorch, 1 network"
     ways = {
-        plain: timed(1, plain_loop(), embeddings),
+        plain: timed(1, plain_loop(), embeddings.unsqueeze(1)),
         "stack of 5, PyTorch's convolutions": timed(5, without_kernels(stack(5)), rows_of_stack),
         "stack of 1, own convolutions": timed(1, stack(1), rows_of_stack),
         "stack of 5, own convolutions": timed(5, stack(5), rows_of_stack),

@@ -15,16 +15,9 @@ from benchmarks.machine import cores
 from benchmarks.ratios import alternate, ratios, spread
 from benchmarks.results import Result, Target
 from benchmarks.turns import Failed, Worker
-from benchmarks.workspace import (
-    bring_archive,
-    make_workspace,
-    prepared_counts,
-    run_stage,
-    source,
-    stage_environment,
-)
-from tagging.errors import UserError
-from tagging.progress import Progress
+from benchmarks.workspace import make_workspace, prepare, source, stage_environment
+from tagging.base.errors import UserError
+from tagging.base.progress import Progress
 
 TURNS = 5
 STUDY_BATCH, DEFAULT_BATCH = 16, 64
@@ -84,22 +77,6 @@ def seconds_to(ndcg: float, reached: Sequence[float], seconds: Sequence[float]) 
     return None
 
 
-def prepare(folder: Path, change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Make the prepared splits in a folder; return what `prepare` said of them."""
-    subsets: list[str] = []
-
-    def change_and_note(params: dict[str, Any]) -> None:
-        change(params)
-        subsets.extend(params["prepare"]["subsets"])
-
-    make_workspace(folder, change_and_note)
-    bring_archive(folder)
-    for subset in subsets:
-        run_stage(folder, "convert", subset)
-    run_stage(folder, "prepare")
-    return prepared_counts(folder)
-
-
 def measure(
     turns: int = TURNS,
     batches: Sequence[int] = (STUDY_BATCH, DEFAULT_BATCH),
@@ -118,7 +95,8 @@ def measure(
     table, seconds, networks = [], {}, {}
     with TemporaryDirectory() as name:
         folder = Path(name)
-        counts = prepare(folder, change)
+        make_workspace(folder, change)
+        counts = prepare(folder)
         real = counts["source"] == "AudioSet"
         with Progress("training", turns * len(trainers) * len(batches), "epoch") as progress:
             for batch in batches:

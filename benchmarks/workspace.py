@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from benchmarks.turns import ROOT
-from tagging.errors import UserError
+from tagging.base.errors import UserError
 from tools.demo import environment
 
 ARCHIVE = Path("data/features.tar.gz")
@@ -19,11 +19,21 @@ LABELS = Path("data/class_labels_indices.csv")
 OWN_DATA = ROOT / "data"  # of a project whose stage `download` has run
 
 
-def make_workspace(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Put the project's params.yaml, changed by `change`, into a new repository in `folder`."""
-    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+def write_params(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Write the project's params.yaml, changed by `change`, into `folder`."""
+    params = read_params(ROOT)
     change(params)
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+
+
+def read_params(folder: Path) -> dict[str, Any]:
+    """Return a folder's params.yaml."""
+    return yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+
+
+def make_workspace(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Put the project's params.yaml, changed by `change`, into a new repository in `folder`."""
+    write_params(folder, change)
     own = ["-c", "user.name=Benchmark", "-c", "user.email=benchmark@localhost"]
     # DVCLive takes a commit.
     for command in (["init", "--quiet"], ["commit", "--quiet", "--allow-empty", "-m", "Begin"]):
@@ -40,18 +50,20 @@ def stage_environment() -> dict[str, str]:
     return environment() | {"PYTHONPATH": str(ROOT)}
 
 
-def run_stage(folder: Path, name: str, *arguments: str) -> None:
-    """Run a stage in a workspace.
+def run(command: list[str], folder: Path) -> str:
+    """Run a command in the environment of stages; return what it prints.
 
     Raises:
         UserError: if it fails.
     """
     done = subprocess.run(
-        stage(name, *arguments), cwd=folder, env=stage_environment(), capture_output=True, text=True
+        command, cwd=folder, env=stage_environment(), capture_output=True, text=True
     )
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["it said nothing"]
-        raise UserError(f"stages.{name} failed: {said[-1].removeprefix('error: ')}")
+        words = " ".join(command[1:]).removeprefix("-m ")
+        raise UserError(f"{words} failed: {said[-1].removeprefix('error: ')}")
+    return done.stdout
 
 
 def bring_archive(folder: Path) -> None:
@@ -61,7 +73,7 @@ def bring_archive(folder: Path) -> None:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             (folder / file).symlink_to(OWN_DATA / file.name)
     else:
-        run_stage(folder, "download")
+        run(stage("download"), folder)
 
 
 def source(params: dict[str, Any]) -> None:
@@ -70,6 +82,10 @@ def source(params: dict[str, Any]) -> None:
         params["download"]["source"] = "sample"
 
 
-def prepared_counts(folder: Path) -> dict[str, Any]:
-    """Return what the stage `prepare` of a workspace said of its data."""
+def prepare(folder: Path) -> dict[str, Any]:
+    """Make the clips in a folder with a params.yaml; return what the stage `prepare` says."""
+    bring_archive(folder)
+    for subset in read_params(folder)["prepare"]["subsets"]:
+        run(stage("convert", subset), folder)
+    run(stage("prepare"), folder)
     return json.loads((folder / "metrics/data.json").read_text(encoding="utf-8"))

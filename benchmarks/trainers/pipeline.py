@@ -1,7 +1,7 @@
 """Trainer: the stage `train` with a configured model, in the folder of a params.yaml.
 
 As `python -m benchmarks.trainers.pipeline <model> <batch size>`. A turn is an epoch of
-tagging/training.py; seconds are what it counts as training.
+tagging/learning/loop.py; seconds are what it counts as training.
 """
 
 import sys
@@ -10,15 +10,14 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from benchmarks.trainers.splits import clips
+from benchmarks.trainers.splits import mapped, validation
 from benchmarks.turns import Turns
 from stages.train import load_settings
-from tagging.dataset import read_split, split_path
-from tagging.device import pick_device
-from tagging.models import build, shape_of
-from tagging.progress import Progress
-from tagging.resume import load_state
-from tagging.training import Epoch, train
+from tagging.base.progress import Progress
+from tagging.learning.device import pick_device
+from tagging.learning.loop import Epoch, train
+from tagging.learning.model import build
+from tagging.learning.resume import load_state
 
 
 class NoMoreTurnsError(Exception):
@@ -30,9 +29,9 @@ def main(name: str, batch_size: int) -> None:
     model, settings = load_settings(name)
     settings = settings.model_copy(update={"batch_size": batch_size})
     pick_device("cpu")
-    torch.manual_seed(settings.seed)
-    split = read_split(split_path("train"))
-    network = build(model, shape_of(split), name)
+    torch.manual_seed(0)
+    clips, index = mapped("train")
+    network = build(model, clips.spec, len(index.classes), name)
     before = 0.0
 
     with TemporaryDirectory() as folder:
@@ -41,7 +40,7 @@ def main(name: str, batch_size: int) -> None:
         def tell(epoch: Epoch) -> None:
             nonlocal before
             _, record = load_state(state)
-            turns.tell(seconds=record["seconds"] - before, ndcg=epoch.val_ndcg)
+            turns.tell(seconds=record["seconds"] - before, ndcg=epoch.val)
             before = record["seconds"]
             wait()
 
@@ -53,7 +52,7 @@ def main(name: str, batch_size: int) -> None:
         try:
             wait()
             silent = Progress(name, None, "step", "none")
-            train(network, settings, clips("train"), clips("val"), state, silent, tell)
+            train(network, settings, 0, clips, validation(), state, silent, tell)
         except NoMoreTurnsError:
             pass
 

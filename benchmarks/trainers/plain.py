@@ -8,12 +8,10 @@ import time
 
 import torch
 
-from benchmarks.trainers.splits import clips
+from benchmarks.trainers.splits import in_memory, validation
 from benchmarks.turns import Turns
-from tagging.architectures.yac import Network, Settings
-from tagging.batches import as_input
-from tagging.losses import msml
-from tagging.training import validate
+from tagging.learning.losses import LOSSES
+from tagging.networks.yac import Network, Settings
 
 LR = 0.001
 
@@ -22,8 +20,8 @@ def main(batch_size: int) -> None:
     turns = Turns()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    train, val = clips("train"), clips("val")
-    network = Network(Settings(head="softmax"), 10, train.labels.shape[1])
+    train, validate, loss = in_memory("train"), validation(), LOSSES["msml"]()
+    network = Network(Settings(head="softmax"), train.spec, train.labels.shape[1])
     optimizer = torch.optim.Adam(network.parameters(), lr=LR)
     turns.tell()
     while turns.wait():
@@ -31,10 +29,11 @@ def main(batch_size: int) -> None:
         network.train()
         for batch in torch.randperm(len(train.labels)).split(batch_size):
             optimizer.zero_grad()
-            msml(network(as_input(train.embeddings[batch])), train.labels[batch]).backward()
+            x = train.spec.as_input(train.stored[batch])
+            loss(network(x), train.labels[batch]).backward()
             optimizer.step()
         seconds = time.perf_counter() - begin
-        turns.tell(seconds=seconds, ndcg=validate(network, val)[0])
+        turns.tell(seconds=seconds, ndcg=validate(network))
 
 
 if __name__ == "__main__":

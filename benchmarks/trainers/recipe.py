@@ -15,12 +15,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.machine import cores
-from benchmarks.trainers.splits import clips
+from benchmarks.trainers.splits import Split, in_memory, validation
 from benchmarks.turns import Turns
-from tagging.architectures.yac import Network, Settings
-from tagging.batches import Clips, as_input
-from tagging.losses import msml
-from tagging.training import validate
+from tagging.data.spec import InputSpec
+from tagging.learning.loop import Validation
+from tagging.learning.losses import LOSSES
+from tagging.networks.yac import Network, Settings
 
 LR = 0.001  # the study's best cell
 
@@ -28,26 +28,27 @@ LR = 0.001  # the study's best cell
 class ClipDataset(Dataset):
     """Clips in memory, one at a time."""
 
-    def __init__(self, clips: Clips) -> None:
+    def __init__(self, clips: Split) -> None:
         self.clips = clips
 
     def __len__(self) -> int:
         return len(self.clips.labels)
 
     def __getitem__(self, place: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return as_input(self.clips.embeddings[place]), self.clips.labels[place]
+        return self.clips.spec.as_input(self.clips.stored[place]), self.clips.labels[place]
 
 
 class Classifier(lightning.LightningModule):
     """The study's network, loss and optimizer."""
 
-    def __init__(self, labels: int) -> None:
+    def __init__(self, spec: InputSpec, labels: int) -> None:
         super().__init__()
-        self.network = Network(Settings(head="softmax"), 10, labels)
+        self.network = Network(Settings(head="softmax"), spec, labels)
+        self.loss = LOSSES["msml"]()
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
         x, labels = batch
-        return msml(self.network(x), labels)
+        return self.loss(self.network(x), labels)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=LR)
@@ -56,8 +57,8 @@ class Classifier(lightning.LightningModule):
 class OneEpochATurn(lightning.Callback):
     """Waits for a turn before every epoch and tells what it gave."""
 
-    def __init__(self, turns: Turns, val: Clips) -> None:
-        self.turns, self.val = turns, val
+    def __init__(self, turns: Turns, validate: Validation) -> None:
+        self.turns, self.validate = turns, validate
         self.begin = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, module: Classifier) -> None:
@@ -66,7 +67,7 @@ class OneEpochATurn(lightning.Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: Classifier) -> None:
         seconds = time.perf_counter() - self.begin
-        self.turns.tell(seconds=seconds, ndcg=validate(module.network, self.val)[0])
+        self.turns.tell(seconds=seconds, ndcg=self.validate(module.network))
         module.network.train()
         self._wait(trainer)
 
@@ -80,7 +81,7 @@ def main(batch_size: int) -> None:
     warnings.simplefilter("ignore")  # Lightning's advice
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.manual_seed(0)
-    train, val = clips("train"), clips("val")
+    train = in_memory("train")
     loader = DataLoader(ClipDataset(train), batch_size, shuffle=True, num_workers=cores())
     trainer = lightning.Trainer(
         accelerator="cpu",
@@ -89,9 +90,9 @@ def main(batch_size: int) -> None:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[OneEpochATurn(turns, val)],
+        callbacks=[OneEpochATurn(turns, validation())],
     )
-    trainer.fit(Classifier(train.labels.shape[1]), loader)
+    trainer.fit(Classifier(train.spec, train.labels.shape[1]), loader)
 
 
 if __name__ == "__main__":
