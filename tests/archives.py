@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from tagging.records import FRAME_BYTES, Clip, write_clip
+from tagging.sources.audioset.records import FRAME_BYTES, Clip, write_clip
 
 ROOT = Path(__file__).parents[1]
 FOLDER = "audioset_v1_embeddings"

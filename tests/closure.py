@@ -1,11 +1,15 @@
 """Which of the project's files a module runs: its imports, and theirs, down to the last."""
 
 import ast
+import functools
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+# Of these, parameters name the file that is imported.
+NAMED = ("tagging.features", "tagging.networks", "tagging.scoring.metrics")
 
 
+@functools.cache
 def imports(path: Path) -> set[Path]:
     """Return the project's files that `path` imports, anywhere in its code."""
     found = set()
@@ -24,9 +28,22 @@ def imports(path: Path) -> set[Path]:
     return found
 
 
-def closure(path: Path) -> set[str]:
-    """Return `path` and all project files it runs, relative to the root."""
-    todo, done = {path}, set()
+def named_imports(path: Path) -> list[str]:
+    """Return what a file imports by a name that is none of its code's, as the code says it."""
+    loaders = {"__import__", "exec", "eval", "import_module", "runpy", "SourceFileLoader"}
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func).split(".")
+            # `network.eval()` is PyTorch's: `eval` counts as a bare name only.
+            if loaders & set(called) and called[1:] != ["eval"]:
+                found.append(ast.unparse(node.args[0]) if node.args else "")
+    return found
+
+
+def closure(*paths: Path) -> set[str]:
+    """Return `paths` and all project files they run, relative to the root."""
+    todo, done = set(paths), set()
     while todo:
         file = todo.pop()
         done.add(file)

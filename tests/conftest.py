@@ -5,16 +5,16 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 from filelock import FileLock
 
-from tagging import sample
+from tagging.sources.audioset import sample
 from tests.preloaded import preloaded_python
-from tests.project import ROOT, Project, make_small
+from tests.project import TASKS, Project, make_small
 
 # Enough clips for every split, few enough that training takes no time; many of them short, so that
 # clips of nine seconds can be split as well.
@@ -87,26 +87,59 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
-def baseline(tmp_path_factory: pytest.TempPathFactory, mirror: Path, python_folder: Path) -> Path:
-    """The project after its first `dvc repro`, everything committed. Not to be changed: copy it."""
-    root = shared(tmp_path_factory, "baseline")
+def made_once(
+    tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]
+) -> Path:
+    """Return a folder of all workers that `make` makes once."""
+    root = shared(tmp_path_factory, name)
     with FileLock(f"{root}.lock"):
         if not root.exists():
-            building = root.with_name("building")
+            building = root.with_name(f"{name}-building")
             shutil.rmtree(building, ignore_errors=True)
-            project = Project.of_sources(ROOT, building, mirror, python_folder)
-            make_small(project)
-            project.git("add", "--all")
-            project.git("commit", "--quiet", "--message", "The project, made small")
-            project.dvc("repro", "--quiet")
-            project.git("add", "--all")
-            project.git("commit", "--quiet", "--message", "First run")
+            make(building)
             building.rename(root)
     return root
+
+
+@pytest.fixture(scope="session")
+def baseline(tmp_path_factory: pytest.TempPathFactory, mirror: Path, python_folder: Path) -> Path:
+    """The root's pipeline after its first `dvc repro`, committed. Not to be changed: copy it."""
+
+    def make(building: Path) -> None:
+        project = Project.of_sources(building, mirror, python_folder)
+        make_small(project)
+        project.commit()
+        project.dvc("repro", "--quiet")
+        project.commit()
+
+    return made_once(tmp_path_factory, "baseline", make)
+
+
+@pytest.fixture(scope="session")
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, baseline: Path, mirror: Path, python_folder: Path
+) -> Path:
+    """.. and all others, after `dvc repro` of the tasks. Not to be changed either."""
+
+    def make(building: Path) -> None:
+        project = Project.copied(baseline, building, mirror, python_folder)
+        project.add_sources(lambda name: name.startswith(("tasks/", "replication/")))
+        for folder in TASKS:
+            make_small(project, folder)
+        project.commit()
+        project.dvc("repro", "--quiet", *(f"{folder}/dvc.yaml" for folder in TASKS))
+        project.commit()
+
+    return made_once(tmp_path_factory, "whole", make)
 
 
 @pytest.fixture
 def project(baseline: Path, mirror: Path, python_folder: Path, tmp_path: Path) -> Project:
     """A copy of the baseline to change at will."""
     return Project.copied(baseline, tmp_path / "project", mirror, python_folder)
+
+
+@pytest.fixture
+def all_tasks(whole: Path, mirror: Path, python_folder: Path, tmp_path: Path) -> Project:
+    """A copy of the baseline with all tasks to change at will."""
+    return Project.copied(whole, tmp_path / "project", mirror, python_folder)

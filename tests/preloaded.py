@@ -1,8 +1,9 @@
-"""A `python` for the stages' commands that has their libraries loaded already.
+"""A `python` for the stages' commands, and a `dvc`, that have their libraries loaded already.
 
 Most of a tiny stage's time is the import of PyTorch. So a server imports the libraries, and none of
 the project's modules, once; the `python` made here, first in PATH, asks it to fork, and the fork
-runs `-m stages.<stage>` in the caller's folder, with its environment and streams, as itself.
+runs `-m stages.<stage>` in the caller's folder, with its environment and streams, as itself. `dvc`
+is `python -m dvc`.
 """
 
 import gc
@@ -19,15 +20,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 LIBRARIES = (
-    "dvclive", "google_crc32c", "google.protobuf.message_factory", "isal.igzip", "numpy", "pandas",
-    "pyarrow.compute", "pyarrow.parquet", "pydantic", "requests", "safetensors.numpy",
-    "safetensors.torch", "scipy.stats", "sklearn.metrics", "torch._dynamo", "tqdm", "yaml",
+    "dulwich.repo", "dvc.cli.parser", "dvc.repo.reproduce", "dvc.repo.status", "dvc.stage.cache",
+    "dvc_data.index", "dvclive", "google_crc32c", "google.protobuf.message_factory", "isal.igzip",
+    "numpy", "pandas", "pyarrow.compute", "pyarrow.parquet", "pydantic", "pygit2", "requests",
+    "ruamel.yaml", "safetensors.numpy", "safetensors.torch", "scipy.stats", "sklearn.metrics",
+    "torch._dynamo", "tqdm", "yaml",
 )  # fmt: skip
 
 CLIENT = """\
 #!{python} -SE
 import json, os, socket, sys
 
+if sys.argv[0].endswith("/dvc"):
+    sys.argv[1:1] = ["-m", "dvc"]
 if sys.argv[1:2] != ["-m"]:
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 with socket.socket(socket.AF_UNIX) as server:
@@ -48,6 +53,7 @@ def preloaded_python(folder: Path) -> Iterator[Path]:
     client.parent.mkdir()
     client.write_text(CLIENT.format(python=sys.executable, address=str(address)))
     client.chmod(0o755)
+    client.with_name("dvc").symlink_to(client)
     with subprocess.Popen(
         [sys.executable, "-P", __file__, address], stdout=subprocess.PIPE
     ) as server:

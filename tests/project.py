@@ -1,23 +1,35 @@
 """A copy of the project in a temporary git and DVC repository, driven as users drive it."""
 
+import hashlib
 import os
+import re
 import shutil
 import subprocess
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tools.demo import make_few
+from tagging.sources.sounds import CLASSES, write_sounds
 
 ROOT = Path(__file__).parents[1]
-# Of the real run, tracked by git.
-OUTPUTS = (
-    "leaderboard/", "metrics/", "plots/", "dvc.lock", "official/average_precision/",
-    "official/dvc.lock", "official/enhanced.json", "official/metrics/", "official/per_class.",
-    "official/README.md",
-)  # fmt: skip
+# Every pipeline's folder, relative to the root.
+PIPELINES = sorted(
+    file.parent.relative_to(ROOT)
+    for pattern in ("dvc.yaml", "*/dvc.yaml", "tasks/*/dvc.yaml")
+    for file in ROOT.glob(pattern)
+    if not file.parent.name.startswith(".")
+)
+TASKS = [folder for folder in PIPELINES if folder.parts[:1] == ("tasks",)]
+# What the root's own pipeline does without.
+APART = ("tasks/", "replication/", "tests/", "benchmarks/")
+# Of the real runs, in a pipeline's folder.
+RESULT = re.compile(
+    r"(tasks/[^/]+/|replication/)?((data|leaderboard|metrics|models|plots|results)/(?!\.gitignore)|dvc\.lock)"
+)
 
 
 @dataclass
@@ -29,20 +41,23 @@ class Project:
     python_folder: Path  # first in PATH
 
     @classmethod
-    def of_sources(cls, source: Path, root: Path, *where: Path) -> "Project":
-        """Copy what git would commit of `source`, without the results, into a new repository."""
-        listed = subprocess.run(
-            ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-            cwd=source, check=True, capture_output=True, text=True,
-        ).stdout  # fmt: skip
-        for name in sorted(set(listed.split("\0")) - {""}):
-            if name.startswith((*OUTPUTS, "tests/")) or not (source / name).is_file():
-                continue
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(source / name, root / name)
+    def of_sources(cls, root: Path, *where: Path) -> "Project":
+        """Copy what git would commit of the root's own pipeline into a new repository."""
         project = cls(root, *where)
+        project.add_sources(lambda name: not name.startswith(APART))
         project.git("init", "--quiet")
         return project
+
+    def add_sources(self, wanted: Callable[[str], bool]) -> None:
+        """Copy those files of the working tree that git would commit, without the results."""
+        listed = subprocess.run(
+            ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+            cwd=ROOT, check=True, capture_output=True, text=True,
+        ).stdout  # fmt: skip
+        for name in sorted(set(listed.split("\0")) - {""}):
+            if wanted(name) and not RESULT.match(name) and (ROOT / name).is_file():
+                (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, self.root / name)
 
     @classmethod
     def copied(cls, source: Path, root: Path, *where: Path) -> "Project":
@@ -51,15 +66,16 @@ class Project:
         return cls(root, *where)
 
     def environment(self) -> dict[str, str]:
-        """Return the environment of the commands run here."""
+        """Return the environment of the commands run here: runs one after another, no network."""
         path = os.pathsep.join([str(self.python_folder), os.environ["PATH"]])
-        return {**os.environ, "PATH": path, "AUDIOSET_MIRROR": str(self.mirror)}
+        mirrors = {"AUDIOSET_MIRROR": str(self.mirror), "DOWNLOAD_MIRROR": str(self.mirror)}
+        return {"RUNS_AT_ONCE": "1", **os.environ, "PATH": path} | mirrors
 
-    def run(self, *command: str, check: bool = True, **environment: str):
+    def run(self, *command: str, folder: Path | str = "", check: bool = True, **environment: str):
         """Run a command in the project; what it prints, to either stream, is in `stdout`."""
         done = subprocess.run(
             command,
-            cwd=self.root,
+            cwd=self.root / folder,
             env=self.environment() | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -93,13 +109,38 @@ class Project:
         self.git("add", "--all")
         self.git("commit", "--quiet", "--message", "A change")
 
-    def params(self) -> dict[str, Any]:
-        """Return params.yaml."""
-        return yaml.safe_load((self.root / "params.yaml").read_text())
+    def params(self, folder: Path | str = "") -> dict[str, Any]:
+        """Return params.yaml of the root or of another pipeline's folder."""
+        return yaml.safe_load((self.root / folder / "params.yaml").read_text())
 
-    def write_params(self, params: dict[str, Any]) -> None:
-        """Replace params.yaml."""
-        (self.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    def write_params(self, params: dict[str, Any], folder: Path | str = "") -> None:
+        """Replace it."""
+        (self.root / folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+    def change(self, key: str, value: Any, folder: Path | str = "") -> None:
+        """Set or add one parameter, of a dotted name; None removes it."""
+        params = section = self.params(folder)
+        *path, last = key.split(".")
+        for part in path:
+            section = section[part]
+        if value is None:
+            del section[last]
+        else:
+            assert section.get(last) != value, f"{key} is {value!r} already"
+            section[last] = value
+        self.write_params(params, folder)
+
+    def append(self, file: str, text: str) -> None:
+        """Add text to the end of a file, which may be new."""
+        with (self.root / file).open("a", encoding="utf-8") as end:
+            end.write(text)
+
+    def mirrored(self, address: str, write: Callable[[Path], None]) -> str:
+        """Have `write` make the file that is to be had under a URL; return its SHA-256."""
+        path = self.mirror / address.partition("://")[2]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path)
+        return hashlib.sha256(path.read_bytes()).hexdigest()
 
     def status(self) -> list[str]:
         """Return what git sees changed or new."""
@@ -112,19 +153,85 @@ def stages_run(output: str) -> set[str]:
     return {line.split("'")[1] for line in lines}
 
 
-def make_small(project: Project) -> None:
-    """Set the parameters that make a stage take a second; their meaning stays."""
-    params = project.params()
-    params["prepare"]["top_labels"] = 5
-    params["train"] |= {"epochs": 2, "batch_size": 8}
-    # A few models stand for all; tests/test_configured.py looks at each that params.yaml has.
-    make_few(params)
-    for model in [*params["models"].values(), *params["students"].values()]:
-        for name, small in (("epochs", 2), ("batch_size", 8)):
-            if name in model.get("train", {}):
-                model["train"][name] = small
-        for name, small in (("hidden", 8), ("layers", 1)):
-            if name in model["network"]:
-                model["network"][name] = small
+FEW = 3  # models, which stand for all
+SMALL = {"epochs": 2, "batch_size": 8}
+
+
+def generate_weights(project: Project, name: str) -> bool:
+    """Publish random weights under an address, in EfficientAT's layout; for others return False."""
+    import torch
+
+    from tagging.sources.weights import find
+    from tests.test_weights import as_efficientat, built
+
+    published = find(name)
+    if published.architecture != "mobilenet":
+        return False
+    torch.manual_seed(0)
+    state = as_efficientat(built(published))
+    sha256 = project.mirrored(published.address, lambda path: torch.save(state, path))
+    code = project.root / "tagging/sources/weights.py"
+    code.write_text(code.read_text().replace(published.sha256, sha256))
+    return True
+
+
+def few_of(params: dict[str, Any]) -> dict[str, Any]:
+    """Return one model of each feature that is there, and of the first feature a few."""
+    computed = params.get("features", {}) | params.get("embeddings", {})
+    models, number = {}, Counter()
+    for name, model in params["models"].items():
+        feature = model.get("features")
+        if feature is None or feature in computed:
+            number[feature] += 1
+            if number[feature] <= (1 if computed else FEW):
+                models[name] = model
+    return models
+
+
+def make_small(project: Project, folder: Path | str = "") -> None:
+    """Set the parameters that make a pipeline's stages take a second; their meaning stays.
+
+    Recordings are the generated sample of sounds, published weights are drawn at random: the mirror
+    has them. tests/test_configured.py looks at every entry.
+    """
+    params = project.params(folder)
+    for file in params.get("download", {}).get("files", []):
+        file["sha256"] = project.mirrored(file["address"], write_sounds)
+        params["decode"] |= {"source": "folder", "seconds": 1}
+    published = [name for name in params.get("weights", []) if generate_weights(project, name)]
+    if "weights" in params:
+        params["weights"] = published
+        entries = params["embeddings"].items()
+        params["embeddings"] = {key: it for key, it in entries if it["weights"] in published}
+    for embedding in params.get("embeddings", {}).values():
+        if "classes" in embedding:
+            embedding["classes"] = dict(zip(CLASSES, embedding["classes"].values(), strict=False))
+    models = params["models"] = few_of(params)
+    students = params["students"]
+    teachers = [student["teacher"] for student in students.values()] or list(params["ensembles"])
+    params["ensembles"] = {name: {"members": list(models)} for name in teachers[:1]}
+    for entry in [*models.values(), *students.values()]:
+        if "teacher" in entry:
+            entry["teacher"] = teachers[0]
+        network, own = entry.get("network", {}), entry.get("train", {})
+        network |= {"hidden": 8} if "hidden" in network else {}
+        network |= (
+            {"width": 2 * network["heads"]} if "heads" in network and "width" in network else {}
+        )
+        own |= {key: small for key, small in SMALL.items() if key in own}
+        entry["seeds"] = [0]
+    if params["protocol"]["split"] != "folds":  # which are several runs already
+        next(iter(models.values()))["seeds"] = [0, 1]
+    params["train"] |= SMALL
+    if "prepare" in params:
+        params["prepare"]["top_labels"] = min(params["prepare"]["top_labels"], 8)
     params["evaluate"]["resamples"] = 100
-    project.write_params(params)
+    compare, entries = params["compare"], models | students
+    compare["plotted"] = [name for name in compare["plotted"] if name in entries] or [*models][:1]
+    compare |= {"chosen": next(iter(models))} if "chosen" in compare else {}
+    compare["differences"] = {
+        base: kept
+        for base, others in compare.get("differences", {}).items()
+        if (kept := [name for name in others if name in models]) and base in models
+    }
+    project.write_params(params, folder)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tagging import archive as archive_module
-from tagging.archive import Shard, _Header, read_shards
-from tagging.errors import UserError
-from tagging.sample import sample_archive, stored_gzip
+from tagging.base.errors import UserError
+from tagging.sources.audioset import archive as archive_module
+from tagging.sources.audioset.archive import Shard, _Header, read_shards
+from tagging.sources.audioset.sample import sample_archive, stored_gzip
 from tests.archives import FOLDER, shard, tar
 
 BLOCK = 512

@@ -1,222 +1,587 @@
-"""Stage `compare`: rows from what other stages wrote, the choice by validation, the CSVs."""
+"""Stage `compare`: the choice, what is behind it, differences over runs, and each section."""
 
+import copy
 import json
+import math
+import re
 from pathlib import Path
+from statistics import mean, stdev
 
+import numpy as np
 import pytest
+from scipy import stats
+from sklearn.metrics import average_precision_score
 
-from stages.compare import (
-    Compare,
-    Row,
-    choose,
-    choose_plotted,
-    entry_rows,
-    gain,
-    leaderboard_markdown,
-    spread_over_seeds,
-)
-from tagging.errors import UserError
-from tagging.tables import read_rows, to_csv
-from tests.project import Project
+from stages import compare
+from tagging.reports.classes import LINE, place_names
+from tagging.reports.curves import gain, plotted
+from tagging.reports.differences import Difference, paired_difference
+from tagging.reports.facts import Row, choose, how_far_behind, read_facts
+from tagging.reports.leaderboard import cell
+from tagging.reports.missing_clips import subsets
+from tagging.reports.prevalence import DRAWS, thinned
+from tagging.scoring.evaluation import Answers
+from tagging.scoring.metric import Metric, load_metric
+from tagging.scoring.scores import read_resampled
+from tagging.scoring.tables import read_rows
+from tests.compared import multi_label, single_label, write_task
 
-DATA = {
-    "source": "AudioSet",
-    "records": {"eval": 9},
-    "top_labels": {"Music": {"clips": 5}},
-    "split": {"train": 7, "val": 1, "test": 1},
+SEEDS = [0, 1, 2]
+YAC = {"architecture": "yac", "network": {"head": "logits"}, "seeds": SEEDS}
+DEEP = {"architecture": "cnn", "network": {"channels": [8]}, "seeds": SEEDS}
+PARAMS = {
+    "task": {
+        "kind": "multi_label",
+        "chooses": "ndcg",
+        "shown": ["ndcg", "precision_at_1", "mean_average_precision", "lwlrap"],
+    },
+    "models": {
+        "yac": YAC,
+        "yac_focal": {**YAC, "train": {"loss": "focal"}},
+        "deep": DEEP,
+        "deep_wide": {**DEEP, "network": {"channels": [99]}},
+        "poor": {"architecture": "yac", "seeds": [1]},
+    },
+    "students": {"small": {"architecture": "yac", "teacher": "all"}},
+    "ensembles": {"all": {"members": ["deep", "yac@2", "yac@3"]}},
+    "compare": {
+        "plotted": ["yac", "deep"],
+        "published": {
+            "Somebody": {"ndcg": 0.5, "train_clips": 600, "source": "a paper"},
+            "Somebody else": {"mean_average_precision": 0.123456789},
+        },
+        "differences": {"yac": ["yac_focal", "poor"], "deep": ["deep_wide"]},
+        "sections": ["classes", "prevalence", "missing_clips"],
+    },
 }
+QUALITIES = {
+    "yac": 1.5, "yac_focal": 2.05, "deep": 2.2, "deep_wide": 1, "poor": 0, "small": 1.5, "all": 2.4,
+}  # fmt: skip
+FOLDED = {
+    "task": {"kind": "single_label", "chooses": "accuracy", "shown": ["accuracy"]},
+    "models": {"good": {"seeds": [0, 1]}, "bad": {}},
+    "students": {},
+    "ensembles": {"both": {"members": ["good", "bad"]}},
+    "compare": {"plotted": ["good", "bad"], "differences": {"bad": ["good"]}},
+}
+FOLDED_QUALITIES = {"good": 2.5, "bad": 0, "both": 1.5}
 
 
-def row(name: str, kind: str, val: float, test: float) -> Row:
-    return Row(name, kind, {"ndcg": test, "precision_at_1": test}, {"ndcg": val}, 10, 1.0)
+def page() -> str:
+    return Path("leaderboard/README.md").read_text()
 
 
-def settings(*plotted: str) -> Compare:
-    return Compare(published={}, published_clips=1, plotted=list(plotted))
+def board() -> dict:
+    return json.loads(Path("leaderboard/leaderboard.json").read_text())
 
 
-ROWS = [
-    row("yac", "model", 0.90, 0.80),
-    row("deep", "model", 0.93, 0.95),
-    row("small", "student", 0.91, 0.85),
-    row("all", "ensemble", 0.94, 0.90),
-]
+def lines(text: str, start: str) -> list[str]:
+    """Return the cells of a table's first line whose first cell begins so, without bold."""
+    line = next(
+        line for line in text.replace("**", "").splitlines() if line.startswith(f"| {start}")
+    )
+    return [text.strip() for text in line.strip("|").split("|")]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a task that is compared."""
+    folder = tmp_path_factory.mktemp("task")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_task(PARAMS, multi_label(), QUALITIES)
+        compare.main()
+    return folder
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to stand in."""
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def task(written: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That folder, to stand in and only to look."""
+    monkeypatch.chdir(written)
+    return written
 
 
-def write(path: str, text: str) -> None:
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(text)
+@pytest.fixture(scope="module")
+def written_folds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a task with folds and no validation, one label a clip."""
+    folder = tmp_path_factory.mktemp("folds")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_task(FOLDED, single_label(), FOLDED_QUALITIES, source="esc")
+        compare.main()
+    return folder
 
 
-# Rows
+@pytest.fixture
+def folds(written_folds: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(written_folds)
+    return written_folds
 
 
-def test_an_ensemble_takes_the_training_of_each_member_once(folder: Path) -> None:
-    for name, seconds in {"a": 10.0, "b": 2.5, "c": 100.0}.items():
-        write(f"metrics/timing/{name}.json", json.dumps({"train_seconds": seconds}))
-    for name in ("a", "epochs", "models"):
-        metrics = {"val": {"ndcg": 1}, "test": {"ndcg": 0.5}, "parameters": 7}
-        write(f"metrics/{name}.json", json.dumps(metrics))
-    ensembles = {"epochs": {"members": ["a@8", "a@9", "a"]}, "models": {"members": ["b", "a@9"]}}
-    found = {row.name: row for row in entry_rows("ensemble", ensembles)}
-    assert found["epochs"].seconds == 10
-    assert found["models"].seconds == 12.5
-    assert found["models"].parameters == 7
-    assert entry_rows("model", {"a": {}}) == [
-        Row("a", "model", {"ndcg": 0.5}, {"ndcg": 1}, 7, 10.0)
+def changed(folder: Path, params: dict, qualities: dict = QUALITIES, **more) -> None:
+    """Write another task into a folder to stand in."""
+    write_task(params, multi_label(), qualities, **more)
+
+
+# The choice and what is behind it
+
+
+def test_validation_chooses_whatever_test_says() -> None:
+    metric = load_metric("ndcg")
+    values = {"a": (0.5, 0.9), "b": (0.7, 0.1), "c": (0.7, 0.95), "d": (None, 0.99)}
+    rows = [
+        Row(name, "model", {"ndcg": test}, {} if val is None else {"ndcg": val})
+        for name, (val, test) in values.items()
     ]
+    assert choose(rows, "ndcg", metric).name == "b"  # the first of equals
+    lower = metric._replace(higher_is_better=False)
+    assert choose(rows, "ndcg", lower).name == "a"
+    assert choose(rows[3:], "ndcg", metric) is None
 
 
-def test_validation_chooses() -> None:
-    assert choose(ROWS).name == "all"
-    assert choose(ROWS[:3]).name == "deep"
-    # The test split's order is another, and means nothing.
-    swapped = [row._replace(scores={"ndcg": 1 - row.scores["ndcg"]}) for row in ROWS]
-    assert choose(swapped).name == "all"
+def test_what_is_surely_behind_is_told_by_the_same_resamples(task: Path) -> None:
+    facts = read_facts()
+    best = facts.chosen
+    assert best.name == "all" and facts.by_validation
+    entries = {row.name: row for row in facts.entries}
+    assert entries["all"].behind is None
+    assert entries["poor"].surely_behind
+    drawn = [
+        read_resampled(Path(f"data/scores/{file}.safetensors"))
+        for file in ("ensembles/all", "models/deep")
+    ]
+    middle = best.test["ndcg"] - entries["deep"].test["ndcg"]
+    reach = 1.96 * np.std(drawn[0] - drawn[1], ddof=1)
+    assert entries["deep"].behind == pytest.approx((middle - reach, middle + reach))
+    # Where lower is better, the other one is ahead.
+    lower = load_metric("ndcg")._replace(higher_is_better=False)
+    low, high = how_far_behind(entries["deep"], best, "ndcg", lower)
+    assert (low, high) == pytest.approx((-middle - reach, -middle + reach))
+
+
+def test_overlapping_intervals_may_be_surely_apart(task: Path) -> None:
+    """The same clips are hard for both: what the paired bootstrap is for."""
+    found = {row.name: row for row in read_facts().entries}
+    apart = [
+        row.name
+        for row in found.values()
+        if row.surely_behind and row.test["ndcg_high"] > found["all"].test["ndcg_low"]
+    ]
+    assert apart
+
+
+def test_the_mark_is_in_table_json_and_picture(task: Path) -> None:
+    behind = {name: row.get("behind_low", 0) > 0 for name, row in board()["rows"].items()}
+    assert 0 < sum(behind.values()) < len(QUALITIES)
+    marked = {
+        row["model"]: row["behind"] == "yes"
+        for row in read_rows(Path("plots/compare/leaderboard.csv"))
+    }
+    assert marked == {name: behind[name] for name in marked}
+    bold = {
+        line.split("|")[1].strip(" *")
+        for line in page().splitlines()
+        if re.search(r"\| \*\*\+", line)
+    }
+    assert bold == {name for name, is_behind in behind.items() if is_behind}
+    assert f"in bold where surely: {sum(behind.values())} of 6." in page()
+
+
+# The leaderboard
+
+
+def test_the_table_has_a_column_for_all_that_is_there(task: Path) -> None:
+    header = lines(page(), "entry")
+    assert header == [
+        "entry", "kind", "runs", "NDCG", "P@1", "mAP", "lwlrap", "val NDCG", "behind all",
+        "training clips", "parameters", "training, s",
+    ]  # fmt: skip
+    deep = dict(zip(header, lines(page(), "deep |"), strict=True))
+    runs = json.loads(Path("metrics/deep.json").read_text())["runs"].values()
+    for split, column in (("test", "NDCG"), ("val", "val NDCG")):
+        values = [run[split]["ndcg"] for run in runs]
+        assert deep[column].startswith(f"{mean(values):.4f} ± {stdev(values):.4f}")
+    assert (deep["runs"], deep["training clips"], deep["training, s"]) == ("3", "60", "8")
+    everything = dict(zip(header, lines(page(), "all |"), strict=True))
+    assert everything["kind"] == "ensemble, chosen"
+    assert everything["training, s"] == "15"  # yac's three runs are counted once, whatever epochs
+    assert lines(page(), "Somebody |")[1:4] == ["published", "", "0.5"]
+    assert "0.1235" in lines(page(), "Somebody else |")
+    assert (
+        "the NDCG **" in page()
+        and "of Somebody, from 10.0% of the training clips (a paper)." in page()
+    )
+
+
+def test_the_json_has_every_metric_and_the_order_is_tests(task: Path) -> None:
+    rows = board()["rows"]
+    assert board()["best_by_validation"] == "all" and board()["data"] == "AudioSet"
+    assert {name: row["kind"] for name, row in rows.items()} == (
+        dict.fromkeys(PARAMS["models"], "model")
+        | {"small": "student", "all": "ensemble", "Somebody": "published"}
+        | {"Somebody else": "published"}
+        | {"constant ranking": "baseline", "random ranking": "baseline"}
+    )
+    wanted = {"ndcg", "ndcg_low", "ndcg_high", "ndcg_std", "val_ndcg", "precision_at_1", "lwlrap"}
+    assert wanted <= rows["deep"].keys()
+    assert rows["deep"]["runs"] == 3 and "runs" not in rows["all"]
+    assert "seconds" not in json.dumps(board())
+    scores = [row["ndcg"] for row in rows.values() if "ndcg" in row]
+    assert scores == sorted(scores, reverse=True)
+    assert list(rows)[-1] == "Somebody else"  # of another metric
+
+
+def test_cells_follow_the_metric() -> None:
+    scores = {"x": 0.12345, "x_std": 0.01, "x_low": 0.1, "x_high": 0.15}
+    assert cell(Metric("X", decimals=3), scores, "x") == "0.123 ± 0.010 (0.10–0.15)"
+    assert cell(Metric("X"), {"x": 0.5}, "x") == "0.5000"
+    assert cell(Metric("X"), {"x": None}, "x") == cell(Metric("X"), {}, "x") == ""
+
+
+def test_baselines_are_the_metrics_of_answers_that_cost_nothing(task: Path) -> None:
+    facts, rows = read_facts(), board()["rows"]
+    fold, labels = facts.index.folds[0], facts.index.labels
+    frequent = labels[fold.train].sum(axis=0).argmax()
+    share = labels[fold.test][:, frequent].mean()
+    assert rows["constant ranking"]["precision_at_1"] == pytest.approx(share)
+    assert rows["random ranking"]["precision_at_1"] == pytest.approx(labels[fold.test].mean())
+    assert "lwlrap" not in rows["random ranking"]  # it counts equal scores otherwise
+
+
+@pytest.mark.parametrize(
+    ("source", "clips", "shown"),
+    [("AudioSet", None, True), ("AudioSet", 180, True), ("AudioSet", 181, False),
+     ("generated sample", 180, False)],
+)  # fmt: skip
+def test_published_rows_stand_beside_results_on_the_same_clips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, clips: int | None, shown: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = small()
+    params["compare"] |= {"published": PARAMS["compare"]["published"], "published_clips": clips}
+    changed(tmp_path, params, source=source)
+    assert any(row.kind == "published" for row in read_facts().rows) == shown
+
+
+def small() -> dict:
+    """Return the parameters of two models alone."""
+    params = copy.deepcopy(PARAMS) | {"students": {}, "ensembles": {}}
+    params["models"] = {name: {"architecture": "yac"} for name in ("yac", "deep")}
+    params["compare"] = {"plotted": ["yac"]}
+    return params
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"plotted": ["yac", "vgg"]}, "compare.plotted has 'vgg'; the models, students and ensem"),
+        ({"differences": {"deep": ["x"]}}, "compare.differences.deep has 'x'; the models, stud"),
+        ({"differences": {"x": ["deep"]}}, "compare.differences has 'x'; the models, students"),
+        ({"published": {"deep": {}}}, "has the name of a model, student, ensemble or baseline"),
+        ({"published": {"a": {"ndgc": 1}}}, "compare.published.a.ndgc is unknown; .* takes train"),
+        ({"published": {"a": {"ndcg": "b"}}}, "compare.published.a.ndcg is 'b'; it takes a number"),
+        ({"sections": ["class"]}, "compare.sections is .'class'.; it takes a list of classes, enh"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict, sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = small()
+    params["compare"] |= change
+    changed(tmp_path, params)
+    with pytest.raises(SystemExit, match=sentence) as ended:
+        compare.main()
+    assert "\n" not in str(ended.value)
+
+
+# Where nothing validates
+
+
+def test_without_validation_nothing_is_chosen(folds: Path) -> None:
+    assert "Nothing validates here: no entry is chosen" in page()
+    assert "best_by_validation" not in board()
+    assert {"val accuracy", "behind good"}.isdisjoint(lines(page(), "entry"))
+    assert not any("behind_low" in row for row in board()["rows"].values())
+    assert "90 clips in 3 folds, each of which tests once" in page()
+    assert board()["rows"]["good"]["runs"] == 6
+    # Differences go by test then, fold by fold: bad has one seed of good's two.
+    assert "whose interval on test accuracy leaves out zero" in page()
+    assert "**Gains**: good on bad (" in page()
+
+
+def test_without_validation_others_are_compared_with_who_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = copy.deepcopy(FOLDED)
+    params["compare"]["chosen"] = "both"
+    write_task(params, single_label(), FOLDED_QUALITIES, source="esc")
+    compare.main()
+    assert "The entry in bold is named in params.yaml: nothing validates here" in page()
+    assert "behind both" in lines(page(), "entry")
+    assert {name for name, row in board()["rows"].items() if "behind_low" in row} == {"good", "bad"}
+    assert lines(page(), "both")[1] == "ensemble"
+
+
+def test_chance_is_the_baseline_where_clips_have_one_label(folds: Path) -> None:
+    assert board()["rows"]["chance"]["accuracy"] == pytest.approx(1 / 4)
+    assert "constant ranking" not in board()["rows"]
+
+
+def test_confusions_are_counted_and_drawn(folds: Path) -> None:
+    rows = read_rows(Path("plots/evaluate/good/confusion.csv"))
+    wrong = [row for row in rows if row["label"] != row["answered"]]
+    most = max(wrong, key=lambda row: float(row["share"]))
+    table = page()[page().index("mistaken most often") :]
+    assert lines(table, "class ")[:2] == ["class", "answered"]
+    assert lines(table, most["label"])[1:] == [
+        most["answered"], f"{float(most['share']):.1%}", most["clips"],
+    ]  # fmt: skip
+    drawn = Path("leaderboard/confusion.svg").read_text()
+    assert drawn.count('aria-roledescription="rect mark"') == 16 or drawn.count("class 3") >= 2
+
+
+# Differences over runs
+
+
+def test_the_interval_is_students() -> None:
+    new, old = [0.95, 0.97, 0.94], [0.94, 0.94, 0.93]
+    difference = paired_difference(new, old)
+    # Differences 0.01, 0.03, 0.01: mean 0.05 / 3, variance 4/3 e-4; t(0.975, 2) = 4.302653.
+    reach = 4.302653 * math.sqrt(4e-4 / 3) / math.sqrt(3)
+    assert difference.mean == pytest.approx(0.05 / 3)
+    assert difference.interval == pytest.approx((0.05 / 3 - reach, 0.05 / 3 + reach), abs=1e-8)
+    reference = stats.ttest_rel(new, old).confidence_interval(0.95)
+    assert difference.interval == pytest.approx((reference.low, reference.high))
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "verdict"),
+    [
+        ([0.95, 0.96, 0.97], [0.93, 0.941, 0.949], "gain"),
+        ([0.93, 0.941, 0.949], [0.95, 0.96, 0.97], "loss"),
+        # The same means, other pairs: nothing is shown.
+        ([0.95, 0.96, 0.97], [0.949, 0.941, 0.93], "none shown"),
+        ([0.95, 0.96, 0.97], [0.95, 0.96, 0.97], "none shown"),
+        ([0.97], [0.9], "one run"),
+    ],
+)
+def test_verdicts(new: list[float], old: list[float], verdict: str) -> None:
+    difference = paired_difference(new, old)
+    assert difference.verdict() == verdict
+    other = {"gain": "loss", "loss": "gain"}.get(verdict, verdict)
+    assert difference.verdict(higher_is_better=False) == other
+
+
+def test_a_difference_as_text() -> None:
+    assert Difference(0.01, (-0.002, 0.022)).text(3) == "+0.010 (-0.002 to +0.022)"
+    assert Difference(-0.01, None).text(4) == "-0.0100"
+
+
+def test_entries_are_compared_run_by_run_on_validation(task: Path) -> None:
+    section = page()[page().index("## Differences") :]
+    runs = {
+        name: json.loads(Path(f"metrics/{name}.json").read_text())["runs"]
+        for name in ("deep", "deep_wide")
+    }
+    pairs = [
+        runs["deep_wide"][f"seed{k}"]["val"]["ndcg"] - runs["deep"][f"seed{k}"]["val"]["ndcg"]
+        for k in SEEDS
+    ]
+    cells = lines(section, "wide")
+    assert cells[:3] == ["wide", "`channels: [99]`", "loss"]
+    assert cells[4].startswith(f"{mean(pairs):+.4f} (")
+    assert f"**Losses**: wide on deep ({mean(pairs):+.4f})" in section
+    # poor has a seed of yac's three: one pair, no spread, and so no verdict.
+    assert lines(section, "poor")[2] == "one run"
+    assert "**One run, which shows no spread**: 1 of 3." in section
+    assert "0.15 of 3 intervals" in section
+
+
+def test_the_picture_of_differences_has_the_methods_of_all_models(task: Path) -> None:
+    """A model's methods are not another's."""
+    drawn = Path("leaderboard/differences.svg").read_text()
+    texts = re.findall("<text[^>]*>([^<]*)</text>", drawn)
+    assert {"focal", "poor", "wide", "yac", "deep"} <= set(texts)
+    assert "difference in validation NDCG" in texts
+
+
+def test_entries_without_a_run_in_common_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = small()
+    params["models"]["deep"]["seeds"] = [7]
+    params["compare"]["differences"] = {"yac": ["deep"]}
+    changed(tmp_path, params)
+    with pytest.raises(SystemExit, match="deep and yac have no fold and seed in common"):
+        compare.main()
 
 
 # What is plotted
 
 
-def names(rows: list[Row]) -> list[str]:
-    return [row.name for row in rows]
+def test_the_chosen_entry_is_plotted_too_and_ensembles_last(task: Path) -> None:
+    facts = read_facts()
+    names = [row.name for row in plotted(facts)]
+    assert names == ["yac", "deep", "all"]
+    other = facts._replace(settings=facts.settings.model_copy(update={"plotted": ["all", "deep"]}))
+    assert [row.name for row in plotted(other)] == ["deep", "all"]
+    for file in ("average_precision", "precision_recall"):
+        rows = read_rows(Path(f"plots/compare/{file}.csv"))
+        assert list(dict.fromkeys(row["model"] for row in rows)) == names
+    curves = read_rows(Path("plots/compare/learning_curves.csv"))
+    assert {(row["model"], row["run"]) for row in curves} == {
+        (name, f"seed{k}") for name in ("yac", "deep") for k in SEEDS
+    }
 
 
-def test_the_best_is_plotted_too_and_ensembles_last() -> None:
-    best = choose(ROWS)
-    assert names(choose_plotted(settings("yac"), ROWS, best)) == ["yac", "all"]
-    assert names(choose_plotted(settings("all", "small"), ROWS, best)) == ["small", "all"]
-    assert names(choose_plotted(settings("small", "yac"), ROWS, ROWS[1])) == [
-        "small", "yac", "deep",
-    ]  # fmt: skip
-    assert names(choose_plotted(settings("yac", "yac"), ROWS, ROWS[0])) == ["yac"]
-
-
-def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(UserError) as caught:
-        choose_plotted(settings("yac", "yack"), ROWS, ROWS[0])
-    assert str(caught.value) == (
-        "params.yaml: compare.plotted has 'yack'; the models, students and ensembles are "
-        "yac, deep, small, all"
-    )
-
-
-def test_gains_are_sorted_and_labels_without_clips_left_out(folder: Path) -> None:
-    header = ["label", "average_precision", "test_clips"]
-    for name, values in {"all": [0.5, 0.25, float("nan"), 0.875],
-                         "yac": [0.75, 0.25, float("nan"), 0.5]}.items():  # fmt: skip
-        rows = zip("abcd", values, (4, 3, 0, 1), strict=True)
-        write(f"plots/evaluate/{name}/average_precision.csv", to_csv(header, rows))
-    write("gain.csv", gain(ROWS[3], "yac", DATA))
-    rows = read_rows(Path("gain.csv"))
-    assert [(row["label"], float(row["difference"]), row["test_clips"]) for row in rows] == [
-        ("d", 0.375, "1"),
-        ("b", 0.0, "3"),
-        ("a", -0.25, "4"),
-    ]
+def test_gains_are_sorted_and_are_differences(task: Path) -> None:
+    rows = gain(read_facts())
+    assert [row[5] for row in rows] == sorted((row[5] for row in rows), reverse=True)
     for row in rows:
-        assert (row["model"], row["reference"]) == ("all", "yac")
-        difference = float(row["average_precision"]) - float(row["reference_average_precision"])
-        assert difference == float(row["difference"])
+        assert (row[1], row[3]) == ("all", "yac")
+        assert row[5] == pytest.approx(row[2] - row[4])
 
 
-# The page
+def test_seconds_change_nothing_but_their_own_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    changed(tmp_path, small())
+    compare.main()
+    outs = [path for name in ("leaderboard", "plots/compare") for path in Path(name).iterdir()]
+    before = {path: path.read_bytes() for path in outs}
+    file = Path("metrics/timing/yac.json")
+    file.write_text(json.dumps({"train_seconds": 1000.0, "epochs": 3}))
+    compare.main()
+    after = {path: path.read_bytes() for path in outs}
+    different = {str(path) for path in outs if before[path] != after[path]}
+    assert different == {"leaderboard/README.md", "plots/compare/cost.csv"}
 
 
-def test_the_row_that_validation_chooses_is_marked() -> None:
-    page = leaderboard_markdown(ROWS, choose(ROWS), DATA)
-    lines = [line for line in page.splitlines() if line.startswith("| ")]
-    assert [line for line in lines if "**" in line] == [lines[-1]]
-    assert lines[-1].startswith("| **all** | **ensemble, chosen** | 0.9000 |")
-    assert lines[-2].startswith("| small | student | 0.8500 |")
-    assert "chosen by NDCG on the validation split" in page
+# Sections
 
 
-# The small project
+def test_easy_and_hard_classes(task: Path) -> None:
+    rows = read_rows(Path("leaderboard/per_class.csv"))
+    assert list(rows[0]) == ["label", "test_clips", *QUALITIES]
+    best = max(rows, key=lambda row: float(row["all"]))
+    section = page()[page().index("## Easy and hard") :]
+    assert lines(section, best["label"])[1:4] == [
+        f"{float(best['all']):.3f}", f"{float(best['poor']):.3f}", best["test_clips"],
+    ]  # fmt: skip
+    assert "`poor` beside it is the entry that\nvalidation ranks last" in section
 
 
-def test_the_spread_over_seeds_is_told_where_members_differ_in_nothing_else() -> None:
-    model = {"architecture": "ast", "network": {"layers": 2}, "train": {"epochs": 3}}
-    seeds = {
-        "a": {**model, "train": {"epochs": 3, "checkpoints": 2}},
-        "b": {**model, "train": {"epochs": 3, "seed": 1}},
+def test_names_in_the_picture_of_classes_do_not_overlap() -> None:
+    rows = [
+        {"class": f"class {k}", "ours": 0.5 + 0.001 * k, "other": 0.5, "clips": 9}
+        for k in range(30)
+    ]
+    place_names(rows)
+    places = sorted(row["at"] for row in rows if "name" in row)
+    assert len(places) == 10
+    assert min(np.diff(places)) >= LINE - 1e-9
+
+
+def test_few_clips_bias_average_precision_upward() -> None:
+    rng = np.random.default_rng(0)
+    labels = (rng.random((4000, 8)) < 0.02).astype(np.uint8)
+    scores = (labels + rng.normal(size=labels.shape)).astype(np.float32)
+    test = Answers("seed0", 0, labels, scores)
+    whole = average_precision_score(labels, scores, average="macro")
+    assert thinned(test, labels.sum(axis=0)) == pytest.approx(np.full(DRAWS, whole))
+    few = thinned(test, np.full(8, 4))
+    assert few.mean() > whole + 4 * few.std(ddof=1) / DRAWS**0.5
+    one = thinned(test, np.array([4, *[0] * 7]))  # the others are left out
+    assert len(one) == DRAWS and not np.isclose(one.mean(), few.mean())
+
+
+def test_the_page_says_what_the_number_of_clips_is_worth(task: Path) -> None:
+    section = " ".join(page()[page().index("## Validation and test") :].split())
+    on_val, on_test, simulated = (
+        float(re.search(pattern, section)[1])
+        for pattern in (r"is (0\.\d+) on validation", r"(0\.\d+) on test", r"gives \*\*(0\.\d+) ±")
+    )
+    said = re.search(r"([+-]0\.\d+) of the ([+-]0\.\d+) between the splits", section)
+    assert float(said[1]) == pytest.approx(simulated - on_test, abs=0.0011)
+    assert float(said[2]) == pytest.approx(on_val - on_test, abs=0.0011)
+
+
+def test_clips_are_missing_at_random(task: Path) -> None:
+    kept = subsets(1000, 0.07)
+    assert kept.sum(axis=0).tolist() == [930] * kept.shape[1]
+    assert len({column.tobytes() for column in kept.T}) == kept.shape[1]
+    section = page()[page().index("## With clips missing") :]
+    header = lines(section, "missing")
+    assert header[:5] == ["missing", "clips", "NDCG", "P@1", "mAP"]
+    assert lines(section, "none")[1:3] == ["80", f"{board()['rows']['all']['ndcg']:.4f}"]
+    few, many = lines(section, "7%"), lines(section, "20%")
+    assert (few[1], many[1]) == ("74", "64")
+    for column in range(2, len(header)):
+        middles, spreads = zip(*(
+            map(float, re.match(r"(\S+) ± (\S+)", cells[column]).groups()) for cells in (few, many)
+        ), strict=True)  # fmt: skip
+        assert spreads[1] > spreads[0] > 0
+        assert middles[0] == pytest.approx(float(lines(section, "none")[column]), abs=0.02)
+
+
+ENHANCED = {"yac": 1, "deep": 1, "teacher": 2, "enhanced": 1.5}
+
+
+@pytest.fixture
+def enhanced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
+    """A task with a student that learns enhanced labels, and its twin."""
+    monkeypatch.chdir(tmp_path)
+    params = small()
+    params["models"]["deep"] = {**DEEP, "train": {"epochs": 2}}
+    params["ensembles"] = {"teacher": {"members": ["deep"]}}
+    params["students"] = {
+        "enhanced": {
+            **params["models"]["deep"],
+            "teacher": "teacher",
+            "enhance": "mean",
+            "ontology": "tree.json",
+        }
     }
-    models = seeds | {"c": {**model, "train": {"epochs": 4}}, "d": {**model, "network": {}}}
-    rows = [row(name, "model", 0.5, 0.6 + 0.1 * place) for place, name in enumerate(models)]
-    ensembles = {"seeds": {"members": ["a", "b"]}}
-    told = spread_over_seeds(rows, models, ensembles)
-    assert "2 members of seeds" in told
-    assert "NDCG 0.6500 ± 0.0707" in told
-    for others in (["a", "c"], ["a", "d"], ["a@2", "a@3"], ["a", "a"]):
-        assert spread_over_seeds(rows, models, {"others": {"members": others}}) == ""
+    params["compare"]["sections"] = ["enhancement"]
+    tree = [{"id": f"/m/{k}", "name": f"class {k}", "child_ids": []} for k in range(6)]
+    tree[0]["child_ids"] = ["/m/1", "/m/2"]
+    Path("tree.json").write_text(json.dumps(tree))
+    return params
 
 
-def test_the_leaderboard_has_all_entries(project: Project) -> None:
-    params = project.params()
-    board = json.loads((project.root / "leaderboard/leaderboard.json").read_text())
-    kinds = {name: row["kind"] for name, row in board["rows"].items()}
-    expected = {
-        "constant ranking": "baseline",
-        "random ranking": "baseline",
-        **dict.fromkeys(params["models"], "model"),
-        **dict.fromkeys(params["students"], "student"),
-        **dict.fromkeys(params["ensembles"], "ensemble"),
-    }
-    assert kinds == expected
-    val = {name: row["val_ndcg"] for name, row in board["rows"].items() if "val_ndcg" in row}
-    assert val[board["best_by_validation"]] == max(val.values())
-    assert "d_prime" in board["rows"]["yac"]
-    marked = {
-        row["model"]: row["best"]
-        for row in read_rows(project.root / "plots/compare/leaderboard.csv")
-    }
-    assert [name for name, best in marked.items() if best == "yes"] == [board["best_by_validation"]]
-    scores = [row["ndcg"] for row in board["rows"].values()]
-    assert scores == sorted(scores, reverse=True)
+def test_what_enhancement_adds_and_is_worth_by_frequency(enhanced: dict) -> None:
+    write_task(enhanced, multi_label(), ENHANCED)
+    compare.main()
+    section = page()[page().index("## What label enhancement is worth") :]
+    found = re.search(
+        r"learns (\d+) labels besides the (\d+) .*?:\s(\d+) kinds .* (\d+) classes that",
+        section,
+        re.DOTALL,
+    )
+    said = [int(number) for number in found.groups()]
+    labels = multi_label().labels[:60]
+    assert said[1] == labels.sum()
+    # No kind of a kind here: no label is of both types.
+    assert 0 < said[0] == said[2] + said[3]
+    assert said[3] <= ((labels[:, 1:3].any(axis=1)) & (labels[:, 0] == 0)).sum()
+    assert "Less `deep`, trained alike without them, its NDCG is +" in section
+    cells = [lines(section, name) for name in ("rare", "between", "frequent")]
+    assert [row[1] for row in cells] == ["2", "2", "2"]
+    assert sum(int(row[2]) for row in cells) == said[0]
+    for row in cells:
+        difference = float(re.match(r"[+-]\S+", row[5])[0])
+        assert difference == pytest.approx(float(row[4]) - float(row[3]), abs=0.0002)
+        assert " to " in row[5]  # an interval over the seeds
+        assert row[6] in ("gain", "loss", "none shown")
 
 
-def test_curves_are_of_what_is_plotted_and_the_best(project: Project) -> None:
-    params = project.params()
-    params["compare"]["plotted"] = ["attention", "of_models"]
-    project.write_params(params)
-    project.run("python", "-m", "stages.compare")
-    plots = project.root / "plots/compare"
-    board = json.loads((project.root / "leaderboard/leaderboard.json").read_text())
-    best = board["best_by_validation"]
-    for file in ("average_precision.csv", "precision_recall.csv"):
-        assert {row["model"] for row in read_rows(plots / file)} == {"attention", "of_models", best}
-    curves = {row["model"] for row in read_rows(plots / "learning_curves.csv")}
-    assert curves == {"attention", best} - {"of_models"}
-    rows = read_rows(plots / "gain.csv")
-    assert {(row["model"], row["reference"]) for row in rows} == {(best, "attention")}
-
-
-def test_an_unknown_name_is_one_sentence(project: Project) -> None:
-    params = project.params()
-    params["compare"]["plotted"] = ["yac", "vgg"]
-    project.write_params(params)
-    printed = project.fails("python", "-m", "stages.compare")
-    assert printed.startswith("error: params.yaml: compare.plotted has 'vgg'; ")
-    assert printed.count("\n") == 1
-
-
-def test_seconds_change_nothing_but_their_own_files(project: Project) -> None:
-    file = project.root / "metrics/timing/yac.json"
-    timing = json.loads(file.read_text())
-    file.write_text(json.dumps(timing | {"train_seconds": timing["train_seconds"] + 1000}))
-    project.run("python", "-m", "stages.compare")
-    changed = {line[3:] for line in project.status()}
-    assert changed == {"metrics/timing/yac.json", "leaderboard/README.md", "plots/compare/cost.csv"}
-    seconds = {
-        row["model"]: float(row["train_seconds"])
-        for row in read_rows(project.root / "plots/compare/cost.csv")
-    }
-    assert seconds["yac"] > 1000 and seconds["of_models"] > 1000  # yac is a member
-    assert seconds["attention"] < 1000 and seconds["yac_distilled"] < 1000
+def test_without_a_twin_nothing_is_said_of_worth(enhanced: dict) -> None:
+    enhanced["models"]["deep"]["train"] = {"epochs": 3}
+    write_task(enhanced, multi_label(), ENHANCED)
+    compare.main()
+    assert "No model is trained alike without: nothing tells what they are worth." in page()
+    assert "| rare" not in page()

@@ -1,6 +1,8 @@
-"""Every entry of params.yaml can be trained, and clips of any length by all but `yac`."""
+"""Every entry of every params.yaml can be trained, and what entries name is there."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,94 +10,111 @@ import torch
 import yaml
 
 from stages.ensemble import Ensemble
-from tagging.batches import Clips
-from tagging.dataset import read_split
-from tagging.errors import UserError
-from tagging.labels import Label
-from tagging.models import Model, Shape, Student, build, score
+from stages.features import Feature
+from tagging.base.progress import Progress
+from tagging.data.batches import to_clips
+from tagging.data.clips import Features
+from tagging.data.spec import InputSpec
+from tagging.data.task import Task
+from tagging.learning.embedding import build_transform
+from tagging.learning.loop import Train, Validation, train
+from tagging.learning.model import Model, Student, activation_of, build
 from tagging.parameters import parse
-from tagging.progress import Progress
-from tagging.training import Train, train
-from tests.project import Project
+from tagging.scoring.metric import load_metric
+from tests.generated import SPEC, audible, multi_hot
+from tests.project import ROOT, TASKS
 
-PARAMS = yaml.safe_load(Path("params.yaml").read_text())
-MODELS = PARAMS["models"]
-LABELS = [Label(k, f"/m/{k}", f"label {k}") for k in range(4)]
-FRAMES = [10, 9, 4, 1, 10, 7, 2, 10]
-
-
-def clips(any_length: bool) -> Clips:
-    rng = np.random.default_rng(0)
-    embeddings = torch.from_numpy(rng.integers(0, 256, (8, 10, 128), np.uint8))
-    labels = torch.from_numpy((rng.random((8, 4)) < 0.4).astype(np.float32))
-    labels[:, 0] = 1
-    if not any_length:
-        return Clips(embeddings, labels)
-    frames = torch.tensor(FRAMES)
-    embeddings[torch.arange(10) >= frames[:, None]] = 0
-    return Clips(embeddings, labels, frames)
+PARAMS = {
+    str(folder): yaml.safe_load((ROOT / folder / "params.yaml").read_text(encoding="utf-8"))
+    for folder in (Path(), *TASKS)
+}
+CLASSES, CLIPS, WIDTH = 4, 8, 16
 
 
-def trained(name: str, folder: Path, any_length: bool) -> torch.nn.Module:
-    entry = MODELS[name]
-    model = parse(Model, entry, f"models.{name}")
-    small = {"epochs": 2, "batch_size": 4, "checkpoints": 0}
-    settings = parse(Train, {**PARAMS["train"], **model.train, **small}, "train")
+def of_all(*sections: str) -> list[tuple[str, str]]:
+    """Return the folder and name of every entry of the sections."""
+    return [
+        (folder, name)
+        for folder, params in PARAMS.items()
+        for section in sections
+        for name in params[section]
+    ]
+
+
+def trained_otherwise(folder: str, name: str) -> str:
+    """Return what tells one training from another, as text."""
+    params = PARAMS[folder]
+    entry = (params["models"] | params["students"])[name]
+    feature = entry.get("features", params["task"]["features"])
+    about = [params.get(section, {}).get(feature) for section in ("features", "embeddings")]
+    own = {"epochs": 0, "lr": 0, "seeds": 0} | params["train"] | entry.get("train", {})
+    same = [entry["architecture"], entry.get("network"), about, own["loss"], own.get("augment")]
+    return json.dumps([*same, params["task"]["chooses"]])
+
+
+# Those that differ in nothing but a rate need no second look.
+DIFFERENT = list(
+    {trained_otherwise(*entry): entry for entry in of_all("models", "students")}.values()
+)
+
+
+def spec_of(params: dict[str, Any], name: str) -> InputSpec:
+    """Return a feature's input, of a second of sound or a clip of AudioSet's."""
+    if name in params.get("features", {}):
+        feature = parse(Feature, params["features"][name], f"features.{name}")
+        transform = build_transform(feature.transform, feature.settings, f"features.{name}")
+        return InputSpec(
+            transform.channels, transform.frames(transform.sample_rate), transform.bins
+        )
+    if name in params.get("embeddings", {}):
+        gives_scores = params["embeddings"][name]["gives"] == "scores"
+        return InputSpec(1, 1, CLASSES if gives_scores else WIDTH)
+    return SPEC
+
+
+@pytest.mark.parametrize(("folder", "name"), DIFFERENT)
+def test_an_entry_can_be_trained(folder: str, name: str, tmp_path: Path) -> None:
+    params = PARAMS[folder]
+    kind, section = (Student, "students") if name in params["students"] else (Model, "models")
+    model = parse(kind, params[section][name], f"{section}.{name}")
+    small = {"epochs": 1, "batch_size": 4, "checkpoints": 0, "average": "none"}
+    settings = parse(Train, {**params["train"], **model.train, **small}, "train")
+    task = parse(Task, params["task"], "task")
+    spec = spec_of(params, model.features or task.features)
     torch.manual_seed(0)
-    network = build(model, Shape(10, LABELS, any_length), name)
+    network = build(model, spec, CLASSES, name)
+    labels = multi_hot(CLIPS, CLASSES)
+    if task.kind == "single_label":
+        labels = np.eye(CLASSES, dtype=np.uint8)[np.arange(CLIPS) % CLASSES]
+    features = Features(audible(labels, spec), np.full(CLIPS, spec.frames), spec, {})
+    clips = to_clips(features, labels, np.arange(CLIPS), torch.device("cpu"))
+    activation = activation_of(network, settings.loss.activation)
+    validate = Validation(clips, load_metric(task.chooses), activation)
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
-    of = clips(any_length)
     with Progress("train", None, "step", "none") as progress:
-        outcome = train(network, settings, of, of, folder / "state", progress, lambda epoch: None)
-    assert any(not torch.equal(before[key], outcome.weights[key]) for key in before)
-    network.load_state_dict(outcome.weights)
-    return network
+        outcome = train(network, settings, 0, clips, validate, tmp_path / "state", progress, print)
+    if list(network.parameters()):
+        assert 0 <= outcome.history[0].val <= 1
+        assert any(not torch.equal(before[key], outcome.weights[key]) for key in before)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_an_entry_can_be_trained(name: str, tmp_path: Path) -> None:
-    trained(name, tmp_path, any_length=False)
+@pytest.mark.parametrize("folder", PARAMS)
+def test_metrics_are_there(folder: str) -> None:
+    task = parse(Task, PARAMS[folder]["task"], "task")
+    for name in (task.chooses, *task.shown):
+        assert load_metric(name).title
 
 
-@pytest.mark.parametrize("name", [n for n in MODELS if MODELS[n]["architecture"] != "yac"])
-def test_an_entry_takes_clips_of_any_length(name: str, tmp_path: Path) -> None:
-    """What a batch is padded to changes nothing, in evaluation, after training on such clips."""
-    network = trained(name, tmp_path, any_length=True)
-    of = clips(any_length=True)
-    together = score(network, of.embeddings, of.frames)
-    for clip, frames in enumerate(FRAMES):
-        alone = score(network, of.embeddings[clip : clip + 1, :frames], torch.tensor([frames]))
-        assert torch.allclose(together[clip], alone[0], atol=1e-4)
-
-
-def test_yac_refuses_clips_of_any_length() -> None:
-    with pytest.raises(UserError, match=r"models\.yac: yac takes clips of one length only"):
-        build(parse(Model, MODELS["yac"], "models.yac"), Shape(10, LABELS, True), "yac")
-
-
-def test_clips_of_any_length_through_dvc(project: Project) -> None:
-    params = project.params()
-    params["prepare"]["seconds"] = "any"
-    project.write_params(params)
-    printed = project.fails("dvc", "repro", "train@yac")
-    assert "set prepare.seconds to 10, or remove the model" in printed
-    assert project.repro("evaluate@attention") == {"train@attention", "evaluate@attention"}
-    split = read_split(project.root / "data/prepared/train.safetensors")
-    assert split.frames.min() < 10 == split.frames.max()
-
-
-@pytest.mark.parametrize("name", PARAMS["ensembles"])
-def test_an_ensembles_members_are_there(name: str) -> None:
-    ensemble = parse(Ensemble, PARAMS["ensembles"][name], f"ensembles.{name}")
-    for member in ensemble.members:
+@pytest.mark.parametrize(("folder", "name"), of_all("ensembles"))
+def test_an_ensembles_members_are_there(folder: str, name: str) -> None:
+    params = PARAMS[folder]
+    for member in parse(Ensemble, params["ensembles"][name], f"ensembles.{name}").members:
         model, _, epoch = member.partition("@")
-        own = PARAMS["train"] | MODELS[model].get("train", {})
+        own = params["train"] | params["models"][model].get("train", {})
         if epoch:
             assert own["epochs"] - own["checkpoints"] < int(epoch) <= own["epochs"]
 
 
-@pytest.mark.parametrize("name", PARAMS["students"])
-def test_a_students_teacher_is_there(name: str) -> None:
-    student = parse(Student, PARAMS["students"][name], f"students.{name}")
-    assert student.teacher in PARAMS["ensembles"]
-    build(student, Shape(10, LABELS), name)
+@pytest.mark.parametrize(("folder", "name"), of_all("students"))
+def test_a_students_teacher_is_there(folder: str, name: str) -> None:
+    assert PARAMS[folder]["students"][name]["teacher"] in PARAMS[folder]["ensembles"]

@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.convert import SCHEMA, convert
-from tagging.archive import read_shards
-from tagging.errors import UserError
-from tagging.progress import Progress
-from tagging.records import frame_record, read_clips, write_clip
-from tagging.sample import sample_archive
+from tagging.base.errors import UserError
+from tagging.base.progress import Progress
+from tagging.sources.audioset.archive import read_shards
+from tagging.sources.audioset.records import frame_record, read_clips, write_clip
+from tagging.sources.audioset.sample import sample_archive
 from tests.archives import (
     FOLDER,
     assert_one_sentence,
@@ -155,7 +155,7 @@ def test_the_stage_ends_with_one_sentence(
 
 
 def test_the_stage_names_a_missing_archive_and_a_missing_argument(tmp_path: Path) -> None:
-    assert_one_sentence(run_stage(tmp_path, "convert", "eval"), ARCHIVE, "No such file")
+    assert_one_sentence(run_stage(tmp_path, "convert", "eval"), f"{ARCHIVE} is missing")
     assert_one_sentence(run_stage(tmp_path, "convert"), "usage: python -m stages.convert <subset>")
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tagging.errors import UserError
+from tagging.base.errors import UserError
 from tests.closure import ROOT
-from tools.demo import copy_project, table
+from tools.demo import EPOCHS, copy_project, make_sample, table
 
 
 def git(folder: Path, *command: str) -> str:
@@ -31,7 +31,7 @@ def project(tmp_path_factory):
         if (ROOT / name).is_file():
             (clone / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, clone / name)
-    sample = clone / "tagging/sample.py"
+    sample = clone / "tagging/sources/audioset/sample.py"
     smaller = 'CLIPS = {"bal_train": 300, "eval": 200}\n'
     sample.write_text(re.sub("(?m)^CLIPS = .*\n", smaller, sample.read_text()))
     params = clone / "params.yaml"
@@ -80,13 +80,27 @@ def test_the_copy_is_of_the_working_tree(project, demo):
         yaml.safe_load((folder / "params.yaml").read_text())
         for folder in (project, project / ".demo")
     )
-    names = ("yac", "yac_published", "attention")
+    seeds = {"yac": [0, 1], "yac_published": [0], "attention": [0]}
+    students = {
+        name: student | {"teacher": "of_models", "seeds": [0]}
+        for name, student in ours["students"].items()
+    }
     assert theirs == ours | {
         "download": ours["download"] | {"source": "sample"},
-        "models": {name: ours["models"][name] for name in names},
+        "models": {name: ours["models"][name] | {"seeds": of} for name, of in seeds.items()},
         "ensembles": {"of_models": {"members": ["yac", "attention"]}},
+        "students": students,
         "compare": ours["compare"] | {"plotted": ["yac", "attention"]},
     }
+
+
+def test_trainings_are_short():
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["train"]["epochs"] = 15
+    params["models"]["attention"]["train"] = {"epochs": 4, "lr": 0.5}
+    make_sample(params)
+    assert params["train"]["epochs"] == EPOCHS
+    assert params["models"]["attention"]["train"] == {"epochs": 4, "lr": 0.5}
 
 
 def test_its_cache_is_its_own(project, demo):
@@ -97,7 +111,8 @@ def test_its_cache_is_its_own(project, demo):
 def test_the_leaderboard_is_printed(demo):
     printed = demo[0].stdout
     table = printed[printed.index("Data: generated sample") :]
-    for name in ("attention", "yac", "yac_published", "constant ranking (baseline)"):
+    names = ("attention", "yac (model, 2 runs)", "yac_published", "constant ranking (baseline)")
+    for name in names:
         assert re.search(rf"(?m)^{re.escape(name)} +0\.\d{{3}} ", table)
     assert "(published)" not in table  # the study's rows are of other data
     lines = table[: table.index("Plots: ")].splitlines()
@@ -131,7 +146,8 @@ def test_the_table_fits_a_terminal_of_100_columns():
         "m" * 200: {"kind": "model", "parameters": 604_948, **scores},
         "p" * 200: {"kind": "published", "ndcg": 0.5, "precision_at_1": 0.25},
     }
-    _, model, published = table({"rows": rows}).splitlines()
+    title, model, published = table({"rows": rows}, ["ndcg", "precision_at_1"]).splitlines()
+    assert title.split() == ["NDCG", "P@1", "parameters"]
     assert max(len(model), len(published)) <= 100
     assert model.endswith("1.000 (1.000–1.000)     604,948")
     assert published.endswith("… (published)  0.500                0.250")

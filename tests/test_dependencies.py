@@ -1,124 +1,202 @@
-"""Each stage's deps in dvc.yaml are its import closure: no file too few, none too many."""
+"""Each stage's deps in a dvc.yaml cover what decides its result, and are few."""
 
 import ast
+import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
+from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
 
-from tests.closure import ROOT, closure
+from tests.closure import NAMED, ROOT, closure, named_imports
+from tests.project import PIPELINES
 
-# What it brings is checked against a pinned SHA-256: its code cannot change the result.
-WITHOUT_CODE = {"download", "ontology"}
-# Files of the project that a stage reads or compiles while it runs.
-NOT_IMPORTED = {
-    "compare": {".dvc/plots/leaderboard.json"},
-    "published/grid": {"tagging/kernels/conv_block.c"},
-    "published/report": {"published/printed.csv"},
-}
-# Pipelines of their own: the folder of their dvc.yaml, and their stages' modules.
-APART = {
-    "published": ("grid", "report"),
-    "ablation": ("run", "report"),
-    "official": ("prepare", "ontology", "train", "evaluate", "enhance", "ensemble", "report"),
-}
-STAGES = [
-    *ROOT.glob("stages/*.py"),
-    *(ROOT / f"{folder}/{name}.py" for folder, names in APART.items() for name in names),
+MOST_DEPS = 13  # that a reader reads
+LISTS_FILES = "grid"  # no folders, on purpose: it trains for two hours
+CODE = [
+    file
+    for folder in ("stages", "tagging", "replication")
+    for file in ROOT.glob(f"{folder}/**/*.py")
+    # What people call, no stage:
+    if "commands" not in file.parts and file != ROOT / "tagging/__init__.py"
 ]
-CODE = sorted(
-    file for folder in ("stages", "tagging", *APART) for file in ROOT.glob(f"{folder}/**/*.py")
-)
-PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-MODELS = PARAMS["models"]
-ENTRIES = {
-    "stages": MODELS | PARAMS["students"],
-    "official": PARAMS["official"]["models"] | PARAMS["official"]["enhanced"],
+# Files of the project that a module reads or compiles while it runs.
+READ = {
+    "tagging/reports/picture.py": ".dvc/plots/leaderboard.json",
+    "replication/conv_block.py": "replication/kernels/conv_block.c",
+    "replication/report.py": "replication/printed.csv",
 }
+
+
+class Stage(NamedTuple):
+    """A stage of a dvc.yaml: its folder, its modules, and those of its deps that no stage makes."""
+
+    name: str
+    folder: Path
+    modules: list[Path]
+    deps: list[str]
 
 
 @pytest.fixture(scope="module")
-def deps() -> dict[str, set[str]]:
-    """Each stage's deps that no stage makes."""
+def stages() -> list[Stage]:
+    """All stages of all pipelines, as DVC reads them."""
+    found = []
     with Repo(ROOT) as repo:
-        stages = {
-            stage.addressing: {Path(dep.fs_path) for dep in stage.deps if dep.protocol == "local"}
-            for stage in repo.index.stages
-        }
-        outs = {Path(out.fs_path) for out in repo.index.outs}
-    made = outs | {folder for out in outs for folder in out.parents if folder != ROOT}
-    params = ROOT / "params.yaml"
+        made = {Path(out.fs_path) for out in repo.index.outs}
+        for stage in repo.index.stages:
+            commands = [stage.cmd] if isinstance(stage.cmd, str) else stage.cmd
+            names = [re.match(r"python -m (\S+)", command)[1] for command in commands]
+            deps = [
+                Path(dep.fs_path)
+                for dep in stage.deps
+                if dep.protocol == "local" and not isinstance(dep, ParamsDependency)
+            ]
+            found.append(
+                Stage(
+                    stage.addressing,
+                    Path(stage.path).parent,
+                    [ROOT / f"{name.replace('.', '/')}.py" for name in names],
+                    [
+                        str(dep.relative_to(ROOT))
+                        for dep in deps
+                        if not any(out == dep or dep in out.parents for out in made)
+                    ],
+                )
+            )
+            assert len(deps) == len(set(deps))
+    return found
+
+
+def entry_of(params: dict[str, Any], stage: Stage) -> dict[str, Any]:
+    """Return the entry of params.yaml that a stage is of: `{}` where it is of none."""
+    key = stage.name.partition("@")[2]
+    if stage.modules[0].stem == "weights":  # a list: names are those of published weights
+        return {}
+    sections = ("models", "students", "features", "embeddings", "ensembles")
+    entries = [params[name][key] for name in sections if key in (params.get(name) or {})]
+    return entries[0] if entries else {}
+
+
+def decides(stage: Stage) -> set[str]:
+    """Return the files that decide a stage's result."""
+    params = yaml.safe_load((stage.folder / "params.yaml").read_text(encoding="utf-8"))
+    entry = entry_of(params, stage)
+    files = closure(*stage.modules)
+    named: list[str] = []
+    if "architecture" in entry:
+        named.append(f"tagging/networks/{entry['architecture']}.py")
+    if "tagging/learning/embedding.py" in files and stage.modules[0].stem == "features":
+        # Of an embedding, the file of the weights says which.
+        transforms = [entry["transform"]] if "transform" in entry else ["*"]
+        named += [
+            str(file.relative_to(ROOT))
+            for transform in transforms
+            for file in ROOT.glob(f"tagging/features/{transform}.py")
+        ]
+    if "tagging/scoring/metric.py" in files and "task" in params:
+        shown = [] if stage.modules[0].stem == "train" else params["task"]["shown"]
+        names = {params["task"]["chooses"], *shown}
+        named += [f"tagging/scoring/metrics/{name}.py" for name in names]
+    files |= closure(*(ROOT / name for name in named))
+    files |= {READ[file] for file in files & READ.keys()}
+    # No byte is base's, nor of what says where the code lies; the tests below show it.
     return {
-        stage: {str(dep.relative_to(ROOT)) for dep in paths - made - {params}}
-        for stage, paths in stages.items()
+        file
+        for file in files
+        if not file.startswith("tagging/base/") and file != "stages/__init__.py"
     }
 
 
-def expected(stage: str) -> set[str]:
-    """Return the files that the stage's command runs."""
-    file, _, address = stage.rpartition(":")
-    folder = file.removesuffix("/dvc.yaml") or "stages"
-    name, _, key = address.partition("@")
-    main = "train" if name == "student" else name.removesuffix("_enhanced")
-    files = closure(ROOT / f"{folder}/{main}.py")
-    files |= NOT_IMPORTED.get(name if folder == "stages" else f"{folder}/{name}", set())
-    if stage.startswith("ablation/dvc.yaml:run@"):
-        for model in PARAMS["ablation"]["models"]:
-            files |= closure(ROOT / f"tagging/architectures/{MODELS[model]['architecture']}.py")
-    if name == "student":  # one stage, two commands
-        files |= closure(ROOT / "stages/evaluate.py")
-    if main in ("train", "evaluate"):
-        # dvc.yaml lists the same for all models but the architecture's own file.
-        architectures = set(ROOT.glob("tagging/architectures/*.py"))
-        shared = set().union(*(closure(file) for file in architectures))
-        files |= shared - {str(file.relative_to(ROOT)) for file in architectures}
-        files.add(f"tagging/architectures/{ENTRIES[folder][key]['architecture']}.py")
-    return set() if name in WITHOUT_CODE else files
+def covers(dep: str, file: str) -> bool:
+    return file == dep or file.startswith(f"{dep}/")
 
 
-def test_deps_are_the_import_closure(deps: dict[str, set[str]]) -> None:
-    for stage, files in deps.items():
-        wanted = expected(stage)
-        assert files == wanted, (
-            f"{stage}: add {sorted(wanted - files)}, remove {sorted(files - wanted)} in dvc.yaml"
-        )
-
-
-def test_all_stages_are_looked_at(deps: dict[str, set[str]]) -> None:
-    named = {stage.partition("@")[0].replace("/dvc.yaml:", "/") for stage in deps} - {"student"}
-    # The same modules, for models that learn other labels.
-    named -= {f"official/{name}_enhanced" for name in ("train", "evaluate")}
-    assert named == {
-        str(file.relative_to(ROOT).with_suffix("")).removeprefix("stages/") for file in STAGES
+def test_all_pipelines_are_looked_at(stages: list[Stage]) -> None:
+    assert {stage.folder.relative_to(ROOT) for stage in stages} == set(PIPELINES)
+    assert {file.stem for file in ROOT.glob("stages/*.py")} - {"__init__"} == {
+        module.stem
+        for stage in stages
+        for module in stage.modules
+        if module.parent.name == "stages"
     }
-    assert {f"train@{name}" for name in MODELS} <= set(deps)
 
 
-def test_a_stage_depends_on_its_own_architecture_alone(deps: dict[str, set[str]]) -> None:
-    assert "tagging/architectures/attention.py" not in deps["train@yac"] | deps["evaluate@yac"]
-    assert "tagging/architectures/yac.py" not in deps["train@attention"]
+def test_what_decides_a_result_is_a_dep_and_nothing_else(stages: list[Stage]) -> None:
+    problems = set()
+    for stage in stages:
+        # What it brings is checked against a SHA-256: its code cannot change the result.
+        wanted = set() if stage.modules[0].stem == "download" else decides(stage)
+        missing = {file for file in wanted if not any(covers(dep, file) for dep in stage.deps)}
+        idle = {dep for dep in stage.deps if not any(covers(dep, file) for file in wanted)}
+        if missing or idle:
+            family = stage.name.partition("@")[0]
+            problems.add(f"{family}: add {sorted(missing)}, remove {sorted(idle)}")
+    assert not problems, "\n".join(sorted(problems))
+
+
+def test_deps_are_few_and_never_base(stages: list[Stage]) -> None:
+    for folder in PIPELINES:
+        content = yaml.safe_load((ROOT / folder / "dvc.yaml").read_text(encoding="utf-8"))
+        for name, stage in content["stages"].items():
+            deps = stage.get("do", stage).get("deps", [])
+            most = MOST_DEPS * (2 if name == LISTS_FILES else 1)
+            assert len(deps) <= most, f"{folder}: {name} has {len(deps)} deps"
+    for stage in stages:
+        assert not any(covers(dep, "tagging/base/files.py") for dep in stage.deps), stage.name
+
+
+def test_a_stage_depends_on_its_own_network_alone(stages: list[Stage]) -> None:
+    for stage in stages:
+        networks = [dep for dep in stage.deps if covers("tagging/networks", dep)]
+        assert all(dep.endswith(".py") for dep in networks), stage.name
+        assert len(networks) <= 1, stage.name
 
 
 def test_every_module_belongs_to_a_stage() -> None:
-    used = {file for stage in STAGES for file in closure(stage)}
-    used |= {str(file.relative_to(ROOT)) for file in ROOT.glob("tagging/architectures/*.py")}
-    assert {str(file.relative_to(ROOT)) for file in CODE} == used
+    used = closure(*ROOT.glob("stages/*.py"), *ROOT.glob("replication/*.py"))
+    used |= closure(
+        *(file for name in NAMED for file in (ROOT / name.replace(".", "/")).glob("*.py"))
+    )
+    assert {str(file.relative_to(ROOT)) for file in CODE} - used == set()
+    assert not [file for file in used if file.startswith("tagging/commands/")]
 
 
 def test_no_import_is_hidden_from_the_closure() -> None:
-    loaders = {"__import__", "exec", "eval", "import_module", "runpy", "SourceFileLoader"}
-    dynamic = []
     for file in CODE:
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Call):
-                continue
-            called = ast.unparse(node.func).split(".")
-            # `network.eval()` is PyTorch's: `eval` counts as a bare name only.
-            if loaders & set(called) and called[1:] != ["eval"]:
-                dynamic.append(f"{file.relative_to(ROOT)}: {ast.unparse(node)}")
-    assert dynamic == [
-        "tagging/models.py: importlib.import_module(f'tagging.architectures.{model.architecture}')"
-    ]
+        for name in named_imports(file):
+            assert name.removeprefix("f'").rpartition(".{")[0] in NAMED, f"{file}: {name}"
     # A package's __init__.py would run with any of its modules.
-    assert not [file for file in CODE if file.name == "__init__.py"]
+    assert [file for file in CODE if file.name == "__init__.py"] == [ROOT / "stages/__init__.py"]
+
+
+# tagging/base decides no byte of an output.
+
+
+def test_base_knows_nothing_of_what_is_computed() -> None:
+    for file in ROOT.glob("tagging/base/*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        modules = [
+            name.split(".")[0] if not name.startswith("tagging") else name.rpartition(".")[0]
+            for node in ast.walk(tree)
+            for name in (
+                [alias.name for alias in node.names]
+                if isinstance(node, ast.Import)
+                else [node.module]
+                if isinstance(node, ast.ImportFrom)
+                else []
+            )
+        ]
+        assert set(modules) <= {*sys.stdlib_module_names, "tqdm", "tagging.base"}, file
+
+
+def test_no_python_lies_below_tasks() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "tasks"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    ).stdout.splitlines()  # fmt: skip
+    assert not [name for name in listed if name.endswith((".py", ".pyi", ".ipynb"))]
+    assert not list(ROOT.glob("tasks/**/*.py"))

@@ -1,11 +1,32 @@
 """The scores and curves that `evaluate` writes."""
 
-import warnings
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean, stdev
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score, confusion_matrix
 
-from tagging.evaluation import Evaluate, intervals, precision_recall, summarize
+from tagging.data.clips import Fold, Index
+from tagging.data.task import Task
+from tagging.scoring.bootstrap import draw, mean_over_clips
+from tagging.scoring.evaluation import (
+    Answers,
+    Evaluate,
+    precision_recall,
+    resample,
+    write_evaluation,
+)
+from tagging.scoring.metric import FOLDER, load_metric
+from tagging.scoring.metrics.ndcg import ndcg
+from tagging.scoring.scores import Scores, read_resampled, scores_path
+from tagging.scoring.tables import read_rows
+from tests.generated import classes, multi_hot, thirds
+
+SETTINGS = Evaluate(resamples=100, seed=1)
+SHOWN = ["ndcg", "precision_at_1", "mean_average_precision", "roc_auc", "lwlrap", "d_prime"]
 
 
 def test_the_curve_has_only_points_that_a_threshold_gives() -> None:
@@ -25,32 +46,138 @@ def test_the_curve_is_the_highest_precision_at_a_recall_or_more() -> None:
     assert np.allclose(precision[recall > 0.5], 0.5)
 
 
-def test_a_perfect_and_a_reversed_answer() -> None:
-    labels = np.array([[1, 0, 0], [0, 1, 1], [1, 1, 0]])
-    perfect = summarize(labels, labels.astype(float))
-    assert perfect.pop("d_prime") is None  # infinite
-    assert perfect == pytest.approx(dict.fromkeys(perfect, 1.0))
-    reversed_ = summarize(labels, -labels.astype(float))
-    assert reversed_["roc_auc"] == 0
-    assert reversed_["precision_at_1"] == 0
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
 
 
-def test_a_mean_over_no_labels_is_none() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        result = summarize(np.ones((4, 1), int), np.arange(4.0)[:, None])
-    assert result["roc_auc"] is None
-    assert result["ndcg"] == 1
-
-
-def test_intervals_hold_the_mean_and_repeat() -> None:
+def evaluated(
+    labels: np.ndarray,
+    folds: list[Fold],
+    runs: dict[str, int],
+    chooses: str = "ndcg",
+    kind: str = "multi_label",
+    scores: Callable | None = None,
+) -> tuple[dict, Scores]:
+    """Write the evaluation of runs that answer at random; return the metrics and the scores."""
     rng = np.random.default_rng(0)
-    labels = (rng.random((300, 6)) < 0.3).astype(int)
-    labels[:, 0] |= ~labels.any(axis=1)
-    scores = labels + rng.normal(size=labels.shape)
-    settings = Evaluate(resamples=500, seed=1)
-    ends = intervals(labels, scores, settings)
-    means = summarize(labels, scores)
-    for name in ("ndcg", "precision_at_1"):
-        assert ends[f"{name}_low"] < means[name] < ends[f"{name}_high"]
-    assert ends == intervals(labels, scores, settings)
+    outputs = {
+        f"{run}/{split}": (labels[places] + rng.normal(size=labels[places].shape)).astype(
+            np.float32
+        )
+        for run, fold in runs.items()
+        for split, places in folds[fold]._asdict().items()
+        if len(places)
+    }
+    if scores is not None:
+        outputs = {name: scores(labels[getattr(folds[0], name.split("/")[1])]) for name in outputs}
+    found = Scores(outputs, runs, 9)
+    names = classes(labels.shape[1])
+    task = Task(kind=kind, chooses=chooses, shown=[chooses] if kind == "single_label" else SHOWN)
+    index = Index(np.array([b"x"] * len(labels)), labels, names, folds)
+    write_evaluation("models", "x", found, index, task, SETTINGS)
+    return json.loads(Path("metrics/x.json").read_text()), found
+
+
+def test_one_run_has_its_metrics_and_intervals_of_them() -> None:
+    labels, fold = multi_hot(200, 5), thirds(200)
+    metrics, scores = evaluated(labels, [fold], {"seed0": 0})
+    assert list(metrics) == ["val", "test", "parameters"]
+    assert list(metrics["val"]) == SHOWN
+    assert set(metrics["test"]) == {*SHOWN, "ndcg_low", "ndcg_high", "precision_at_1_low",
+                                    "precision_at_1_high"}  # fmt: skip
+    for name in SHOWN:
+        value = load_metric(name).value(labels[fold.test], scores.outputs["seed0/test"])
+        assert metrics["test"][name] == value
+    assert metrics["test"]["ndcg_low"] < metrics["test"]["ndcg"] < metrics["test"]["ndcg_high"]
+    rows = read_rows(Path("plots/evaluate/x/average_precision.csv"))
+    assert [row["label"] for row in rows] == [f"label {k}" for k in range(5)]
+    for k, row in enumerate(rows):
+        of_class = labels[fold.test][:, k], scores.outputs["seed0/test"][:, k]
+        assert float(row["average_precision"]) == pytest.approx(
+            average_precision_score(*of_class), abs=1e-5
+        )
+        assert int(row["test_clips"]) == of_class[0].sum()
+    assert len(read_rows(Path("plots/evaluate/x/precision_recall.csv"))) == 5 * 101
+    assert not Path("plots/evaluate/x/confusion.csv").exists()
+
+
+def test_several_runs_have_a_mean_and_a_deviation() -> None:
+    metrics, _ = evaluated(multi_hot(200, 5), [thirds(200)], {f"seed{k}": 0 for k in (0, 3, 5)})
+    assert list(metrics) == ["val", "test", "runs", "parameters"]
+    assert list(metrics["runs"]) == ["seed0", "seed3", "seed5"]
+    for split in ("val", "test"):
+        for name in SHOWN:
+            values = [run[split][name] for run in metrics["runs"].values()]
+            assert len(set(values)) > 1
+            assert metrics[split][name] == pytest.approx(mean(values))
+            assert metrics[split][f"{name}_std"] == pytest.approx(stdev(values))
+
+
+def test_each_fold_tests_its_own_clips() -> None:
+    labels, nothing = multi_hot(120, 4), np.array([], int)
+    parts = np.split(np.arange(120), 3)
+    folds = [
+        Fold(np.concatenate([parts[k - 1], parts[k - 2]]), nothing, parts[k]) for k in range(3)
+    ]
+    metrics, scores = evaluated(labels, folds, {f"fold{k}-seed0": k for k in range(3)})
+    assert list(metrics) == ["test", "runs", "parameters"]  # nothing validates
+    for k in range(3):
+        value = load_metric("ndcg").value(labels[parts[k]], scores.outputs[f"fold{k}-seed0/test"])
+        assert metrics["runs"][f"fold{k}-seed0"] == {
+            "test": metrics["runs"][f"fold{k}-seed0"]["test"]
+        }
+        assert metrics["runs"][f"fold{k}-seed0"]["test"]["ndcg"] == value
+    rows = read_rows(Path("plots/evaluate/x/average_precision.csv"))
+    assert [int(row["test_clips"]) for row in rows] == labels.sum(axis=0).tolist()
+
+
+@pytest.mark.parametrize("chooses", sorted(file.stem for file in FOLDER.glob("*.py")))
+def test_any_metric_can_choose(chooses: str) -> None:
+    labels = np.eye(4, dtype=np.uint8)[np.arange(80) % 4]
+    metrics, _ = evaluated(labels, [thirds(80)], {"seed0": 0, "seed1": 0}, chooses)
+    low, high = (metrics["test"][f"{chooses}_{end}"] for end in ("low", "high"))
+    assert low < metrics["test"][chooses] < high
+    resampled = read_resampled(scores_path("models", "x"))
+    assert resampled.shape == (100,)
+    assert 1.96 * np.nanstd(resampled, ddof=1) == pytest.approx((high - low) / 2)
+
+
+def test_the_same_clips_are_drawn_for_every_entry_and_metric() -> None:
+    labels = multi_hot(60, 4)
+    scores = labels + np.random.default_rng(0).normal(size=labels.shape)
+    answers = [Answers("seed0", 0, labels, scores)]
+    first = resample(answers, load_metric("ndcg"), SETTINGS)
+    assert np.array_equal(first, resample(answers * 2, load_metric("ndcg"), SETTINGS))
+    expected = mean_over_clips(ndcg(labels, scores), draw(60, 100, [SETTINGS.seed, 0]))
+    np.testing.assert_allclose(first, expected)
+    # The short way to a metric on resamples is the long one.
+    metric = load_metric("mean_average_precision")
+    np.testing.assert_allclose(
+        resample(answers, metric, SETTINGS),
+        resample(answers, metric._replace(resampled=None), SETTINGS),
+    )
+
+
+def test_a_metric_without_a_value_is_none_and_has_no_interval() -> None:
+    perfect = lambda labels: labels.astype(np.float32)  # noqa: E731
+    metrics, _ = evaluated(multi_hot(80, 4), [thirds(80)], {"seed0": 0}, "d_prime", scores=perfect)
+    assert metrics["test"]["d_prime"] is None  # infinite
+    assert metrics["test"]["ndcg"] == metrics["test"]["roc_auc"] == 1
+    assert "d_prime_low" not in metrics["test"]
+    assert read_resampled(scores_path("models", "x")).shape == (100,)
+
+
+def test_single_labels_have_a_table_of_what_is_taken_for_what() -> None:
+    labels, fold = np.eye(3, dtype=np.uint8)[np.arange(90) % 3], thirds(90)
+    runs = {"seed0": 0, "seed1": 0}
+    metrics, scores = evaluated(labels, [fold], runs, "accuracy", "single_label")
+    true = labels[fold.test].argmax(1)
+    answered = [scores.outputs[f"{run}/test"].argmax(1) for run in runs]
+    assert metrics["test"]["accuracy"] == pytest.approx(np.mean(np.stack(answered) == true))
+    rows = read_rows(Path("plots/evaluate/x/confusion.csv"))
+    counts = np.array([int(row["clips"]) for row in rows]).reshape(3, 3)
+    assert np.array_equal(counts, sum(confusion_matrix(true, of_run) for of_run in answered))
+    shares = np.array([float(row["share"]) for row in rows]).reshape(3, 3)
+    np.testing.assert_allclose(shares, counts / counts.sum(1, keepdims=True), atol=1e-5)
+    assert (rows[1]["label"], rows[1]["answered"]) == ("label 0", "label 1")

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tagging.errors import UserError
-from tagging.labels import Label, is_sample, read_labels
-from tagging.sample import labels_csv
+from tagging.base.errors import UserError
+from tagging.data.classes import Class
+from tagging.sources.audioset.labels import is_sample, read_labels
+from tagging.sources.audioset.sample import labels_csv
 
 
 def test_reads_names_that_hold_commas_and_quotes(tmp_path: Path) -> None:
@@ -15,8 +16,8 @@ def test_reads_names_that_hold_commas_and_quotes(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("\r\n".join(lines) + "\r\n")
     labels = read_labels(tmp_path / "x.csv")
     assert len(labels) == 527
-    assert labels[0] == Label(0, "/m/09x0r", 'Speech, "loud"')
-    assert [label.index for label in labels] == list(range(527))
+    assert labels[0] == Class("/m/09x0r", 'Speech, "loud"')
+    assert [label.name for label in labels[1:]] == [line.split(",")[2] for line in lines[2:]]
     assert is_sample(labels)
     assert not is_sample(labels[:1])
 
@@ -44,7 +45,9 @@ def test_refuses_other_lists(tmp_path: Path, change, sentence: str) -> None:
     assert sentence in str(caught.value)
 
 
-def test_refuses_bytes_that_are_no_text(tmp_path: Path) -> None:
+def test_refuses_a_missing_file_and_bytes_that_are_no_text(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"x\.csv is missing; run dvc repro"):
+        read_labels(tmp_path / "x.csv")
     (tmp_path / "x.csv").write_bytes(b"index,mid,display_name\n0,\xff\xfe,\n")
     with pytest.raises(UserError, match="is no text of comma-separated values"):
         read_labels(tmp_path / "x.csv")

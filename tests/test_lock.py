@@ -1,4 +1,4 @@
-"""dvc.lock and the committed results were made by the committed code and parameters."""
+"""Every dvc.lock and all committed results were made by the committed code and parameters."""
 
 import shutil
 import subprocess
@@ -10,11 +10,9 @@ from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
-from tests.project import ROOT
+from tests.project import PIPELINES, ROOT
 from tools.readme import table, with_table
 
-# Of the official benchmark, in neither git nor DVC's cache.
-LARGE = {("official", name) for name in ("data", "models", "scores")}
 AGAIN = "run `dvc repro` and commit dvc.lock with the results"
 
 
@@ -47,13 +45,14 @@ def in_git(stage: PipelineStage, path: str, tracked: set[str]) -> bool:
     )
 
 
-def test_lock_has_the_stages_of_dvc_yaml(stages: list[PipelineStage]) -> None:
-    for folder in (ROOT, ROOT / "published", ROOT / "ablation", ROOT / "official"):
-        locked = yaml.safe_load((folder / "dvc.lock").read_text(encoding="utf-8"))["stages"]
-        file = str((folder / "dvc.yaml").relative_to(ROOT))
-        wanted = {stage.name for stage in stages if stage.path_in_repo == file}
-        assert wanted, file
-        assert set(locked) == wanted, AGAIN
+@pytest.mark.parametrize("folder", PIPELINES, ids=str)
+def test_a_lock_has_the_stages_of_its_dvc_yaml(stages: list[PipelineStage], folder: Path) -> None:
+    lock = ROOT / folder / "dvc.lock"
+    assert lock.exists(), AGAIN
+    locked = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"]
+    wanted = {stage.name for stage in stages if stage.path_in_repo == str(folder / "dvc.yaml")}
+    assert wanted
+    assert set(locked) == wanted, AGAIN
 
 
 def test_commands_and_parameters_are_those_of_the_run(stages: list[PipelineStage]) -> None:
@@ -81,8 +80,6 @@ def test_code_and_uncached_results_are_in_git(
     outs = {out.fs_path for stage in stages for out in stage.outs}
     for stage in stages:
         for file in [*stage.deps, *stage.outs]:
-            if Path(file.fs_path).relative_to(stage.repo.root_dir).parts[:2] in LARGE:
-                continue
             if file.fs_path.endswith(".py") or (file in stage.outs and not file.use_cache):
                 assert in_git(stage, file.fs_path, tracked), f"{stage.name}: git add {file}"
             elif file.fs_path not in outs and file.protocol == "local":

@@ -1,17 +1,28 @@
-"""Scores against scikit-learn, or against what a person computes."""
+"""Metrics against scikit-learn, or against what a person computes; and their intervals."""
 
+import warnings
 from itertools import permutations
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, ndcg_score, roc_auc_score
+from scipy import stats
+from sklearn.metrics import accuracy_score, average_precision_score, ndcg_score, roc_auc_score
 
-from stages.compare import baseline_rows
-from tagging import metrics
-from tagging.dataset import Split
-from tagging.ranking import ndcg, precision_at_1
+from tagging.base.errors import UserError
+from tagging.scoring.bootstrap import draw, interval, mean_over_clips
+from tagging.scoring.metric import FOLDER, load_metric
+from tagging.scoring.metrics.lwlrap import lwlrap
+from tagging.scoring.metrics.mean_average_precision import (
+    average_precision,
+    resampled_average_precision,
+)
+from tagging.scoring.metrics.ndcg import ndcg
+from tagging.scoring.metrics.precision_at_1 import precision_at_1
+from tagging.scoring.metrics.roc_auc import roc_auc
+
+NAMES = sorted(file.stem for file in FOLDER.glob("*.py"))
 
 
 def answers(seed: int, clips: int, labels: int, values: int) -> tuple[np.ndarray, np.ndarray]:
@@ -25,20 +36,21 @@ def answers(seed: int, clips: int, labels: int, values: int) -> tuple[np.ndarray
 some_answers = given(
     st.integers(0, 10**6), st.integers(1, 8), st.integers(2, 12), st.sampled_from([1, 2, 5, 10**6])
 )
+some = settings(max_examples=100, derandomize=True, deadline=None, database=None)
 
 
 # Each clip's ranking
 
 
 @some_answers
-@settings(max_examples=150, deadline=None)
-def test_ndcg_is_scikit_learn_s(seed, clips, number, values):
+@some
+def test_ndcg_is_scikit_learn_s(seed, clips, number, values) -> None:
     labels, scores = answers(seed, clips, number, values)
     expected = [ndcg_score(labels[[row]], scores[[row]]) for row in range(clips)]
     np.testing.assert_allclose(ndcg(labels, scores), expected, rtol=1e-12)
 
 
-def test_ndcg_by_hand():
+def test_ndcg_by_hand() -> None:
     # Labels 0 and 2 of three, ranked first and third: (1 + 1/2) / (1 + 1/log2(3)).
     labels = np.array([[1, 0, 1]])
     scores = np.array([[0.9, 0.5, 0.1]])
@@ -48,8 +60,8 @@ def test_ndcg_by_hand():
 
 
 @some_answers
-@settings(max_examples=100, deadline=None)
-def test_ties_count_as_the_mean_over_all_orders(seed, clips, number, values):
+@some
+def test_ties_count_as_the_mean_over_all_orders(seed, clips, number, values) -> None:
     number = min(number, 5)
     labels, scores = answers(seed, clips, number, values)
     tied = np.floor(scores * 2)
@@ -60,122 +72,148 @@ def test_ties_count_as_the_mean_over_all_orders(seed, clips, number, values):
         np.testing.assert_allclose(score(labels, tied), expected, rtol=1e-9)
 
 
-def test_precision_at_1_by_hand():
+def test_precision_at_1_by_hand() -> None:
     labels = np.array([[1, 0, 0], [1, 0, 0], [1, 0, 1], [1, 0, 0], [0, 1, 1]])
-    scores = np.array(
-        [[3, 2, 1], [1, 2, 3], [5, 1, 5], [4, 4, 0], [0, 0, 0]],
-        float,
-    )
+    scores = np.array([[3, 2, 1], [1, 2, 3], [5, 1, 5], [4, 4, 0], [0, 0, 0]], float)
     np.testing.assert_allclose(precision_at_1(labels, scores), [1, 0, 1, 1 / 2, 2 / 3])
 
 
-@pytest.mark.parametrize("score", [ndcg, precision_at_1])
-def test_a_ranking_is_all_that_counts(score):
-    labels, scores = answers(0, 50, 10, 10**6)
-    np.testing.assert_allclose(score(labels, scores), score(labels, np.exp(5 * scores)))
-    np.testing.assert_allclose(score(labels, labels.astype(float)), 1)
+def test_accuracy_is_scikit_learn_s() -> None:
+    _, scores = answers(0, 50, 4, 10**6)
+    labels = np.eye(4, dtype=np.uint8)[np.arange(50) % 4]
+    expected = accuracy_score(labels.argmax(1), scores.argmax(1))
+    assert load_metric("accuracy").value(labels, scores) == pytest.approx(expected)
 
 
-def test_baselines_are_constant_and_random_ranking():
-    """Labels seen 3, 2 and 1 times in training, then a test split of two clips."""
-
-    def split(labels):
-        labels = np.array(labels, np.uint8)
-        return Split(np.zeros((len(labels), 10, 128), np.uint8), None, labels, None, [])
-
-    train = split([[1, 1, 0], [1, 1, 0], [1, 0, 1]])
-    test = split([[1, 0, 0], [0, 0, 1]])
-    constant, random = baseline_rows(train, test)
-    # The first clip's label is ranked first, the second's third.
-    assert constant.scores["precision_at_1"] == pytest.approx(1 / 2)
-    assert constant.scores["ndcg"] == pytest.approx((1 + 1 / np.log2(4)) / 2)
-    # One label of three at each rank as often: the mean discount.
-    assert random.scores["precision_at_1"] == pytest.approx(1 / 3)
-    assert random.scores["ndcg"] == pytest.approx((1 + 1 / np.log2(3) + 1 / 2) / 3)
-
-
-# Each label's, over clips
+# Each class's, over clips, and over both
 
 
 @pytest.mark.parametrize("values", [3, 10**6])
 @pytest.mark.parametrize("seed", range(3))
-def test_each_label_s_scores_are_scikit_learn_s(seed, values):
+def test_each_class_s_scores_are_scikit_learn_s(seed, values) -> None:
     labels, scores = answers(seed, 60, 7, values)
-    for ours, reference in (
-        (metrics.average_precision, average_precision_score),
-        (metrics.roc_auc, roc_auc_score),
-    ):
+    for ours, reference in ((average_precision, average_precision_score), (roc_auc, roc_auc_score)):
         expected = [reference(labels[:, column], scores[:, column]) for column in range(7)]
         np.testing.assert_allclose(ours(labels, scores), expected)
 
 
-def test_average_precision_and_roc_auc_by_hand():
+def test_average_precision_and_roc_auc_by_hand() -> None:
     # Ranked: yes, no, yes, no. Precision 1/1 and 2/3 at the two; 3 of 4 pairs in order.
     labels = np.array([[1], [0], [1], [0]])
     scores = np.array([[4.0], [3.0], [2.0], [1.0]])
-    assert metrics.average_precision(labels, scores) == pytest.approx((1 + 2 / 3) / 2)
-    assert metrics.roc_auc(labels, scores) == pytest.approx(3 / 4)
-
-
-def test_absent_and_constant_labels_have_no_score():
-    labels = np.array([[1, 0, 1], [0, 0, 1], [1, 0, 1]])
-    scores = np.array([[0.9, 0.1, 0.5], [0.2, 0.7, 0.3], [0.8, 0.4, 0.1]])
-    np.testing.assert_array_equal(metrics.average_precision(labels, scores), [1, np.nan, 1])
-    np.testing.assert_array_equal(metrics.roc_auc(labels, scores), [1, np.nan, np.nan])
-    alike = np.ones((2, 2), int)
-    assert np.isnan(metrics.roc_auc(alike, np.eye(2))).all()
-
-
-# Over clips and labels
+    assert average_precision(labels, scores) == pytest.approx((1 + 2 / 3) / 2)
+    assert roc_auc(labels, scores) == pytest.approx(3 / 4)
+    assert load_metric("d_prime").value(labels, scores) == pytest.approx(
+        2**0.5 * stats.norm.ppf(3 / 4)
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_lwlrap_weighs_every_label_of_every_clip_the_same(seed):
+def test_lwlrap_weighs_every_label_of_every_clip_the_same(seed) -> None:
     labels, scores = answers(seed, 20, 6, 10**6)
+    labels[3] = 0  # weighs nothing
     precisions = []
     for positive, row in zip(labels, scores, strict=True):
         ranked = positive[np.argsort(-row)]
         precisions += [
             ranked[: place + 1].mean() for place, is_label in enumerate(ranked) if is_label
         ]
-    assert metrics.lwlrap(labels, scores) == pytest.approx(np.mean(precisions))
+    assert lwlrap(labels, scores) == pytest.approx(np.mean(precisions))
 
 
-def test_lwlrap_by_hand():
-    # First clip: both labels on top, precision 1 and 1. Second: its one label second, 1/2.
-    labels = np.array([[1, 1, 0], [0, 1, 0]])
-    scores = np.array([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
-    assert metrics.lwlrap(labels, scores) == pytest.approx((1 + 1 + 1 / 2) / 3)
+# Every file of tagging/scoring/metrics
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_metric_asks_for_the_ranking_alone_and_prefers_right_answers(name) -> None:
+    metric = load_metric(name)
+    labels, scores = answers(0, 50, 6, 10**6)
+    value = metric.value(labels, scores)
+    assert metric.value(labels, np.exp(5 * scores)) == pytest.approx(value)
+    assert metric.better(metric.value(labels, scores + labels * 0.5), value)
+    assert not metric.better(value, value)
+    assert metric.title
+    assert metric.decimals >= 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_clip_without_a_label_leaves_a_value_and_none_at_all_is_none(name) -> None:
+    metric = load_metric(name)
+    labels, scores = answers(0, 50, 6, 10**6)
+    if name in ("ndcg", "lwlrap"):
+        more = np.vstack([labels, np.zeros((1, 6), np.uint8)])
+        assert metric.value(more, np.vstack([scores, scores[:1]])) == pytest.approx(
+            metric.value(labels, scores)
+        )
+    labels[7] = 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isfinite(metric.value(labels, scores))
+        nothing = metric.value(np.zeros_like(labels), scores)
+    assert nothing == 0 if name in ("accuracy", "precision_at_1") else nothing is None
+
+
+def test_absent_and_constant_classes_have_no_score() -> None:
+    labels = np.array([[1, 0, 1], [0, 0, 1], [1, 0, 1]])
+    scores = np.array([[0.9, 0.1, 0.5], [0.2, 0.7, 0.3], [0.8, 0.4, 0.1]])
+    np.testing.assert_array_equal(average_precision(labels, scores), [1, np.nan, 1])
+    np.testing.assert_array_equal(roc_auc(labels, scores), [1, np.nan, np.nan])
+    assert load_metric("mean_average_precision").value(labels, scores) == 1
+    assert load_metric("d_prime").value(labels, scores) is None  # infinite
+
+
+def test_a_metric_that_is_none_is_one_sentence() -> None:
+    for name in ("ndgc", "../metric", "__init__"):
+        with pytest.raises(UserError, match=r"task.chooses has '.*'; the metrics are accuracy, d_"):
+            load_metric(name, "task.chooses")
 
 
 # Intervals
 
 
-def test_intervals_are_repeatable_and_depend_on_the_seed():
-    values = np.random.default_rng(0).random(200)
-    first = metrics.bootstrap_interval(values, 300, seed=0)
-    assert first == metrics.bootstrap_interval(values, 300, seed=0)
-    assert first != metrics.bootstrap_interval(values, 300, seed=1)
+def test_resamples_repeat_and_draw_with_replacement() -> None:
+    counts = draw(300, 50, 0)
+    assert (counts.shape, counts.dtype) == ((300, 50), np.uint8)
+    assert (counts.sum(axis=0) == 300).all()
+    assert 0.35 < (counts == 0).mean() < 0.39  # 1 / e
+    assert np.array_equal(counts, draw(300, 50, 0))
+    assert not np.array_equal(counts, draw(300, 50, 1))
+    assert not np.array_equal(counts, draw(300, 50, [0, 1]))
 
 
-def test_interval_is_as_wide_as_the_normal_approximation():
-    values = np.random.default_rng(0).random(1000)
-    low, high = metrics.bootstrap_interval(values, 4000, seed=0)
-    half = 1.96 * values.std() / np.sqrt(len(values))
-    assert low == pytest.approx(values.mean() - half, abs=0.1 * half)
-    assert high == pytest.approx(values.mean() + half, abs=0.1 * half)
-    narrow = metrics.bootstrap_interval(values, 4000, seed=0, confidence=0.5)
-    assert low < narrow[0] < narrow[1] < high
+def test_a_mean_on_resamples_is_that_of_the_clips_drawn() -> None:
+    values = np.array([0.1, np.nan, 0.7, 0.9])
+    counts = np.array([[1, 0, 2], [3, 4, 0], [0, 0, 1], [0, 0, 1]], np.uint8)
+    expected = [0.1, np.nan, (0.1 * 2 + 0.7 + 0.9) / 4]
+    np.testing.assert_allclose(mean_over_clips(values, counts), expected)
 
 
-def test_interval_covers_the_mean_as_often_as_it_says():
+def test_average_precision_of_resamples_is_scikit_learns() -> None:
+    rng = np.random.default_rng(3)
+    labels = (rng.random((60, 5)) < [0.5, 0.2, 0.1, 0.04, 0]).astype(np.uint8)
+    labels[7, 3] = 1
+    scores = rng.integers(0, 12, (60, 5)).astype(np.float32) + labels * 2  # many are equal
+    counts = draw(len(labels), 40, 1)
+    found = resampled_average_precision(labels, scores, counts)
+    for resample, times in zip(found, counts.T, strict=True):
+        clips = np.repeat(np.arange(len(labels)), times)
+        for label, value in enumerate(resample):
+            if labels[clips, label].any():
+                wanted = average_precision_score(labels[clips, label], scores[clips, label])
+                assert value == pytest.approx(wanted, abs=1e-12)
+            else:
+                assert np.isnan(value)
+    assert np.isnan(found[:, 3]).any() and not np.isnan(found[:, 3]).all()
+
+
+def test_an_interval_covers_the_mean_as_often_as_it_says() -> None:
     random = np.random.default_rng(0)
-    covered = 0
-    for trial in range(300):
-        low, high = metrics.bootstrap_interval(random.exponential(size=80), 300, seed=trial)
+    covered, counts = 0, draw(80, 300, 0)
+    for _ in range(300):
+        values = random.exponential(size=80)
+        low, high = interval(values.mean(), mean_over_clips(values, counts))
+        half = 1.96 * values.std() / np.sqrt(80)
+        assert high - low == pytest.approx(2 * half, rel=0.2)
         covered += low <= 1 <= high
-    assert 0.90 <= covered / 300 <= 0.98
-
-
-def test_interval_of_clips_that_are_all_alike_has_no_width():
-    assert metrics.bootstrap_interval(np.ones(20), 100, seed=0) == (1, 1)
+    assert 0.88 <= covered / 300 <= 0.97
+    assert interval(1.0, np.ones(100)) == (1, 1)

@@ -1,8 +1,10 @@
+import pytest
 import torch
 from torch import nn
 
-from tagging.padding import (
+from tagging.data.padding import (
     MaskedBatchNorm,
+    Rows,
     frame_mask,
     last_frame,
     max_over_frames,
@@ -60,3 +62,36 @@ def test_last_frame_is_the_last_real_one():
     expected = torch.stack([x[0, 2], x[1, 0], x[2, 4]])
     assert torch.equal(last_frame(x, FRAMES), expected)
     assert torch.equal(last_frame(x, None), x[:, 4])
+
+
+def test_rows_are_the_real_frames_and_back():
+    x = maps(3, 5, 4)
+    rows = Rows(FRAMES, 5)
+    taken = rows.take(x)
+    assert torch.equal(taken, torch.cat([x[0, :3], x[1, :1], x[2]]))
+    given = rows.give(taken, -torch.inf)
+    assert torch.equal(given[MASK], x[MASK])
+    assert (given[~MASK] == -torch.inf).all()
+    assert not rows.give(taken)[~MASK].any()
+
+
+def test_rows_of_full_clips_are_all_frames():
+    x = maps(3, 5, 4)
+    rows = Rows(None, 5)
+    assert torch.equal(rows.take(x), x.reshape(15, 4))
+    assert torch.equal(rows.give(rows.take(x), -torch.inf), x)
+
+
+@pytest.mark.parametrize("frames", [None, torch.arange(64) % 5 + 1])
+def test_rows_drop_a_channel_of_a_whole_clip(frames):
+    rows = Rows(frames, 5)
+    x = rows.take(torch.ones(64, 5, 30))
+    torch.manual_seed(0)
+    out = rows.dropout(x, 0.4, True)
+    torch.testing.assert_close(out.unique(), torch.tensor([0, 1 / 0.6]))
+    real = torch.full((64,), 5) if frames is None else frames
+    kept = (rows.give(out) > 0).sum(1)  # frames of each clip and channel
+    assert ((kept == 0) | (kept == real.unsqueeze(1))).all()
+    assert 0.35 < (kept == 0).float().mean() < 0.45
+    assert rows.dropout(x, 0.4, False) is x
+    assert rows.dropout(x, 0.0, True) is x

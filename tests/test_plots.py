@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import vl_convert
@@ -12,9 +13,11 @@ import yaml
 from dvc_render import VegaRenderer
 from dvc_render.html import HTML
 
-from tagging.picture import VEGA_LITE, draw_leaderboard
-from tagging.tables import read_rows, to_csv
+from stages import compare
+from tagging.reports.picture import VEGA_LITE, draw_leaderboard
+from tagging.scoring.tables import read_rows, to_csv
 from tests.closure import ROOT
+from tests.compared import multi_label, write_task
 from tools.plots import draw
 
 TEMPLATES = ROOT / ".dvc/plots"
@@ -23,12 +26,30 @@ PLOTS = {
     for entry in yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
     for name, plot in entry.items()
 }
-COMPARE = ROOT / "plots/compare"
+PARAMS = {
+    "task": {"kind": "multi_label", "chooses": "ndcg", "shown": ["ndcg", "precision_at_1"]},
+    "models": {"yac": {"seeds": [0, 1]}, "attention": {}, "ast": {}},
+    "students": {"yac_distilled": {}},
+    "ensembles": {"best_of_all": {"members": ["yac", "attention"]}},
+    "compare": {"plotted": ["yac", "attention"], "published": {"Printed": {"ndcg": 0.9}}},
+}
+QUALITIES = {"yac": 1.5, "attention": 2.2, "ast": 2, "yac_distilled": 1.7, "best_of_all": 2.4}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def task(tmp_path_factory):
+    """A folder with the plots' data of a task, to stand in."""
+    folder = tmp_path_factory.mktemp("task")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_task(PARAMS, multi_label(), QUALITIES)
+        compare.main()
+        yield folder
 
 
 def rows_of(plot: dict, revisions=("workspace",)) -> list[dict]:
     ((file, _),) = plot["y"].items()
-    return [{**row, "rev": rev} for rev in revisions for row in read_rows(ROOT / file)]
+    return [{**row, "rev": rev} for rev in revisions for row in read_rows(Path(file))]
 
 
 def chart(plot: dict, rows: list[dict]) -> dict:
@@ -48,20 +69,26 @@ def texts(drawn: str) -> list[str]:
     return re.findall("<text[^>]*>([^<]*)</text>", drawn)
 
 
-def entry(name: str, kind: str, ndcg: float, **more) -> dict:
-    """Return a row of the leaderboard and of the costs, as DVC reads it."""
-    row = {"model": name, "kind": kind, "best": "no", "data": "AudioSet", "rev": "workspace"}
-    for metric in ("ndcg", "precision_at_1"):
-        row |= {metric: ndcg}
-        ends = ("", "") if kind in ("published", "baseline") else (ndcg - 0.005, ndcg + 0.005)
-        row |= {f"{metric}_low": ends[0], f"{metric}_high": ends[1]}
-    return {key: str(value) for key, value in (row | more).items()}
+def entry(name: str, kind: str, value: float, **more) -> list[dict]:
+    """Return an entry's rows of the leaderboard, a metric each, as DVC reads them."""
+    ends = ("", "") if kind in ("published", "baseline") else (value - 0.005, value + 0.005)
+    row = {"model": name, "kind": kind, "best": "no", "behind": "no", "data": "AudioSet"}
+    row |= {"better": "higher", "value": value, "low": ends[0], "high": ends[1]}
+    row |= {"rev": "workspace"} | more
+    rows = [row | {"metric": metric} for metric in ("NDCG", "P@1")]
+    return [{key: str(of) for key, of in each.items()} for each in rows]
+
+
+def costly(name: str, kind: str, value: float, **more) -> list[dict]:
+    """Return an entry's row of the costs."""
+    return entry(name, kind, value, **more)[:1]
 
 
 def marks(drawn: str, name: str = "entry") -> dict[str, tuple[str, str]]:
     """Return colour and shape of each point, by what the tooltip names."""
     points = re.findall(
-        f'<path aria-label="(?:[^"]*; )?{name}: ([^;"]*)[^>]* d="([^"]*)" fill="(#[^"]*)"', drawn
+        f'<path aria-label="(?:[^"]*; )?{name}: ([^;"]*)[^>]* d="([^"]*)" fill="(#[^"]*|white)"',
+        drawn,
     )
     return {model: (colour, re.sub(r"[0-9.-]+", "", shape)) for model, shape, colour in points}
 
@@ -94,7 +121,7 @@ def computed(spec) -> set[str]:
 
 @pytest.mark.parametrize("revisions", [("workspace",), ("HEAD~1", "workspace")])
 @pytest.mark.parametrize("name", PLOTS)
-def test_plots_draw_the_committed_data(name, revisions):
+def test_plots_draw_the_data(name, revisions):
     rows = rows_of(PLOTS[name], revisions)
     drawn = vl_convert.vegalite_to_svg(chart(PLOTS[name], rows), vl_version=VEGA_LITE)
     shown = texts(drawn)
@@ -179,10 +206,10 @@ def test_gains_of_all_labels_fit(revisions):
 
 def test_an_entry_has_the_same_colour_in_all_curves():
     found = []
-    for name in ("validation_ndcg", "training_loss", "average_precision", "precision_recall"):
+    for name in ("validation", "training_loss", "average_precision", "precision_recall"):
         found.append(marks(draw_rows(name, rows_of(PLOTS[name])), "model"))
     curves, _, labels, _ = found
-    assert set(curves) == {row["model"] for row in rows_of(PLOTS["validation_ndcg"])}
+    assert set(curves) == {row["model"] for row in rows_of(PLOTS["validation"])}
     assert set(labels) == {row["model"] for row in rows_of(PLOTS["average_precision"])}
     assert set(curves) <= set(labels)
     for drawn in found:
@@ -194,11 +221,11 @@ def test_an_entry_has_the_same_colour_in_all_curves():
 def test_an_ensemble_after_the_others_leaves_them_their_colours():
     """Curves have no ensemble; names are in an order that no alphabet gives."""
     row = {"label": "Speech", "average_precision": "0.5", "random_ranking": "0.1", "epoch": "1",
-           "test_clips": "10", "train_loss": "0.1", "val_ndcg": "0.9", "val_precision_at_1": "0.9",
+           "test_clips": "10", "train_loss": "0.1", "val": "0.9", "metric": "NDCG", "run": "seed0",
            "data": "AudioSet", "rev": "workspace"}  # fmt: skip
     trained = [row | {"model": name} for name in ("yac", "attention")]
     all_three = [*trained, row | {"model": "best_of_all"}]
-    curves = marks(draw_rows("validation_ndcg", trained), "model")
+    curves = marks(draw_rows("validation", trained), "model")
     labels = marks(draw_rows("average_precision", all_three), "model")
     assert {name: labels[name] for name in curves} == curves
     assert set(labels) - set(curves) == {"best_of_all"}
@@ -209,8 +236,9 @@ def test_colour_and_shape_tell_the_kind(name):
     kinds = {"a": "ensemble", "b": "model", "c": "student", "d": "model", "e": "published"}
     of_plot = kinds if name == "leaderboard" else {k: v for k, v in kinds.items() if k != "e"}
     rows = [
-        entry(model, kind, 0.9 - 0.01 * place, parameters=1000 + place, train_seconds=5)
+        row
         for place, (model, kind) in enumerate(of_plot.items())
+        for row in entry(model, kind, 0.9 - 0.01 * place, parameters=1000 + place, train_seconds=5)
     ]
     drawn = draw_rows(name, rows)
     found = marks(drawn)
@@ -225,27 +253,53 @@ def test_colour_and_shape_tell_the_kind(name):
 
 
 def test_a_kind_looks_the_same_whichever_others_there_are():
-    all_kinds = [entry(kind, kind, 0.9) for kind in ("model", "student", "ensemble", "baseline")]
-    found = marks(draw_rows("leaderboard", all_kinds))
-    for row in all_kinds:
-        assert marks(draw_rows("leaderboard", [row]))[row["model"]] == found[row["model"]]
+    kinds = ("model", "student", "ensemble", "baseline")
+    rows = {kind: entry(kind, kind, 0.9) for kind in kinds}
+    found = marks(draw_rows("leaderboard", [row for of in rows.values() for row in of]))
+    for kind in kinds:
+        assert marks(draw_rows("leaderboard", rows[kind]))[kind] == found[kind]
 
 
-def test_a_baseline_below_all_others_is_off_the_scale():
-    rows = [entry("model", "model", 0.95), entry("better", "baseline", 0.96),
-            entry("worse", "baseline", 0.5)]  # fmt: skip
+def test_what_is_surely_behind_is_hollow():
+    rows = [*entry("best", "model", 0.95, best="yes"), *entry("near", "model", 0.94),
+            *entry("far", "model", 0.93, behind="yes")]  # fmt: skip
+    found = marks(draw_rows("leaderboard", rows))
+    assert found["best"] == found["near"]
+    assert found["far"][0] == "white"
+
+
+def test_each_metric_is_a_panel_with_its_own_axis():
+    """.. whatever its name is, and whichever way is better."""
+    rows = entry("a", "model", 0.9) + entry("b", "model", 0.8)
+    for row in rows:
+        if row["metric"] == "P@1":
+            row |= {"metric": "error", "better": "lower", "value": "40", "low": "38", "high": "42"}
+    shown = texts(draw_rows("leaderboard", rows))
+    assert shown.count("NDCG (higher is better)") == shown.count("error (lower is better)") == 1
+    assert {"0.900", "40.000", "38.000–42.000"} <= set(shown)
+    one = draw_rows("leaderboard", [row for row in rows if row["metric"] == "NDCG"])
+    assert "error (lower is better)" not in texts(one)
+
+
+def test_a_baseline_worse_than_all_others_is_off_the_scale():
+    rows = [*entry("model", "model", 0.95), *entry("better", "baseline", 0.96),
+            *entry("worse", "baseline", 0.5)]  # fmt: skip
     drawn = draw_rows("leaderboard", rows)
     assert set(marks(drawn)) == {"model", "better"}
-    assert texts(drawn).count("← off the scale") == 2  # in both panels
+    assert texts(drawn).count("off the scale") == 2  # in both panels
     assert "0.500" in texts(drawn)
+    lower = draw_rows("leaderboard", [row | {"better": "lower"} for row in rows])
+    assert set(marks(lower)) == {"model", "worse"}
 
 
 def test_the_best_by_validation_is_shaded_where_it_stands():
-    rows = [entry("first", "model", 0.95), entry("second", "model", 0.94)]
-
     def band(best):
-        chosen = [row | {"best": "yes" if row["model"] == best else "no"} for row in rows]
-        drawn = draw_rows("leaderboard", chosen)
+        rows = [
+            row
+            for name, value in (("first", 0.95), ("second", 0.94))
+            for row in entry(name, "model", value, best="yes" if name == best else "no")
+        ]
+        drawn = draw_rows("leaderboard", rows)
         assert drawn.index(">first<") < drawn.index(">second<")
         return re.findall('d="([^"]*)" fill="#ffedb8"', drawn)
 
@@ -257,9 +311,10 @@ def test_the_best_by_validation_is_shaded_where_it_stands():
 def many_entries(names: int, cost: str) -> list[dict]:
     """Return entries of nearly the same accuracy, some with the same cost."""
     return [
-        entry(f"an_entry_{number:02}", "model", 0.96 - 0.0001 * number,
-              **{"parameters": 5000, "train_seconds": 5000, cost: 1000 * 1.3 ** (number // 2)})
-        for number in range(names)
+        row for number in range(names)
+        for row in costly(f"an_entry_{number:02}", "model", 0.96 - 0.0001 * number,
+                          **{"parameters": 5000, "train_seconds": 5000,
+                             cost: 1000 * 1.3 ** (number // 2)})
     ]  # fmt: skip
 
 
@@ -283,7 +338,7 @@ def test_names_beside_points_do_not_overlap(cost, revisions):
 
 
 def test_a_lone_point_has_its_name_beside_it():
-    rows = [entry("left", "model", 0.9575, parameters=10, train_seconds=1),
+    rows = [*costly("left", "model", 0.9575, parameters=10, train_seconds=1),
             *many_entries(20, "parameters")]  # fmt: skip
     drawn = draw_rows("accuracy_by_parameters", rows)
     point = re.search(
@@ -294,23 +349,22 @@ def test_a_lone_point_has_its_name_beside_it():
 
 
 def test_a_training_of_no_time_is_left_out_of_a_log_axis():
-    rows = [entry("quick", "model", 0.9, parameters=10, train_seconds=0.0),
-            entry("slow", "model", 0.9, parameters=10, train_seconds=9.0)]  # fmt: skip
+    rows = [*costly("quick", "model", 0.9, parameters=10, train_seconds=0.0),
+            *costly("slow", "model", 0.9, parameters=10, train_seconds=9.0)]  # fmt: skip
     assert set(marks(draw_rows("accuracy_by_seconds", rows))) == {"slow"}
     assert set(marks(draw_rows("accuracy_by_parameters", rows))) == {"quick", "slow"}
 
 
-def test_the_picture_is_the_committed_one_and_the_same_every_time(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    drawn = draw_leaderboard(COMPARE / "leaderboard.csv")
-    assert drawn == draw_leaderboard(COMPARE / "leaderboard.csv")
-    assert drawn == (ROOT / "leaderboard/leaderboard.svg").read_text(encoding="utf-8")
+def test_the_picture_is_the_same_every_time_and_the_committed_one(task):
+    drawn = (task / "leaderboard/leaderboard.svg").read_text(encoding="utf-8")
+    assert drawn == draw_leaderboard(task / "plots/compare/leaderboard.csv")
+    committed = (ROOT / "leaderboard/leaderboard.svg").read_text(encoding="utf-8")
+    assert committed == draw_leaderboard(ROOT / "plots/compare/leaderboard.csv")
 
 
-def test_the_picture_ranks_as_the_table(monkeypatch, tmp_path):
-    monkeypatch.chdir(ROOT)
+def test_the_picture_ranks_as_the_table(tmp_path):
     table = tmp_path / "leaderboard.csv"
-    rows = [entry("best", "model", 0.9, ndcg_low=0.8, ndcg_high=0.95), entry("worst", "model", 0.5)]
+    rows = [*entry("best", "model", 0.9, low=0.8, high=0.95), *entry("worst", "model", 0.5)]
     for row in rows:
         del row["rev"]
     table.write_text(to_csv(list(rows[0]), [list(row.values()) for row in rows]))
@@ -330,9 +384,10 @@ def test_the_page_takes_vega_from_beside_it_first():
     assert "html_template = plots/page.html" in config
 
 
-def test_dvc_draws_the_page(tmp_path):
+def test_dvc_draws_the_page(task, tmp_path):
     """In a folder with what `dvc plots show` needs, and nothing else."""
-    for name in ("dvc.yaml", "params.yaml", ".dvc/config", ".dvc/plots", "plots/compare"):
+    shutil.copytree(task / "plots/compare", tmp_path / "plots/compare")
+    for name in ("dvc.yaml", "params.yaml", ".dvc/config", ".dvc/plots"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)

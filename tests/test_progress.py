@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tagging import progress
-from tagging.progress import Progress
+from tagging.base import progress
+from tagging.base.progress import Progress
 
 
 class Terminal(io.StringIO):

@@ -1,34 +1,19 @@
-"""What the README says can be done is done here as it says."""
+"""The README's table is the leaderboard's."""
 
-import re
-
-import yaml
-
-from tests.project import ROOT, Project
+from tests.project import ROOT
+from tools.readme import with_table
 
 
-def blocks(section: str, language: str) -> list[str]:
-    """Return the README's code of a language after a heading."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    after = text[text.index(f"## {section}") :]
-    return re.findall(rf"```{language}\n(.*?)```", after, re.DOTALL)
+def test_the_first_table_of_the_page_takes_the_place_between_the_marks() -> None:
+    readme = "before\n<!-- leaderboard -->\n| old |\n<!-- /leaderboard -->\nafter | this\n"
+    page = "# Leaderboard\n\n| a | b |\n| --- | --- |\n| c | d |\ntext\n\n| another |\n"
+    assert with_table(readme, page) == (
+        "before\n<!-- leaderboard -->\n| a | b |\n| --- | --- |\n| c | d |\n<!-- /leaderboard -->\n"
+        "after | this\n"
+    )
 
 
-def test_an_architecture_is_one_file_and_one_entry(project: Project) -> None:
-    code, entry = blocks("Adding something", "python")[0], blocks("Adding something", "yaml")[0]
-    models = yaml.safe_load(entry)["models"]
-    (name,) = models
-    file = project.root / f"tagging/architectures/{models[name]['architecture']}.py"
-    assert not file.exists()
-    file.write_text(code)
-    params = project.params()
-    params["models"] |= models
-    params["prepare"]["seconds"] = "any"
-    for yac in ("yac", "yac_published"):  # takes clips of one length only
-        del params["models"][yac]
-    params["ensembles"] = {"of_models": {"members": ["attention", name]}}
-    params["students"] = {}
-    params["compare"]["plotted"] = [name]
-    project.write_params(params)
-    assert {f"train@{name}", f"evaluate@{name}", "compare"} <= project.repro()
-    assert name in (project.root / "leaderboard/README.md").read_text()
+def test_the_table_in_the_readme_is_the_leaderboards() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    board = (ROOT / "leaderboard/README.md").read_text(encoding="utf-8")
+    assert with_table(readme, board) == readme

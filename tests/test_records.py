@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tagging.errors import UserError
-from tagging.records import (
+from tagging.base.errors import UserError
+from tagging.sources.audioset.records import (
     Clip,
     SequenceExample,
     _read_any,

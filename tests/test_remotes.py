@@ -1,5 +1,6 @@
 """Push, pull and compare with the real client: a folder, a plain HTTP server, S3."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -103,12 +104,12 @@ def check_pulls(project: Project) -> None:
     assert project.status() == []
 
     everything = objects(cache(project))
-    lost = forget(project, "models/yac.safetensors")
-    also_lost = forget(project, "models/attention.safetensors")
+    lost = forget(project, "data/scores/models/yac.safetensors")
+    also_lost = forget(project, "data/scores/models/attention.safetensors")
     assert objects(cache(project)) == everything - {lost, also_lost}
-    project.dvc("pull", "train@yac")
+    project.dvc("pull", "evaluate@yac")
     assert objects(cache(project)) == everything - {also_lost}
-    assert not (project.root / "models/attention.safetensors").exists()
+    assert not (project.root / "data/scores/models/attention.safetensors").exists()
     project.dvc("pull")
     assert project.repro() == set()
 
@@ -117,12 +118,19 @@ def test_default_remote_lies_beside_the_clone(project: Project, tmp_path: Path) 
     project.dvc("push")
     remote = tmp_path / "audioset-tagging-remote"
     locked = yaml.safe_load((project.root / "dvc.lock").read_text())["stages"].values()
-    assert objects(remote) == {
+    outs = {
         out["md5"]
         for stage in locked
         for out in stage["outs"]
         if out["path"].startswith(("data/", "models/"))
     }
+    listed = {
+        file["md5"]
+        for out in outs
+        if out.endswith(".dir")
+        for file in json.loads((remote / "files/md5" / out[:2] / out[2:]).read_text())
+    }
+    assert objects(remote) == outs | listed
     assert project.status() == []
     check_pulls(clone(project, tmp_path / "clone"))
 
@@ -130,7 +138,7 @@ def test_default_remote_lies_beside_the_clone(project: Project, tmp_path: Path) 
 def test_repro_pulls_one_missing_output(project: Project) -> None:
     project.dvc("push")
     everything = objects(cache(project))
-    lost = forget(project, "models/yac.safetensors")
+    lost = forget(project, "data/scores/models/yac.safetensors")
     assert project.repro("--pull") == set()
     assert objects(cache(project)) == everything
     assert lost in everything
@@ -140,16 +148,16 @@ def test_colleague_evaluates_without_training(project: Project, tmp_path: Path) 
     """In a clone with an empty cache, a change computes what it affects and pulls the rest."""
     project.dvc("push")
     other = clone(project, tmp_path / "clone")
-    params = other.params()
-    params["evaluate"]["resamples"] = 200
-    other.write_params(params)
+    other.change("evaluate.resamples", 200)
     ran = other.repro("--pull", "--allow-missing", "evaluate@yac")
     assert ran == {"evaluate@yac"}
-    # Its deps were fetched (the training split too: students learn from answers for it), no more.
-    assert (other.root / "data/prepared/train.safetensors").exists()
+    # Its deps were fetched, no more.
+    assert (other.root / "data/features/vggish/values.npy").exists()
     assert not (other.root / "data/features.tar.gz").exists()
     assert not (other.root / "data/parquet").exists()
-    assert [path.stem for path in (other.root / "models").glob("*.safetensors")] == ["yac"]
+    assert [path.parent.name for path in (other.root / "models").glob("*/*.safetensors")] == [
+        "yac", "yac",
+    ]  # fmt: skip
 
 
 def test_read_only_http_remote(project: Project, tmp_path: Path) -> None:
@@ -181,10 +189,8 @@ def test_s3_remote(project: Project, tmp_path: Path, s3_server: str) -> None:
 
 def test_metrics_of_branches_with_an_empty_cache(project: Project, tmp_path: Path) -> None:
     project.git("switch", "--quiet", "--create", "faster")
-    params = project.params()
-    params["train"]["lr"] = 0.05
-    project.write_params(params)
-    project.repro()
+    project.change("models.yac.train", {"lr": 0.05})
+    project.repro("evaluate@yac")
     project.commit()
     project.git("switch", "--quiet", "main")
 

@@ -1,4 +1,4 @@
-"""Answers that are kept, ensembles of them, and what students learn from them."""
+"""Answers that are kept as log odds, whatever a network's outputs are, and ensembles of them."""
 
 import json
 from pathlib import Path
@@ -9,14 +9,75 @@ import torch
 from safetensors.numpy import load_file
 from scipy.special import expit, logit
 
-from tagging.batches import Clips
-from tagging.errors import UserError
-from tagging.losses import bce
-from tagging.models import Model, Shape, build, load_network, save_network, score
-from tagging.ranking import ndcg
-from tagging.scores import Scores, blend, mean_answer, read_scores, write_scores
-from tests.project import Project
-from tests.test_training import clips, run
+from stages import ensemble
+from tagging.base.errors import UserError
+from tagging.learning import model
+from tagging.learning.model import log_odds
+from tagging.scoring.scores import (
+    Scores,
+    mean_answer,
+    read_resampled,
+    read_scores,
+    scores_path,
+    write_scores,
+)
+from tests.generated import multi_hot, thirds, write_clips, write_params
+
+# Log odds
+
+
+def exact_log_odds(outputs: np.ndarray) -> np.ndarray:
+    """Return each output against the sum of the exponentials of all others, in 80 bits."""
+    exact = outputs.astype(np.longdouble)
+    found = np.empty_like(exact)
+    for k in range(outputs.shape[1]):
+        found[:, k] = -np.log(np.exp(np.delete(exact, k, 1) - exact[:, [k]]).sum(1))
+    return found
+
+
+@pytest.mark.parametrize("spread", [0.1, 3, 30, 300])
+def test_log_odds_of_a_softmax_are_exact(spread: float) -> None:
+    outputs = np.random.default_rng(0).normal(0, spread, (300, 7)).astype(np.float32)
+    found = log_odds(torch.from_numpy(outputs), "softmax")
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, exact_log_odds(outputs), rtol=2e-7, atol=1e-12)
+
+
+def test_log_odds_of_sure_answers_are_finite_and_stay_apart() -> None:
+    sure = torch.tensor([[0.0, 40, -200], [0, 50, -300], [1000, 0, 0], [5, 5, -1000]])
+    found = log_odds(sure, "softmax")
+    assert np.isfinite(found).all()
+    assert found[:, 1] == pytest.approx([40, 50, -1000, 0], rel=1e-6, abs=1e-6)
+    assert found[:2, 2] == pytest.approx([-240, -350])
+    assert np.isfinite(log_odds(torch.zeros(3, 1), "softmax")).all()
+    smallest, below_one = np.float32(2**-149), np.nextafter(np.float32(1), np.float32(0))
+    p = torch.tensor([[0, smallest, 1e-38, 1e-3, 0.5, below_one, 1]])
+    of_p = log_odds(p, "none")
+    assert np.isfinite(of_p).all()
+    assert (np.diff(of_p[0]) > 0).all()
+    np.testing.assert_allclose(of_p[0, 1:-1], logit(p[0, 1:-1].double().numpy()), rtol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax", "none"])
+def test_log_odds_are_those_of_the_probabilities(activation: str) -> None:
+    outputs = torch.randn(1000, 5, generator=torch.Generator().manual_seed(0))
+    p = {"sigmoid": outputs.sigmoid(), "softmax": outputs.softmax(1), "none": outputs.sigmoid()}
+    given = p["none"] if activation == "none" else outputs
+    np.testing.assert_allclose(expit(log_odds(given, activation)), p[activation], atol=1e-6)
+    assert log_odds(outputs[:0], activation).shape == (0, 5)
+
+
+def test_log_odds_of_many_clips_are_computed_a_few_at_a_time(monkeypatch) -> None:
+    sizes, real = [], model._log_odds
+    monkeypatch.setattr(model, "_log_odds", lambda x, *a: sizes.append(len(x)) or real(x, *a))
+    outputs = torch.randn(3000, 20, generator=torch.Generator().manual_seed(0))
+    found = log_odds(outputs, "softmax")
+    assert max(sizes) < 300
+    assert sum(sizes) == 3000
+    np.testing.assert_allclose(found[-7:], log_odds(outputs[-7:], "softmax"))
+
+
+# Their mean
 
 
 def test_the_mean_answer_is_the_mean_probability() -> None:
@@ -27,38 +88,30 @@ def test_the_mean_answer_is_the_mean_probability() -> None:
     assert mean_answer(outputs).dtype == np.float32
 
 
-def test_the_mean_answer_keeps_saturated_answers_apart() -> None:
-    sure = np.array([[40.0, 41.0, -40.0, -41.0]], np.float32)
-    answer = mean_answer([sure, sure])
-    assert np.allclose(answer, sure, rtol=1e-6)
+def test_the_mean_answer_keeps_saturated_answers_apart_and_finite() -> None:
+    sure = np.array([[40.0, 41.0, -40.0, -41.0, 9000, -9000]], np.float32)
+    assert np.allclose(mean_answer([sure, sure]), sure, rtol=1e-6)
+    # As sure of yes as of no.
+    assert mean_answer([sure, -sure]) == pytest.approx(np.zeros((1, 6)), abs=1e-6)
 
 
-def test_a_blend_by_hand() -> None:
-    labels = np.array([[1, 0]])
-    teacher = np.array([[0.0, np.log(3)]])  # probabilities 0.5 and 0.75
-    assert np.allclose(blend(labels, teacher, 0.2), [[0.2 + 0.8 * 0.5, 0.8 * 0.75]])
-    assert np.allclose(blend(labels, teacher, 1), labels)
-
-
-def test_the_loss_of_a_blend_is_the_blend_of_the_losses() -> None:
-    rng = np.random.default_rng(1)
-    outputs = torch.from_numpy(rng.normal(size=(8, 3)))
-    labels = rng.integers(0, 2, (8, 3))
-    teacher = rng.normal(size=(8, 3))
-    of_labels = bce(outputs, torch.from_numpy(labels).double())
-    of_teacher = bce(outputs, torch.from_numpy(expit(teacher)))
-    blended = bce(outputs, torch.from_numpy(blend(labels, teacher, 0.3)).double())
-    assert blended.item() == pytest.approx((0.3 * of_labels + 0.7 * of_teacher).item(), rel=1e-6)
+# Files of them
 
 
 def test_scores_come_back_as_written(tmp_path: Path) -> None:
-    outputs = {"val": np.ones((2, 3), np.float32), "val@9": np.zeros((2, 3), np.float32)}
-    write_scores(tmp_path / "x", Scores(outputs, 7))
+    outputs = {f"{run}/test": np.full((2, 3), k, np.float32) for k, run in enumerate("abc")}
+    outputs["a/test@9"] = np.zeros((2, 3), np.float32)
+    written = Scores(outputs, {"a": 0, "b": 1, "c": 0}, 7)
+    write_scores(tmp_path / "x", written, np.arange(100.0))
     back = read_scores(tmp_path / "x")
-    assert back.parameters == 7
+    assert (back.runs, back.parameters) == (written.runs, 7)
     assert {name: array.tolist() for name, array in back.outputs.items()} == {
         name: array.tolist() for name, array in outputs.items()
     }
+    assert read_resampled(tmp_path / "x").tolist() == list(range(100))
+    assert [array[0, 0] for array in back.of_fold(0, "test")] == [0, 2]
+    assert len(back.of_fold(0, "test@9")) == 1
+    assert back.of_fold(1, "val") == []
 
 
 @pytest.mark.parametrize(
@@ -71,114 +124,88 @@ def test_scores_that_are_none(tmp_path: Path, content: bytes | None, sentence: s
         read_scores(tmp_path / "x")
 
 
-def test_targets_are_learned_in_place_of_the_labels(tmp_path, monkeypatch) -> None:
-    """With targets that are the labels reversed, the network learns the reverse."""
-    train_clips, changes = clips(30, 1), {"epochs": 20, "keep": "last"}
-    plain = run(tmp_path / "a", changes)
-    monkeypatch.setattr(
-        "tests.test_training.clips",
-        lambda number, seed: (
-            Clips(*train_clips[:2], None, 1 - train_clips.labels)
-            if seed == 1
-            else clips(number, seed)
-        ),
-    )
-    reverse = run(tmp_path / "b", changes)
-    scores = []
-    for outcome in (plain, reverse):
-        network = build(
-            Model(architecture="yac", network={"head": "logits"}), Shape(10, [None] * 10), "yac"
+# Ensembles
+
+MODELS = {name: {"architecture": "yac"} for name in ("a", "b")}
+SIZES = {"train": 20, "val": 10, "test": 10}
+
+
+def write_model(name: str, runs: dict[str, int], parts: dict[str, int], seed: int) -> Scores:
+    rng = np.random.default_rng(seed)
+    outputs = {
+        f"{run}/{part}": rng.normal(size=(clips, 4)).astype(np.float32)
+        for run in runs
+        for part, clips in parts.items()
+    }
+    scores = Scores(outputs, runs, 100 * seed)
+    write_scores(scores_path("models", name), scores, np.zeros(100))
+    return scores
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_members(folds: int, epochs: tuple[str, ...] = ()) -> dict[str, Scores]:
+    """Write a task of 40 clips and two models: `a` with two seeds, `b` with one."""
+    ensembles = {"both": {"members": ["a", "b"]}, "last": {"members": [f"b{at}" for at in epochs]}}
+    write_params(models=MODELS, ensembles=ensembles)
+    write_clips(multi_hot(40, 4), [thirds(40)] * folds)
+    parts = {f"{part}{at}": size for part, size in SIZES.items() for at in ("", *epochs)}
+    begin = [f"fold{k}-" for k in range(folds)] if folds > 1 else [""]
+    return {
+        name: write_model(
+            name, {f"{of}seed{s}": k for k, of in enumerate(begin) for s in seeds}, parts, seed
         )
-        network.load_state_dict(outcome.weights)
-        scores.append(
-            ndcg(train_clips.labels.numpy(), score(network, train_clips.embeddings).numpy())
-        )
-    assert scores[0].mean() > 0.8 > 0.6 > scores[1].mean()
+        for name, seeds, seed in (("a", (0, 1), 1), ("b", (5,), 2))
+    }
 
 
-def test_checkpoints_are_the_last_epochs_weights(tmp_path) -> None:
-    last = run(tmp_path / "a", {"checkpoints": 2, "keep": "last"})
-    assert list(last.checkpoints) == [2, 3]
-    for name, tensor in last.weights.items():
-        assert torch.equal(last.checkpoints[3][name], tensor)
-    shorter = run(tmp_path / "b", {"checkpoints": 2, "keep": "last", "schedule": "constant"})
-    two = run(tmp_path / "c", {"epochs": 2, "keep": "last", "schedule": "constant"})
-    for name, tensor in two.weights.items():
-        assert torch.equal(shorter.checkpoints[2][name], tensor)
+@pytest.mark.parametrize("folds", [1, 2])
+def test_an_ensemble_is_the_mean_of_all_runs_of_its_members(folder: Path, folds: int) -> None:
+    members = write_members(folds)
+    ensemble.main("both")
+    written = read_scores(scores_path("ensembles", "both"))
+    assert written.runs == ({"mean": 0} if folds == 1 else {"fold0": 0, "fold1": 1})
+    for run, fold in written.runs.items():
+        for part in ("train", "val", "test"):
+            of_fold = [*members["a"].of_fold(fold, part), *members["b"].of_fold(fold, part)]
+            assert len(of_fold) == 3
+            assert np.array_equal(written.outputs[f"{run}/{part}"], mean_answer(of_fold))
+    assert written.parameters == 2 * 100 + 200
+    metrics = json.loads(Path("metrics/both.json").read_text())
+    assert metrics["parameters"] == 400
+    assert ("runs" in metrics) == (folds == 2)
+    assert load_file(scores_path("ensembles", "both"))["resampled"].shape == (100,)
 
 
-def test_checkpoints_survive_the_file(tmp_path: Path) -> None:
-    from tagging.labels import Label
-
-    model = Model(architecture="yac", network={"head": "logits"})
-    shape = Shape(10, [Label(k, f"/m/{k}", str(k)) for k in range(3)])
-    networks = {epoch: build(model, shape, "yac") for epoch in (0, 8, 10)}
-    states = {epoch: network.state_dict() for epoch, network in networks.items()}
-    save_network(tmp_path / "yac.safetensors", states.pop(0), model, shape, states)
-    back = load_network(tmp_path / "yac.safetensors", torch.device("cpu"))
-    assert list(back.checkpoints) == [8, 10]
-    for epoch, state in states.items():
-        for name, tensor in state.items():
-            assert torch.equal(back.checkpoints[epoch][name], tensor)
-    for name, tensor in networks[0].state_dict().items():
-        assert torch.equal(back.network.state_dict()[name], tensor)
-
-
-def metrics(project: Project, name: str) -> dict:
-    return json.loads((project.root / f"metrics/{name}.json").read_text())
-
-
-def test_an_ensemble_is_the_mean_of_its_members(project: Project) -> None:
-    """Of models and of checkpoints, through DVC; nothing is trained but what keeps checkpoints."""
-    params = project.params()
-    params["models"]["attention"]["train"]["checkpoints"] = 2
-    params["ensembles"]["of_checkpoints"] = {"members": ["attention@1", "attention@2"]}
-    project.write_params(params)
-    ran = project.repro()
-    assert {"train@attention", "ensemble@of_checkpoints", "ensemble@of_models"} <= ran
-    assert "train@yac" not in ran
-    scores = project.root / "data/scores"
-    yac, attention = (load_file(scores / f"models/{n}.safetensors") for n in ("yac", "attention"))
-    for name, part, members in (
-        ("of_models", "test", [yac["test"], attention["test"]]),
-        ("of_models", "train", [yac["train"], attention["train"]]),
-        ("of_checkpoints", "val", [attention["val@1"], attention["val@2"]]),
-    ):
-        answer = load_file(scores / f"ensembles/{name}.safetensors")[part]
-        assert np.array_equal(answer, mean_answer(members))
-    labels = load_file(project.root / "data/prepared/test.safetensors")["labels"]
-    expected = ndcg(labels, mean_answer([yac["test"], attention["test"]])).mean()
-    assert metrics(project, "of_models")["test"]["ndcg"] == pytest.approx(expected)
-    sizes = [metrics(project, name)["parameters"] for name in ("yac", "attention")]
-    assert metrics(project, "of_models")["parameters"] == sum(sizes)
+def test_an_ensemble_of_a_models_epochs(folder: Path) -> None:
+    b = write_members(1, epochs=("@8", "@9"))["b"]
+    ensemble.main("last")
+    written = read_scores(scores_path("ensembles", "last"))
+    expected = mean_answer([b.outputs["seed5/val@8"], b.outputs["seed5/val@9"]])
+    assert np.array_equal(written.outputs["mean/val"], expected)
 
 
 @pytest.mark.parametrize(
     ("members", "sentence"),
     [
-        (["yac"], "ensembles.of_models.members is ['yac']; it takes a list of two models or more"),
-        (["yac", "yak"], "ensembles.of_models.members has 'yak'; models has yac, yac_published,"),
-        (["yac", "yac@9"], "has 'yac@9'; yac has weights after the epochs kept alone"),
+        (["b"], "ensembles.both.members stand for one network; it takes two or more"),
+        (["b", "c"], "ensembles.both.members has 'c'; models has a, b"),
+        (["b", "b@7"], "has 'b@7'; b has weights after the epochs 9, 10 (train.checkpoints)"),
+        (["a", "a@1"], "has 'a@1'; a has weights after the epochs 9, 10"),
+        ([], "ensembles.both.members is []; it takes a list of one or more"),
+        ("a", "ensembles.both.members is 'a'; it takes a list of one or more"),
+        (None, "ensembles.both is missing; the ensembles there: "),
     ],
 )
-def test_members_that_are_none(project: Project, members: list[str], sentence: str) -> None:
-    params = project.params()
-    params["ensembles"]["of_models"]["members"] = members
-    project.write_params(params)
-    assert sentence in project.fails("dvc", "repro", "ensemble@of_models")
-
-
-def test_a_student_needs_a_teacher(project: Project) -> None:
-    params = project.params()
-    params["students"]["yac_distilled"]["label_weight"] = 2
-    project.write_params(params)
-    printed = project.fails("dvc", "repro", "student@yac_distilled")
-    assert "students.yac_distilled.label_weight is 2; it takes a number from 0 to 1" in printed
-
-
-def test_a_name_stands_for_one_entry(project: Project) -> None:
-    params = project.params()
-    params["ensembles"]["yac"] = {"members": ["yac", "attention"]}
-    project.write_params(params)
-    printed = project.fails("python", "-m", "stages.ensemble", "yac")
-    assert "ensembles and models both have the name 'yac'" in printed
+def test_members_that_are_none(folder: Path, members: object, sentence: str) -> None:
+    write_members(1, epochs=("@9", "@10"))
+    entries = {} if members is None else {"both": {"members": members}}
+    write_params(models=MODELS, ensembles=entries)
+    with pytest.raises(SystemExit) as ended:
+        ensemble.main("both")
+    assert sentence in ended.value.code
+    assert "\n" not in ended.value.code

@@ -1,28 +1,65 @@
 """The training loop: every setting does what it says, and resumes to the same weights."""
 
+import importlib
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.numpy import load_file
 
-from tagging import training
-from tagging.architectures.yac import Network, Settings
-from tagging.batches import Batch, mix, sample_order
-from tagging.errors import UserError
-from tagging.progress import Progress
-from tagging.training import Clips, Train, train
+from stages import evaluate
+from stages import train as stage
+from tagging.base.errors import UserError
+from tagging.base.progress import Progress
+from tagging.data.batches import Clips, to_clips
+from tagging.data.clips import Features, read_features, read_index
+from tagging.data.spec import InputSpec
+from tagging.learning import loop, resume
+from tagging.learning.loop import Outcome, Train, Validation, train
+from tagging.learning.model import (
+    Model,
+    Shape,
+    answer,
+    build,
+    load_network,
+    log_odds,
+    save_network,
+    score,
+)
+from tagging.networks import yac
+from tagging.scoring.metric import load_metric
+from tagging.scoring.metrics.ndcg import ndcg
+from tests.archives import ROOT
+from tests.generated import (
+    ATTENTION,
+    SPEC,
+    YAC,
+    audible,
+    classes,
+    make_repository,
+    multi_hot,
+    thirds,
+    write_clips,
+    write_params,
+)
+from tests.test_networks import SPECS_OF, TABLE
 
-SHARED = yaml.safe_load(Path("params.yaml").read_text())["train"] | {"epochs": 3, "batch_size": 8}
+CPU = torch.device("cpu")
+SHARED = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["train"]
+SHARED |= {"epochs": 3, "batch_size": 8}
 CHANGES = {
     "as shared": {},
-    "focal": {"loss": "focal"},
+    "focal": {"loss": {"name": "focal", "gamma": 0.5}},
     "bce": {"loss": "bce"},
     "ce": {"loss": "ce"},
     "adamw": {"optimizer": "adamw", "weight_decay": 0.1},
     "constant": {"schedule": "constant"},
     "cosine": {"schedule": "cosine"},
+    "exponential": {"schedule": "exponential", "decay_after": 1},
     "mixup": {"mixup_rate": 0.5},
     "balanced": {"sampling": "balanced"},
     "inverse_frequency": {"sampling": "inverse_frequency"},
@@ -36,31 +73,47 @@ class Killed(Exception):
     pass
 
 
-def clips(number: int, seed: int) -> Clips:
-    rng = np.random.default_rng(seed)
-    labels = (rng.random((number, 10)) < 0.2).astype(np.float32)
-    labels[:, 0] = 1
-    embeddings = rng.integers(0, 256, (number, 10, 128), np.uint8)
-    return Clips(torch.from_numpy(embeddings), torch.from_numpy(labels))
+def clips(
+    number: int, seed: int, spec: InputSpec = SPEC, labels: np.ndarray | None = None
+) -> Clips:
+    labels = multi_hot(number, 10, seed) if labels is None else labels
+    values = audible(labels, spec, seed)
+    features = Features(values, np.full(number, spec.frames), spec, {})
+    return to_clips(features, labels, np.arange(number), CPU)
 
 
-def run(folder, changes, on_epoch=lambda epoch: None):
+def run(
+    folder: Path,
+    changes: dict,
+    on_epoch: Callable = lambda epoch: None,
+    of: Clips | None = None,
+    val: Clips | None = None,
+    metric: str = "ndcg",
+    network: torch.nn.Module | None = None,
+) -> Outcome:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    network = Network(Settings(head="logits"), 10, 10)
+    network = network or yac.Network(yac.Settings(head="logits"), SPEC, 10)
     settings = Train(**(SHARED | changes))
+    of, val = of or clips(30, 1), val or clips(12, 2)
+    judge = Validation(val, load_metric(metric), settings.loss.activation)
     with Progress("train", None, "step", "none") as progress:
-        return train(
-            network, settings, clips(30, 1), clips(12, 2), folder / "state", progress, on_epoch
-        )
+        return train(network, settings, 0, of, judge, folder / "state", progress, on_epoch)
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+# Settings
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_killed_training_ends_as_one_that_was_not(name, tmp_path):
+def test_a_killed_training_ends_as_one_that_was_not(name: str, tmp_path: Path) -> None:
     whole = run(tmp_path / "a", CHANGES[name])
     calls = []
 
-    def die(epoch):
+    def die(epoch: loop.Epoch) -> None:
         calls.append(epoch)
         if len(calls) == 2:
             raise Killed
@@ -69,129 +122,307 @@ def test_a_killed_training_ends_as_one_that_was_not(name, tmp_path):
         run(tmp_path / "b", CHANGES[name], die)
     resumed = run(tmp_path / "b", CHANGES[name])
     assert resumed.history == whole.history
-    assert resumed.weights.keys() == whole.weights.keys()
-    for key, tensor in whole.weights.items():
-        assert torch.equal(resumed.weights[key], tensor), key
+    assert same(resumed.weights, whole.weights)
 
 
-def test_the_state_of_what_a_training_was_goes_and_no_other(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    split = tmp_path / "train"
-    split.write_bytes(b"some clips")
-    training.SCRATCH.mkdir()
-    other = training.SCRATCH / f"yac_published-{'0' * 16}.safetensors"
-    other.touch()
-    seen = []
-    for description, content in (("a", b"some"), ("b", b"some"), ("b", b"more"), ("a", b"some")):
-        split.write_bytes(content)
-        seen.append(training.state_path("yac", [description], [split]))
-        seen[-1].touch()
-        assert set(training.SCRATCH.iterdir()) == {other, seen[-1]}
-    assert len(set(seen)) == 3  # settings and data decide
-    assert seen[3] == seen[0]
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return run(tmp_path_factory.mktemp("shared"), {"keep": "last"})
 
 
-@pytest.mark.parametrize("name", [name for name in CHANGES if name not in ("bce", "last")])
-def test_a_setting_changes_the_weights(name, tmp_path):
-    base = run(tmp_path / "a", {"keep": "last"} | ({"lr": 0.02} if name == "as shared" else {}))
-    changed = run(tmp_path / "b", {"keep": "last"} | CHANGES[name])
-    assert any(not torch.equal(changed.weights[k], base.weights[k]) for k in base.weights)
+@pytest.mark.parametrize("name", [n for n in CHANGES if n not in ("as shared", "bce", "last")])
+def test_a_setting_changes_the_weights(name: str, shared: Outcome, tmp_path: Path) -> None:
+    assert not same(run(tmp_path, {"keep": "last"} | CHANGES[name]).weights, shared.weights)
 
 
-def test_bce_is_msml(tmp_path):
+def test_bce_is_msml(tmp_path: Path) -> None:
     msml, bce = (run(tmp_path / loss, {"loss": loss, "epochs": 1}) for loss in ("msml", "bce"))
     assert bce.history[0].train_loss == pytest.approx(msml.history[0].train_loss, rel=1e-4)
 
 
-def test_best_keeps_the_epoch_with_the_highest_validation_ndcg(tmp_path, monkeypatch):
-    answers = iter([(0.5, 0.1), (0.9, 0.2), (0.7, 0.3)])
-    monkeypatch.setattr(training, "validate", lambda network, clips: next(answers))
-    after = []
+def weights_after_epochs(folder: Path) -> tuple[list[dict], Callable]:
+    """Return a list that fills with the weights after each epoch, and what fills it."""
+    after: list[dict] = []
 
-    def on_epoch(epoch):
-        tensors, _ = training.load_state(tmp_path / "state")
-        after.append({k: v for k, v in tensors.items() if k.startswith("network/")})
+    def on_epoch(_: loop.Epoch) -> None:
+        tensors, _ = resume.load_state(folder / "state")
+        after.append(loop._under(tensors, "network"))
 
+    return after, on_epoch
+
+
+def test_best_keeps_the_epoch_that_validation_finds_best(tmp_path: Path, monkeypatch) -> None:
+    values = iter([0.5, 0.9, 0.9])
+    monkeypatch.setattr(Validation, "__call__", lambda *_: next(values))
+    after, on_epoch = weights_after_epochs(tmp_path)
     best = run(tmp_path, {"keep": "best"}, on_epoch)
-    for key, tensor in best.weights.items():
-        assert torch.equal(tensor, after[1][f"network/{key}"])
+    assert same(best.weights, after[1])  # the first of equal ones
 
 
-def test_the_average_of_epochs_is_their_mean(tmp_path):
-    after = []
+def test_a_validation_clip_without_a_label_does_not_stop_the_choice(tmp_path: Path) -> None:
+    val = clips(12, 2)
+    val.labels[5] = 0
+    after, on_epoch = weights_after_epochs(tmp_path)
+    trained = run(tmp_path, {"lr": 0.003, "schedule": "constant"}, on_epoch, val=val)
+    values = [epoch.val for epoch in trained.history]
+    assert np.isfinite(values).all()
+    assert np.argmax(values) > 0, "the test takes a training whose first epoch is not the best"
+    assert same(trained.weights, after[int(np.argmax(values))])
 
-    def on_epoch(epoch):
-        tensors, _ = training.load_state(tmp_path / "state")
-        after.append(tensors["network/linear.weight"])
 
-    changes = {"average": "epochs", "average_epochs": 2, "keep": "last"}
-    trained = run(tmp_path, changes, on_epoch)
-    expected = (after[1] + after[2]) / 2
+def test_validation_without_any_label_or_clip_is_one_sentence(tmp_path: Path) -> None:
+    nothing = clips(12, 2)
+    nothing.labels[:] = 0
+    with pytest.raises(UserError, match="no clip of the validation split has a value of NDCG"):
+        run(tmp_path / "a", {}, val=nothing)
+    none = clips(0, 2)
+    with pytest.raises(UserError, match=r"train\.keep is best, but no clip validates; it takes"):
+        run(tmp_path / "b", {}, val=none)
+    last = run(tmp_path / "c", {"keep": "last"}, val=none)
+    assert [epoch.val for epoch in last.history] == [None] * 3
+
+
+@pytest.mark.parametrize("val", [None, clips(0, 2)])
+def test_a_training_that_diverges_says_so(tmp_path: Path, val: Clips | None) -> None:
+    changes = {"lr": 1e30, "schedule": "constant", "keep": "last"}
+    with pytest.raises(UserError, match=r"diverged.*lower train\.lr"):
+        run(tmp_path, changes, val=val)
+
+
+def test_the_average_of_epochs_is_their_mean(tmp_path: Path) -> None:
+    after, on_epoch = weights_after_epochs(tmp_path)
+    trained = run(tmp_path, {"average": "epochs", "average_epochs": 2, "keep": "last"}, on_epoch)
+    expected = (after[1]["linear.weight"] + after[2]["linear.weight"]) / 2
     assert torch.allclose(trained.weights["linear.weight"], expected, atol=1e-7)
 
 
-def test_cosine_rises_and_falls(tmp_path):
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=1.0)
-    settings = Train(**(SHARED | {"schedule": "cosine", "warmup": 0.1, "epochs": 10}))
-    schedule = training._schedule(optimizer, settings, steps=10)
-    rates = []
-    for _ in range(100):
-        rates.append(optimizer.param_groups[0]["lr"])
+def rates(epochs: int, steps: int, **changes: object) -> np.ndarray:
+    """Return the learning rate of every step, the highest being 1: (epochs, steps)."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    settings = Train(**(SHARED | {"epochs": epochs} | changes))
+    schedule = loop._schedule(optimizer, settings, steps)
+    found = []
+    for _ in range(epochs * steps):
+        found.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
-    assert np.argmax(rates) == 10
-    assert rates[10] == pytest.approx(1)
-    assert rates[55] == pytest.approx(0.5, abs=0.01)
-    assert rates[-1] < 0.001
+    return np.reshape(found, (epochs, steps))
 
 
-def test_samplers_count_labels_as_they_say():
-    rng = np.random.default_rng(0)
-    labels = np.zeros((4000, 4), np.uint8)  # one label a clip: frequencies are exact to compute
-    labels[np.arange(4000), rng.choice(4, 4000, p=[0.9, 0.06, 0.03, 0.01])] = 1
-    orders = {
-        name: sample_order(labels, name, seed=0, epoch=3)
-        for name in ("uniform", "balanced", "inverse_frequency")
-    }
-    assert all(len(order) == 4000 for order in orders.values())
-    assert sorted(orders["uniform"]) == list(range(4000))
-    # Balanced goes round the labels: each has exactly a quarter, each clip of it about as often.
-    assert labels[orders["balanced"]].sum(axis=0).tolist() == [1000] * 4
-    rare = np.flatnonzero(labels[:, 3])
-    times = np.bincount(orders["balanced"], minlength=4000)[rare]
-    assert times.max() - times.min() <= 1
-    # Drawn with replacement: a quarter each, within five standard deviations.
-    shares = labels[orders["inverse_frequency"]].mean(axis=0)
-    assert np.abs(shares - 0.25).max() < 5 * (0.25 * 0.75 / 4000) ** 0.5
+def test_cosine_rises_and_falls() -> None:
+    found = rates(10, 10, schedule="cosine", warmup=0.1).ravel()
+    assert np.argmax(found) == 10
+    assert found[10] == pytest.approx(1)
+    assert found[55] == pytest.approx(0.5, abs=0.01)
+    assert found[-1] < 0.001
 
 
-@pytest.mark.parametrize("sampling", ["uniform", "balanced", "inverse_frequency"])
-def test_orders_differ_by_epoch_and_seed_and_repeat(sampling):
-    labels = np.eye(5, dtype=np.uint8)[np.arange(200) % 5]
-    first = sample_order(labels, sampling, 0, 0)
-    assert np.array_equal(first, sample_order(labels, sampling, 0, 0))
-    assert not np.array_equal(first, sample_order(labels, sampling, 0, 1))
-    assert not np.array_equal(first, sample_order(labels, sampling, 1, 0))
+def test_exponential_is_the_spectrogram_transformers() -> None:
+    # Five epochs as they are, then 0.85 of the one before, all steps of an epoch alike.
+    expected = [1] * 5 + [0.85**k for k in range(1, 21)]
+    found = rates(25, 4, schedule="exponential")
+    np.testing.assert_allclose(found, np.repeat(expected, 4).reshape(25, 4))
+    assert rates(4, 2, schedule="exponential", decay=0.5, decay_after=0)[:, 0].tolist() == [
+        0.5, 0.25, 0.125, 0.0625,
+    ]  # fmt: skip
 
 
-def test_mixup_mixes_embeddings_and_labels_alike():
-    # A clip's embedding is its label's number everywhere: mixtures must agree.
-    labels = torch.eye(8)
-    x = torch.arange(8.0).view(8, 1, 1).expand(8, 10, 128)
-    mixed_x, mixed_y, _ = mix(Batch(x, labels), 1, 1, np.random.default_rng(0))
-    assert torch.allclose(mixed_x[:, 0, 0], mixed_y @ torch.arange(8.0), atol=1e-5)
-    assert torch.allclose(mixed_y.sum(1), torch.ones(8))
-    assert ((mixed_y > 0).sum(1) == 2).any()
+# Targets, checkpoints, state
 
 
-def test_mixup_leaves_the_share_it_should():
-    labels = torch.eye(1000)
-    x = torch.zeros(1000, 1, 1)
-    _, mixed, _ = mix(Batch(x, labels), 0.3, 10, np.random.default_rng(1))
-    assert 0.25 < (mixed.diagonal() < 1).float().mean() < 0.35
+def test_targets_are_learned_in_place_of_the_labels(tmp_path: Path) -> None:
+    """With targets that are the labels reversed, the network learns the reverse."""
+    of, changes = clips(30, 1), {"epochs": 12, "keep": "last"}
+    found = []
+    for place, targets in enumerate((None, 1 - of.labels.astype(np.float32))):
+        trained = run(tmp_path / str(place), changes, of=of._replace(targets=targets))
+        network = yac.Network(yac.Settings(head="logits"), SPEC, 10)
+        network.load_state_dict(trained.weights)
+        found.append(ndcg(of.labels, score(network, of).numpy()).mean())
+    assert found[0] > 0.8 > 0.6 > found[1]
 
 
-def test_a_training_that_diverges_says_so(tmp_path):
-    with pytest.raises(UserError, match=r"diverged.*lower train\.lr"):
-        run(tmp_path, {"lr": 1e30, "schedule": "constant"})
+def test_checkpoints_are_the_last_epochs_weights_and_survive_the_file(tmp_path: Path) -> None:
+    after, on_epoch = weights_after_epochs(tmp_path)
+    trained = run(tmp_path, {"checkpoints": 2, "keep": "best", "average": "none"}, on_epoch)
+    assert list(trained.checkpoints) == [2, 3]
+    shape = Shape(SPEC, classes(10), "sigmoid", {"name": "vggish"})
+    model = Model(**YAC)
+    save_network(tmp_path / "x", trained.weights, model, shape, trained.checkpoints)
+    back = load_network(tmp_path / "x", CPU)
+    assert back.shape == shape
+    assert same(back.network.state_dict(), trained.weights)
+    for epoch in (2, 3):
+        assert same(back.checkpoints[epoch], after[epoch - 1])
+    (tmp_path / "x").write_bytes((tmp_path / "x").read_bytes()[:-9])
+    with pytest.raises(UserError, match="is no trained network"):
+        load_network(tmp_path / "x", CPU)
+
+
+def test_the_state_of_what_a_training_was_goes_and_no_other(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "train"
+    data.write_bytes(b"some clips")
+    resume.SCRATCH.mkdir()
+    other = resume.SCRATCH / f"yac_published-{'0' * 16}.safetensors"
+    other.touch()
+    seen = []
+    for description, content in (("a", b"some"), ("b", b"some"), ("b", b"more"), ("a", b"some")):
+        data.write_bytes(content)
+        seen.append(resume.state_path("yac", [description], [data]))
+        seen[-1].touch()
+        assert set(resume.SCRATCH.iterdir()) == {other, seen[-1]}
+    assert len(set(seen)) == 3  # settings and data decide
+    assert seen[3] == seen[0]
+
+
+# Every network
+
+
+@pytest.mark.parametrize("kind", ["multi_label", "single_label"])
+@pytest.mark.parametrize("name", TABLE)
+def test_every_network_trains_on_other_clips_for_both_kinds_of_task(
+    name: str, kind: str, tmp_path: Path
+) -> None:
+    spec = SPECS_OF.get(name, [InputSpec(1, 10, 128), InputSpec(3, 24, 40)])[1]
+    spec = spec._replace(scale=1 / 128, offset=-1)
+    module = importlib.import_module(f"tagging.networks.{name}")
+    dropout = {"dropout": 0.1} if "dropout" in module.Settings.model_fields else {}
+    model = Model(architecture=name, network=dropout | TABLE[name][0])
+    torch.manual_seed(0)
+    labels = np.eye(7, dtype=np.uint8)[np.arange(16) % 7]
+    if kind == "multi_label":
+        labels = multi_hot(16, 7)
+    of = clips(16, 1, spec, labels)
+    network = build(model, spec, 7, name)
+    before = loop._copy(network)
+    loss, metric = ("bce", "ndcg") if kind == "multi_label" else ("ce", "accuracy")
+    changes = {"loss": loss, "epochs": 1, "mixup_rate": 0.5, "keep": "last"}
+    trained = run(tmp_path, changes, of=of, val=of, metric=metric, network=network)
+    assert np.isfinite(trained.history[0])[0].all()
+    assert 0 <= trained.history[0].val <= 1
+    changed = [k for k in before if not torch.equal(before[k], trained.weights[k])]
+    assert len(changed) > len(before) / 2
+    outputs = score(network, of)
+    assert np.isfinite(log_odds(outputs, "softmax" if kind == "single_label" else "sigmoid")).all()
+
+
+# The stages, on a small task
+
+
+@pytest.fixture
+def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with data; runs are trained one after the other, in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RUNS_AT_ONCE", "1")
+    make_repository()
+    write_clips(multi_hot(60, 4), [thirds(60)])
+    return tmp_path
+
+
+def trained_weights(name: str) -> dict[str, bytes]:
+    return {file.stem: file.read_bytes() for file in sorted(Path(f"models/{name}").iterdir())}
+
+
+def test_clips_that_test_are_never_read_in_training(task: Path) -> None:
+    attention = ATTENTION | {"seeds": [0, 3], "train": {"mixup_rate": 0.5, "sampling": "balanced"}}
+    write_params(models={"small": attention})
+    stage.main("small")
+    first = trained_weights("small")
+    assert list(first) == ["seed0", "seed3"]
+    assert first["seed0"] != first["seed3"]
+    index = read_index()
+    for split, changes in (("test", False), ("train", True)):
+        labels = index.labels.copy()
+        values = np.array(read_features("vggish").values)
+        places = getattr(index.folds[0], split)
+        labels[places] = 1 - labels[places]
+        values[places] = 255 - values[places]
+        write_clips(labels, index.folds, values)
+        stage.main("small")
+        assert (trained_weights("small") != first) == changes
+
+
+def test_a_finished_run_is_not_trained_again(task: Path, monkeypatch) -> None:
+    write_params(models={"small": ATTENTION | {"seeds": [0]}})
+    stage.main("small")
+    first = trained_weights("small")
+    write_params(models={"small": ATTENTION | {"seeds": [0, 1]}})
+    trained = []
+    real = loop._train_epoch
+    monkeypatch.setattr(loop, "_train_epoch", lambda *a: trained.append(a[2]) or real(*a))
+    stage.main("small")
+    assert trained == [1, 1]  # two epochs of the new seed alone
+    assert trained_weights("small")["seed0"] == first["seed0"]
+    timing = json.loads(Path("metrics/timing/small.json").read_text())
+    assert timing["epochs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("network", "loss", "probabilities"),
+    [
+        ({"head": "logits"}, "msml", torch.sigmoid),
+        ({"head": "logits"}, "ce", lambda outputs: outputs.softmax(1)),
+        # The head's outputs are probabilities already, whatever the loss.
+        ({"head": "softmax"}, "msml", lambda outputs: outputs),
+        ({"head": "softmax"}, "ce", lambda outputs: outputs),
+    ],
+)
+def test_scores_are_log_odds_whatever_the_outputs_are(
+    task: Path, network: dict, loss: str, probabilities: Callable
+) -> None:
+    own = {"loss": loss, "epochs": 1, "checkpoints": 1}
+    write_params(models={"x": YAC | {"network": network, "train": own}})
+    stage.main("x")
+    evaluate.main("x")
+    index = read_index()
+    trained = load_network(Path("models/x/seed0.safetensors"), CPU)
+    written = load_file("data/scores/models/x.safetensors")
+    assert set(written) == {f"seed0/{part}{at}" for part in ("train", "val", "test")
+                            for at in ("", "@1")} | {"resampled"}  # fmt: skip
+    for part in ("train", "val", "test"):
+        places = getattr(index.folds[0], part)
+        of = to_clips(read_features("vggish"), index.labels, places, CPU)
+        p = probabilities(score(trained.network, of)).double().numpy()
+        np.testing.assert_allclose(
+            written[f"seed0/{part}"], np.log(p / (1 - p)), rtol=1e-3, atol=1e-5
+        )
+        assert np.array_equal(written[f"seed0/{part}"], answer(trained, of))
+    metrics = json.loads(Path("metrics/x.json").read_text())
+    labels = index.labels[index.folds[0].test]
+    assert metrics["test"]["ndcg"] == pytest.approx(ndcg(labels, written["seed0/test"]).mean())
+
+
+def test_clips_of_one_length_alone_are_a_sentence_wherever_the_short_one_is(task: Path) -> None:
+    index, frames = read_index(), np.full(60, 10)
+    frames[index.folds[0].val[0]] = 4
+    write_clips(index.labels, index.folds, frames=frames)
+    write_params(models={"yac": YAC, "small": ATTENTION})
+    with pytest.raises(SystemExit, match=r"models\.yac: yac takes clips of one length only, but"):
+        stage.main("yac")
+    stage.main("small")
+    evaluate.main("small")
+
+
+def test_a_student_learns_from_its_teacher(task: Path) -> None:
+    from stages import ensemble
+
+    models = {"a": ATTENTION | {"seeds": [0, 1]}}
+    pupil = YAC | {"teacher": "both", "label_weight": 0.1}
+    ensembles = {"both": {"members": ["a"]}}
+    write_params(
+        models=models,
+        ensembles=ensembles,
+        students={"pupil": pupil, "alone": pupil | {"label_weight": 1}},
+    )
+    stage.main("a")
+    evaluate.main("a")
+    ensemble.main("both")
+    for name in ("pupil", "alone"):
+        stage.main(name)
+        evaluate.main(name)
+    (pupil,), (alone,) = trained_weights("pupil").values(), trained_weights("alone").values()
+    assert pupil != alone
+    write_params(models={"alone": YAC}, ensembles=ensembles)
+    stage.main("alone")  # a student of the labels alone is no other than a model
+    assert trained_weights("alone")["seed0"] == alone

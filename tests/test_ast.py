@@ -1,0 +1,489 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional
+
+from tagging.base.errors import UserError
+from tagging.data.spec import InputSpec
+from tagging.networks.ast import (
+    Network,
+    Settings,
+    from_image_transformer,
+    from_transformers,
+    load_weights,
+)
+
+SMALL = {"patch": (4, 32), "stride": (2, 16), "width": 32, "heads": 4, "layers": 2}
+SPEC = InputSpec(1, 10, 128)
+PUBLIC = {"patch": (16, 16), "stride": (10, 10), "distillation": True}
+PUBLIC_SPEC = InputSpec(1, 96, 56)  # 9 x 5 patches
+
+
+def make(spec: InputSpec = SPEC, labels: int = 6, **settings) -> Network:
+    torch.manual_seed(0)
+    return Network(Settings(**SMALL | settings), spec, labels).eval()
+
+
+def clips(number: int, spec: InputSpec = SPEC, frames: int | None = None) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    shape = (number, spec.channels, frames or spec.frames, spec.bins)
+    return torch.randn(shape, generator=generator)
+
+
+def published(labels: int = 6):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(2)
+    config = transformers.ASTConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        max_length=PUBLIC_SPEC.frames,
+        num_mel_bins=PUBLIC_SPEC.bins,
+        num_labels=labels,
+    )
+    model = transformers.ASTForAudioClassification(config).eval()
+    # Some begin as zeros, which would hide a mistake.
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.2)
+    return model
+
+
+def in_files(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Give weights the names that the published file has."""
+    renamed = {}
+    for name, tensor in weights.items():
+        for new, old in (
+            ("transformer.layers.", "transformer.encoder.layer."),
+            ("attention.q_proj", "attention.attention.query"),
+            ("attention.k_proj", "attention.attention.key"),
+            ("attention.v_proj", "attention.attention.value"),
+            ("attention.o_proj", "attention.output.dense"),
+            ("mlp.fc1", "intermediate.dense"),
+            ("mlp.fc2", "output.dense"),
+        ):
+            name = name.replace(new, old)
+        renamed[name] = tensor.contiguous()
+    return renamed
+
+
+def image_transformer(side: int = 6, tokens: int = 2, width: int = 32) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    shapes = {
+        "cls_token": (1, 1, width),
+        "dist_token": (1, 1, width),
+        "pos_embed": (1, tokens + side**2, width),
+        "patch_embed.proj.weight": (width, 3, 16, 16),
+        "patch_embed.proj.bias": (width,),
+        "norm.weight": (width,),
+        "norm.bias": (width,),
+        "head.weight": (10, width),
+        "head.bias": (10,),
+        "head_dist.weight": (10, width),
+        "head_dist.bias": (10,),
+    }
+    for layer in range(2):
+        for part, sizes in {
+            "norm1": (width,),
+            "attn.qkv": (3 * width, width),
+            "attn.proj": (width, width),
+            "norm2": (width,),
+            "mlp.fc1": (4 * width, width),
+            "mlp.fc2": (width, 4 * width),
+        }.items():
+            shapes[f"blocks.{layer}.{part}.weight"] = sizes
+            shapes[f"blocks.{layer}.{part}.bias"] = sizes[:1]
+    if tokens == 1:
+        shapes = {name: shape for name, shape in shapes.items() if "dist" not in name}
+    return {name: torch.randn(shape, generator=generator) * 0.2 for name, shape in shapes.items()}
+
+
+def seen_by_layers(network: Network, *inputs) -> torch.Tensor:
+    seen = []
+    handle = network.layers[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    network(*inputs)
+    handle.remove()
+    return seen[0]
+
+
+def test_the_paper_s_clip_has_1212_patches_and_85_million_parameters():
+    with torch.device("meta"):
+        network = Network(Settings(distillation=True), InputSpec(1, 1024, 128), 527)
+    assert network.positions.shape == (101, 12, 768)
+    assert 101 * 12 == 1212
+    layer = 4 * (768 * 768 + 768) + 2 * 2 * 768 + 2 * 4 * 768 * 768 + 4 * 768 + 768
+    expected = (
+        (16 * 16 * 768 + 768) + (1212 + 2) * 768 + 12 * layer + 2 * 2 * 768 + (768 * 527 + 527)
+    )
+    assert sum(parameter.numel() for parameter in network.parameters()) == expected
+
+
+@pytest.mark.parametrize(
+    ("patch", "stride", "frames", "patches"),
+    [
+        ((16, 16), (10, 10), 1024, (101, 12)),
+        ((16, 16), (10, 10), 1025, (101, 12)),
+        ((16, 16), (10, 10), 1026, (102, 12)),
+        ((2, 128), (1, 128), 10, (9, 1)),
+        ((32, 32), (32, 32), 1024, (32, 4)),
+        ((3, 16), (3, 8), 10, (3, 15)),
+    ],
+)
+def test_patches_are_those_that_lie_in_the_clip_whole(patch, stride, frames, patches):
+    network = make(InputSpec(1, frames, 128), patch=patch, stride=stride)
+    assert network.positions.shape == (*patches, 32)
+    tokens = seen_by_layers(network, clips(1, InputSpec(1, frames, 128)))
+    assert tokens.shape == (1, 1 + patches[0] * patches[1], 32)
+
+
+def test_logits_equal_those_of_transformers_with_its_weights():
+    model = published()
+    network = make(PUBLIC_SPEC, **PUBLIC)
+    network.load_state_dict(from_transformers(model.state_dict(), network))
+    x = clips(3, PUBLIC_SPEC)
+    with torch.inference_mode():
+        expected = model(x[:, 0]).logits
+        torch.testing.assert_close(network(x), expected, atol=1e-5, rtol=1e-4)
+        pooled = model.audio_spectrogram_transformer(x[:, 0]).pooler_output
+        torch.testing.assert_close(network.embed(x), pooled, atol=1e-5, rtol=1e-4)
+    assert expected.std(0).min() > 1e-3  # the clips differ
+
+
+def test_the_published_model_s_weights_are_all_of_the_paper_s_network():
+    transformers = pytest.importorskip("transformers")
+    with torch.device("meta"):
+        model = transformers.ASTForAudioClassification(transformers.ASTConfig(num_labels=527))
+        network = Network(Settings(distillation=True), InputSpec(1, 1024, 128), 527)
+        found = from_transformers(in_files(model.state_dict()), network)
+    expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in found.items()} == expected
+
+
+def test_a_file_of_the_published_layout_loads(tmp_path):
+    model = published()
+    save_file(in_files(model.state_dict()), tmp_path / "model.safetensors")
+    network = make(PUBLIC_SPEC, **PUBLIC)
+    assert load_weights(network, tmp_path / "model.safetensors") == []
+    x = clips(2, PUBLIC_SPEC)
+    with torch.inference_mode():
+        torch.testing.assert_close(network(x), model(x[:, 0]).logits, atol=1e-5, rtol=1e-4)
+
+
+def test_transformers_itself_writes_the_published_layout(tmp_path):
+    model = published()
+    model.save_pretrained(tmp_path)
+    network = make(PUBLIC_SPEC, **PUBLIC)
+    assert load_weights(network, tmp_path / "model.safetensors") == []
+
+
+def test_the_last_layer_is_kept_where_the_labels_are_others(tmp_path):
+    save_file(in_files(published(labels=9).state_dict()), tmp_path / "model.safetensors")
+    network = make(PUBLIC_SPEC, **PUBLIC)
+    before = network.classify[1].weight.clone()
+    drawn = load_weights(network, tmp_path / "model.safetensors")
+    assert drawn == ["classify.1.weight", "classify.1.bias"]
+    assert torch.equal(network.classify[1].weight, before)
+
+
+def test_positions_of_a_file_are_interpolated_or_cut_to_the_clip_or_drawn(tmp_path):
+    weights = in_files(published().state_dict())
+    save_file(weights, tmp_path / "model.safetensors")
+    flat = weights["audio_spectrogram_transformer.embeddings.position_embeddings"][0, 2:]
+    grid = flat.unflatten(0, (5, 9))  # bins x frames
+    shorter = make(InputSpec(1, 56, 56), **PUBLIC)
+    load_weights(shorter, tmp_path / "model.safetensors")
+    assert torch.equal(shorter.positions, grid[:, 2:7].transpose(0, 1))
+    longer = make(InputSpec(1, 156, 56), **PUBLIC)
+    load_weights(longer, tmp_path / "model.safetensors")
+    expected = functional.interpolate(grid.permute(2, 0, 1)[None], (5, 15), mode="bilinear")[0]
+    torch.testing.assert_close(longer.positions, expected.permute(2, 1, 0))
+    drawn = make(PUBLIC_SPEC, **PUBLIC)
+    before = drawn.positions.clone()
+    assert load_weights(drawn, tmp_path / "model.safetensors", "drawn") == ["positions"]
+    assert torch.equal(drawn.positions, before)
+
+
+def test_an_image_transformer_hears_one_channel_as_it_sees_three_equal_ones(tmp_path):
+    weights = image_transformer()
+    save_file(weights, tmp_path / "deit.safetensors")
+    network = make(PUBLIC_SPEC, **PUBLIC)
+    drawn = load_weights(network, tmp_path / "deit.safetensors")
+    assert drawn == [name for name in network.state_dict() if name.startswith("classify.")]
+    x = clips(2, PUBLIC_SPEC)
+    image = x.transpose(2, 3).expand(-1, 3, -1, -1)  # bins x frames
+    expected = functional.conv2d(
+        image, weights["patch_embed.proj.weight"], weights["patch_embed.proj.bias"], stride=10
+    )
+    torch.testing.assert_close(network.project(x), expected.transpose(2, 3), atol=1e-4, rtol=1e-4)
+    two = make(InputSpec(2, 96, 56), **PUBLIC)
+    load_weights(two, tmp_path / "deit.safetensors")
+    torch.testing.assert_close(
+        two.project(x.expand(-1, 2, -1, -1)), network.project(x), atol=1e-4, rtol=1e-4
+    )
+    tokens = torch.cat([weights["cls_token"][0], weights["dist_token"][0]])
+    torch.testing.assert_close(network.tokens, tokens + weights["pos_embed"][0, :2])
+    # 6 x 6 positions: cut to 5 bins, interpolated to 9 frames.
+    grid = weights["pos_embed"][0, 2:].unflatten(0, (6, 6))[1:6]
+    expected = functional.interpolate(grid.permute(2, 0, 1)[None], (5, 9), mode="bilinear")[0]
+    torch.testing.assert_close(network.positions, expected.permute(2, 1, 0))
+
+
+def test_a_layer_of_an_image_transformer_answers_as_it_does_there():
+    """Pre-norm attention and perceptron, written out from the file's weights."""
+    weights = image_transformer()
+    network = make(PUBLIC_SPEC, **PUBLIC)
+    network.load_state_dict(from_image_transformer(weights, network), strict=False)
+    x = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(4))
+
+    def part(name, h, apply=functional.linear):
+        return apply(h, weights[f"blocks.1.{name}.weight"], weights[f"blocks.1.{name}.bias"])
+
+    def norm(h, weight, bias):
+        return functional.layer_norm(h, (32,), weight, bias, 1e-6)
+
+    qkv = part("attn.qkv", part("norm1", x, norm)).unflatten(2, (3, 4, 8)).permute(2, 0, 3, 1, 4)
+    attended = functional.scaled_dot_product_attention(*qkv).transpose(1, 2).flatten(2)
+    h = x + part("attn.proj", attended)
+    inner = functional.gelu(part("mlp.fc1", part("norm2", h, norm)))
+    expected = h + part("mlp.fc2", inner)
+    with torch.inference_mode():
+        torch.testing.assert_close(network.layers[1](x), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+@pytest.mark.parametrize("distillation", [False, True])
+def test_vit_and_deit_load_with_and_without_a_distillation_token(tokens, distillation):
+    weights = image_transformer(tokens=tokens)
+    network = make(PUBLIC_SPEC, **PUBLIC | {"distillation": distillation})
+    found = from_image_transformer(weights, network)
+    class_token = weights["cls_token"][0, 0] + weights["pos_embed"][0, 0]
+    assert torch.equal(found["tokens"][0], class_token)
+    assert found["tokens"].shape == network.tokens.shape
+    if distillation and tokens == 1:
+        assert torch.equal(found["tokens"][1], class_token)
+
+
+def changed(weights: dict, **replaced) -> dict:
+    names = {name.replace(".", "_"): name for name in weights}
+    out = {**weights}
+    for name, tensor in replaced.items():
+        if tensor is None:
+            del out[names[name]]
+        else:
+            out[names.get(name, name.replace("__", "."))] = tensor
+    return out
+
+
+@pytest.mark.parametrize(
+    ("weights", "settings", "says"),
+    [
+        ({"conv.weight": torch.zeros(1)}, {}, "the weights are of an unknown layout; it takes"),
+        (
+            changed(image_transformer(), blocks_1_mlp_fc2_bias=None),
+            {},
+            "there are no weights layers.1.linear2.bias",
+        ),
+        (changed(image_transformer(), pos_embed=None), {}, "there are no weights pos_embed"),
+        (
+            changed(image_transformer(), blocks__0__ls1__gamma=torch.zeros(32)),
+            {},
+            "the weights blocks.0.ls1.gamma are of no part that the network has",
+        ),
+        (image_transformer(), {"layers": 1}, r"layers\.1\..* are of no part"),
+        (image_transformer(), {"layers": 3}, r"there are no weights layers\.2\."),
+        (
+            image_transformer(),
+            {"patch": (16, 32)},
+            r"project.weight have the shape \[32, 1, 16, 16\]; .* \[32, 1, 16, 32\]",
+        ),
+        (image_transformer(width=64), {}, r"have the shape \[.*64.*\]; the network takes \[.*32"),
+        (
+            changed(image_transformer(), pos_embed=torch.zeros(1, 2 + 35, 32)),
+            {},
+            "pos_embed has 35 positions of patches; it takes a square",
+        ),
+    ],
+)
+def test_weights_of_another_layout_are_refused_in_one_sentence(tmp_path, weights, settings, says):
+    save_file(weights, tmp_path / "file.safetensors")
+    network = make(PUBLIC_SPEC, **PUBLIC | settings)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with pytest.raises(UserError, match=f"file.safetensors: .*{says}") as refused:
+        load_weights(network, tmp_path / "file.safetensors")
+    assert "\n" not in str(refused.value)
+    assert all(torch.equal(before[name], now) for name, now in network.state_dict().items())
+
+
+def test_published_weights_are_refused_by_networks_of_another_kind(tmp_path):
+    save_file(in_files(published().state_dict()), tmp_path / "file.safetensors")
+    without = make(PUBLIC_SPEC, **PUBLIC | {"distillation": False})
+    with pytest.raises(UserError, match=r"network\.distillation is False; they take True"):
+        load_weights(without, tmp_path / "file.safetensors")
+    fewer = make(InputSpec(1, 96, 46), **PUBLIC)
+    with pytest.raises(UserError, match="45 positions; they take a multiple of the 4 patches"):
+        load_weights(fewer, tmp_path / "file.safetensors")
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    (tmp_path / "file.safetensors").write_bytes(b"no weights")
+    with pytest.raises(UserError, match=r"file\.safetensors is no safetensors file"):
+        load_weights(make(), tmp_path / "file.safetensors")
+
+
+@pytest.mark.parametrize("norm", ["fixed", "batch"])
+@pytest.mark.parametrize("class_token", ["first", "last"])
+@pytest.mark.parametrize("distillation", [False, True])
+def test_gradients_reach_every_parameter(norm, class_token, distillation):
+    network = make(norm=norm, class_token=class_token, distillation=distillation).double().train()
+    weights = torch.randn(8, 6, generator=torch.Generator().manual_seed(2)).double()
+    (network(clips(8).double()) * weights).sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 1e-10, name
+
+
+@pytest.mark.parametrize("spec", [SPEC, InputSpec(3, 24, 40), InputSpec(1, 61, 64)])
+@pytest.mark.parametrize("norm", ["fixed", "batch"])
+@pytest.mark.parametrize("class_token", ["first", "last"])
+@pytest.mark.parametrize("positions", ["interpolated", "cut"])
+def test_padding_does_not_change_an_answer(spec, norm, class_token, positions):
+    network = make(
+        spec, norm=norm, class_token=class_token, positions=positions, mean=2.0, spread=3.0
+    )
+    if norm == "batch":
+        network.train()
+        network(clips(16, spec) * 2 + 1)
+        network.eval()
+    lengths = [spec.frames, 1, 4, 5, 7, 9]
+    of_length = [clips(1, spec, length) + length for length in lengths]
+    with torch.inference_mode():
+        alone = torch.cat([network(clip) for clip in of_length])
+        for longest, filled in ((spec.frames, 0), (spec.frames, torch.nan), (spec.frames + 7, 0)):
+            padded = torch.full((6, spec.channels, longest, spec.bins), float(filled))
+            for row, clip in zip(padded, of_length, strict=True):
+                row[:, : clip.shape[2]] = clip[0]
+            answers = network(padded, torch.tensor(lengths))
+            torch.testing.assert_close(answers, alone, atol=1e-5, rtol=1e-4)
+        # The test could fail: without the lengths, padding does change the answers.
+        assert not torch.allclose(network(padded), alone, atol=1e-3)
+
+
+def test_frames_after_the_last_whole_patch_are_not_heard():
+    network = make(patch=(3, 16), stride=(3, 8))
+    x = clips(2)
+    later, earlier = x.clone(), x.clone()
+    later[:, :, 9], earlier[:, :, 8] = 0, 0
+    with torch.inference_mode():
+        assert torch.equal(network(x), network(later))
+        assert not torch.allclose(network(x), network(earlier), atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", ["interpolated", "cut"])
+def test_learned_positions_are_used_as_they_are_at_full_length(positions):
+    network = make(positions=positions)
+    found = network.positions_of(torch.tensor([4, 4]), 4)
+    assert torch.equal(found, network.positions.expand(2, 4, 7, 32))
+
+
+def test_positions_are_interpolated_to_other_lengths():
+    network, cut = make(), make(positions="cut")
+    lengths = torch.tensor([1, 2, 3, 4, 5, 9])
+    positions = network.positions_of(lengths, 9)
+    for length, found in zip(lengths.tolist(), positions, strict=True):
+        expected = functional.interpolate(
+            network.positions.permute(2, 0, 1).unsqueeze(0), size=(length, 7), mode="bilinear"
+        )[0].permute(1, 2, 0)
+        torch.testing.assert_close(found[:length], expected)
+    # Cut, there are none for clips that are longer than any.
+    torch.testing.assert_close(cut.positions_of(lengths, 9)[4:], positions[4:])
+
+
+def test_positions_are_cut_to_those_in_the_middle():
+    network = make(positions="cut")
+    for length, start in ((1, 2), (2, 1), (3, 1), (4, 0)):
+        (found,) = network.positions_of(torch.tensor([length]), length)
+        assert torch.equal(found, network.positions[start : start + length])
+
+
+@pytest.mark.parametrize("distillation", [False, True])
+@pytest.mark.parametrize("where", ["first", "last"])
+def test_class_token_stands_where_the_option_says(where, distillation):
+    network = make(class_token=where, distillation=distillation)
+    tokens = seen_by_layers(network, clips(2))
+    number = 1 + distillation
+    assert tokens.shape == (2, 4 * 7 + number, 32)
+    found = tokens[:, :number] if where == "first" else tokens[:, -number:]
+    assert torch.equal(found, network.tokens.expand(2, -1, -1))
+
+
+def test_where_the_class_token_stands_does_not_matter():
+    """A transformer hears no order but that of the positions: the same weights answer alike."""
+    for distillation in (False, True):
+        first = make(class_token="first", distillation=distillation)
+        last = make(class_token="last", distillation=distillation)
+        last.load_state_dict(first.state_dict())
+        with torch.inference_mode():
+            torch.testing.assert_close(first(clips(3)), last(clips(3)), atol=1e-5, rtol=1e-4)
+
+
+def test_the_mean_of_both_tokens_is_classified():
+    network = make(distillation=True)
+    ends = []
+    network.layers[-1].register_forward_hook(lambda _, __, out: ends.append(out))
+    x = clips(3)
+    logits = network(x)
+    states = network.norm(ends[0])
+    embedding = (states[:, 0] + states[:, 1]) / 2
+    torch.testing.assert_close(network.embed(x), embedding)
+    torch.testing.assert_close(logits, network.classify(embedding))
+
+
+def test_features_are_normalized_by_their_mean_and_spread():
+    network = make(mean=-4.0, spread=3.0)
+    x = torch.randn(4, 1, 500, 128, generator=torch.Generator().manual_seed(5)) * 3 - 4
+    normalized = network.normalized(x, None)
+    assert normalized.mean().abs() < 0.01
+    assert (normalized.std() - 0.5).abs() < 0.01
+    torch.testing.assert_close(make().normalized(x, None), x)
+
+
+def test_batch_normalization_takes_each_bin_of_each_channel_by_itself():
+    spec = InputSpec(3, 24, 40)
+    network = make(spec, norm="batch").train()
+    scale = torch.arange(1.0, 4)[:, None, None] * torch.arange(1.0, 41)
+    normalized = network.normalized(clips(8, spec) * scale + scale, None)
+    assert normalized.mean((0, 2)).abs().max() < 1e-4
+    torch.testing.assert_close(normalized.std((0, 2), correction=0), torch.ones(3, 40))
+
+
+def test_the_top_10_study_s_settings_are_taken():
+    settings = Settings.model_validate(
+        {
+            "patch": [2, 128],
+            "stride": [1, 128],
+            "width": 128,
+            "heads": 4,
+            "layers": 2,
+            "dropout": 0.1,
+            "class_token": "first",
+            "norm": "batch",
+        }
+    )
+    network = Network(settings, SPEC, 10).eval()
+    assert network(clips(2)).shape == (2, 10)
+    assert network(clips(2)).dtype == torch.float32
+    assert seen_by_layers(network, clips(2)).shape == (2, 10, 128)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"patch": (11, 32)}, r"network.patch is \[11, 32\]; .* 1 to 10 and 1 to 128"),
+        ({"patch": (4, 0)}, r"network.patch is \[4, 0\]"),
+        ({"stride": (5, 16)}, r"network.stride is \[5, 16\]; .* 1 to 4 and 1 to 32"),
+        ({"heads": 5}, "network.width is 32; it takes a multiple of network.heads, 5"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(wrong, says):
+    with pytest.raises(UserError, match=says):
+        make(**wrong)

@@ -1,0 +1,238 @@
+"""`decode`: recordings of a source as clips of one length, with labels and folds."""
+
+import csv
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+
+from stages.decode import Decode, cut, multi_hot
+from tagging.base.errors import UserError
+from tagging.data.clips import read_features, read_index
+from tagging.data.task import Task
+from tagging.sources import sounds
+from tagging.sources.recording import Recording
+from tests.archives import assert_one_sentence, run_stage
+
+RATE = 1000
+TASK = {"kind": "single_label", "chooses": "accuracy", "shown": ["accuracy"]}
+
+
+def settings(**changed: Any) -> Decode:
+    return Decode(**{"source": "folder", "path": "x", "rate": RATE, "seconds": 2} | changed)
+
+
+def recording(start: float = 0.0, end: float | None = None) -> Recording:
+    return Recording("a", "a.wav", ("x",), start=start, end=end)
+
+
+def write_params(folder: Path, decode: dict[str, Any] | None = None, **changed: Any) -> None:
+    params = {
+        "task": TASK,
+        "decode": {"source": "folder", "path": "sounds.zip", "rate": 8000, "seconds": 1.5}
+        | (decode or {}),
+        "protocol": {"split": "folds", "validate_on": "next_fold"},
+        "run": {"device": "cpu", "progress": "none"},
+    }
+    (folder / "params.yaml").write_text(yaml.safe_dump(params | changed))
+
+
+def write_folder(path: Path, rows: dict[str, tuple[str, bytes]]) -> None:
+    """Write a zip archive of files with a label and contents each, and a fold of its own."""
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow(["file", "labels", "fold"])
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, (file, (label, content)) in enumerate(rows.items()):
+            writer.writerow([file, label, number % 3 + 1])
+            archive.writestr(file, content)
+        archive.writestr("clips.csv", table.getvalue())
+
+
+def wav(samples: np.ndarray, rate: int = 8000) -> bytes:
+    out = io.BytesIO()
+    soundfile.write(out, samples, rate, format="WAV", subtype="FLOAT")
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def decoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The generated sample, decoded."""
+    folder = tmp_path_factory.mktemp("decoded")
+    sounds.write_sounds(folder / "sounds.zip")
+    write_params(folder)
+    done = run_stage(folder, "decode")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_recording_is_one_clip_that_ends_with_it() -> None:
+    assert cut(np.zeros(1500, np.float32), recording(), settings()) == [(0, 1500)]
+    assert cut(np.zeros(9000, np.float32), recording(), settings()) == [(0, 2000)]
+
+
+def test_a_clip_begins_and_ends_where_the_recording_says() -> None:
+    waveform = np.zeros(9000, np.float32)
+    assert cut(waveform, recording(3), settings()) == [(3000, 5000)]
+    assert cut(waveform, recording(3, 4.5), settings()) == [(3000, 4500)]
+    assert cut(waveform, recording(8.5, 99), settings()) == [(8500, 9000)]
+
+
+def test_windows_follow_each_other_and_a_rest_below_half_is_left_out() -> None:
+    all_of = settings(windows=None)
+    assert cut(np.zeros(5000, np.float32), recording(), all_of) == [
+        (0, 2000), (2000, 4000), (4000, 5000)
+    ]  # fmt: skip
+    assert cut(np.zeros(4999, np.float32), recording(), all_of) == [(0, 2000), (2000, 4000)]
+    assert cut(np.zeros(900, np.float32), recording(), all_of) == [(0, 900)]
+    two = settings(windows=2)
+    assert cut(np.zeros(9000, np.float32), recording(), two) == [(0, 2000), (2000, 4000)]
+
+
+def test_windows_that_are_softer_than_the_setting_are_left_out() -> None:
+    waveform = np.zeros(6000, np.float32)
+    waveform[2000:4000] = 0.1  # -20 dB
+    loud = settings(windows=1, silence=-21)
+    assert cut(waveform, recording(), loud) == [(2000, 4000)]
+    assert cut(waveform, recording(), settings(windows=None, silence=-19)) == []
+
+
+def test_a_recording_that_begins_after_its_file_ends_is_refused() -> None:
+    with pytest.raises(UserError, match=r"a begins at 3 s, but a.wav has 2.00 s"):
+        cut(np.zeros(2000, np.float32), recording(3), settings())
+
+
+def test_classes_are_in_the_order_of_their_names() -> None:
+    recordings = [
+        Recording("a", "a", ("z", "b")),
+        Recording("b", "b", ()),
+        Recording("c", "c", ("b",)),
+    ]
+    labels, classes = multi_hot(recordings, Task(**TASK | {"kind": "multi_label"}))
+    assert [(of.id, of.name) for of in classes] == [("b", "b"), ("z", "z")]
+    assert labels.tolist() == [[1, 1], [0, 0], [1, 0]]
+
+
+@pytest.mark.parametrize("labels", [(), ("x", "y")])
+def test_a_task_of_one_label_refuses_other_numbers(labels: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match=rf"b has {len(labels)} labels; .* multi_label"):
+        multi_hot([recording(), Recording("b", "b", labels)], Task(**TASK))
+
+
+def test_clips_are_the_recordings_in_their_order(decoded: Path, monkeypatch) -> None:
+    monkeypatch.chdir(decoded)
+    index, features = read_index(), read_features("waveform")
+    with zipfile.ZipFile("sounds.zip") as archive:
+        rows = list(csv.DictReader(io.TextIOWrapper(archive.open("clips.csv"))))
+        assert len(rows) == len(index.ids) == 100
+        assert features.values.shape == (100, 1, 12000, 1)
+        assert (features.values.dtype, features.spec.scale) == (np.int16, 2**-15)
+        assert features.settings == {"name": "waveform", "sample_rate": 8000}
+        assert features.spec.any_length
+        names = [of.name for of in index.classes]
+        for place, row in enumerate(rows):
+            assert names[index.labels[place].argmax()] == row["labels"]
+            assert row["file"].encode() in index.ids[place]
+            samples = soundfile.info(io.BytesIO(archive.read(row["file"]))).frames
+            assert abs(min(samples / 2, 12000) - features.frames[place]) <= 1
+            assert not features.values[place, 0, features.frames[place] :].any()
+            assert features.values[place].any()
+    assert (index.labels.sum(axis=1) == 1).all()
+    assert index.recordings.tolist() == list(range(100))
+
+
+def test_folds_are_the_sources(decoded: Path, monkeypatch) -> None:
+    monkeypatch.chdir(decoded)
+    index = read_index()
+    with zipfile.ZipFile("sounds.zip") as archive:
+        rows = list(csv.DictReader(io.TextIOWrapper(archive.open("clips.csv"))))
+    folds = np.array([int(row["fold"]) for row in rows])
+    assert len(index.folds) == 5
+    for number, fold in enumerate(index.folds):
+        assert set(folds[fold.test]) == {number + 1}
+        assert set(folds[fold.val]) == {(number + 1) % 5 + 1}
+        assert len(fold.train) == 60
+
+
+def test_what_was_decoded_is_told_and_the_sample_called_so(decoded: Path) -> None:
+    told = json.loads((decoded / "metrics/data.json").read_text())
+    assert told["source"] == "generated sample"
+    assert told["records"] == {"sounds.zip": 100}
+    assert told["clips"] == {"all": 100}
+    assert told["recordings_without_a_clip"] == 0
+    assert told["classes"]["sweep"] == {"id": "sweep", "clips": 20}
+    assert (told["folds"], told["split"]) == (5, {"train": 300, "val": 100, "test": 100})
+
+
+def test_the_same_bytes_come_out_on_one_core_and_on_three(decoded: Path, tmp_path: Path) -> None:
+    (tmp_path / "sounds.zip").symlink_to(decoded / "sounds.zip")
+    write_params(tmp_path)
+    done = run_stage(tmp_path, "decode", RUNS_AT_ONCE="3")
+    assert done.returncode == 0, done.stderr
+    for file in ("clips.safetensors", "features/waveform/values.npy"):
+        assert (tmp_path / "data" / file).read_bytes() == (decoded / "data" / file).read_bytes()
+
+
+def test_loud_samples_are_cut_off_not_wrapped(tmp_path: Path, monkeypatch) -> None:
+    loud = np.array([0, 2, -2, 0.5, 1, -1] * 100, np.float32)
+    write_folder(tmp_path / "a.zip", {f"{i}.wav": ("x", wav(loud)) for i in range(3)})
+    write_params(tmp_path, {"path": "a.zip"})
+    done = run_stage(tmp_path, "decode")
+    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    stored = read_features("waveform").values[0, 0, :6, 0]
+    assert stored.tolist() == [0, 32767, -32768, 16384, 32767, -32768]
+
+
+def test_soft_recordings_are_left_out_and_counted(tmp_path: Path, monkeypatch) -> None:
+    rng = np.random.default_rng(0)
+    rows = {
+        f"{i}.wav": ("x", wav((1e-6 if i == 1 else 0.1) * rng.standard_normal(800)))
+        for i in range(6)
+    }
+    write_folder(tmp_path / "a.zip", rows)
+    write_params(tmp_path, {"path": "a.zip", "silence": -60})
+    done = run_stage(tmp_path, "decode")
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "metrics/data.json").read_text())
+    assert (told["clips"]["all"], told["recordings_without_a_clip"]) == (5, 1)
+    monkeypatch.chdir(tmp_path)
+    assert read_index().recordings.tolist() == [0, 2, 3, 4, 5]
+
+
+def test_silence_everywhere_is_refused(tmp_path: Path) -> None:
+    quiet = wav(np.full(800, 1e-6, np.float32))
+    write_folder(tmp_path / "a.zip", {f"{i}.wav": ("x", quiet) for i in range(3)})
+    write_params(tmp_path, {"path": "a.zip", "silence": -60})
+    assert_one_sentence(run_stage(tmp_path, "decode"), "decode.silence")
+
+
+def test_a_file_that_is_no_sound_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    good = wav(np.zeros(800, np.float32))
+    rows = {f"{i}.wav": ("x", b"RIFF" if i == 2 else good) for i in range(6)}
+    write_folder(tmp_path / "a.zip", rows)
+    write_params(tmp_path, {"path": "a.zip"})
+    done = run_stage(tmp_path, "decode")
+    assert_one_sentence(done, "2.wav")
+    assert not (tmp_path / "data/clips.safetensors").exists()
+
+
+def test_a_damaged_archive_is_refused_in_one_sentence(decoded: Path, tmp_path: Path) -> None:
+    content = bytearray((decoded / "sounds.zip").read_bytes())
+    content[len(content) // 2] ^= 0xFF  # in the middle of a file
+    (tmp_path / "sounds.zip").write_bytes(content)
+    write_params(tmp_path)
+    assert_one_sentence(run_stage(tmp_path, "decode"), "sounds.zip")
+
+
+def test_settings_that_are_wrong_are_refused_by_their_names(tmp_path: Path) -> None:
+    write_params(tmp_path, {"rate": 100})
+    assert_one_sentence(run_stage(tmp_path, "decode"), "decode.rate is 100")
+    write_params(tmp_path, {"source": "radio"})
+    assert_one_sentence(run_stage(tmp_path, "decode"), "decode.source is 'radio'", "nsynth")

@@ -1,0 +1,141 @@
+"""Errors that a user can cause are one sentence; ours keep their traceback."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tagging.base.errors import REFUSED, UserError, entry_point
+from tagging.base.files import whole_file, write_text
+from tagging.data.spec import InputSpec
+from tagging.learning.model import Model, build
+from tagging.networks import yac
+from tests.archives import ROOT
+
+
+def stage(error: BaseException):
+    @entry_point
+    def main() -> None:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (UserError("a.txt holds nothing"), "error: a.txt holds nothing"),
+        (OSError(errno.ENOSPC, "No space left", "a.txt"), "error: a.txt: No space left"),
+        (PermissionError(errno.EACCES, "Permission denied", "b"), "error: b: Permission denied"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "error: Disk quota exceeded"),
+    ],
+)
+def test_what_a_user_can_mend_is_a_sentence(error, sentence, monkeypatch) -> None:
+    with pytest.raises(SystemExit) as ended:
+        stage(error)()
+    assert ended.value.code == sentence
+    monkeypatch.setenv("TAGGING_TRACEBACK", "1")
+    with pytest.raises(type(error)) as raised:
+        stage(error)()
+    assert raised.value is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(errno.ENOENT, "No such file", "our.json"),
+        OSError(errno.EINVAL, "Invalid argument"),
+        IsADirectoryError(errno.EISDIR, "Is a directory"),
+        OSError("a library's own words"),
+        ValueError("ours"),
+    ],
+)
+def test_our_own_errors_keep_their_traceback(error) -> None:
+    assert getattr(error, "errno", None) not in REFUSED
+    with pytest.raises(type(error)) as raised:
+        stage(error)()
+    assert raised.value is error
+
+
+def test_an_interrupted_stage_says_nothing() -> None:
+    with pytest.raises(SystemExit) as ended:
+        stage(KeyboardInterrupt())()
+    assert ended.value.code == 130
+
+
+def test_a_stage_says_what_arguments_it_takes(monkeypatch) -> None:
+    @entry_point
+    def main(name: str) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(sys, "argv", ["/x/stages/train.py"])
+    for arguments in ([], ["a", "b"]):
+        with pytest.raises(SystemExit, match=r"^error: usage: python -m stages.train <name>$"):
+            main(*arguments)
+
+
+def test_a_constructors_own_mistake_is_no_sentence_for_the_user(monkeypatch) -> None:
+    model, spec = Model(architecture="yac", network={"head": "logits"}), InputSpec(1, 10, 128)
+
+    def wrong(*_: object) -> None:
+        raise ValueError("a kernel of size -1")
+
+    monkeypatch.setattr(yac, "Network", wrong)
+    with pytest.raises(ValueError, match="a kernel of size -1"):
+        build(model, spec, 10, "mine")
+
+
+def test_sizes_and_lengths_that_a_network_does_not_take_are_a_sentence() -> None:
+    model = Model(architecture="yac", network={"head": "logits"})
+    with pytest.raises(UserError, match=r"^models\.mine: yac is given clips of 3 frames"):
+        build(model, InputSpec(1, 3, 128), 10, "mine")
+    with pytest.raises(UserError, match=r"^models\.mine: yac takes clips of one length only, but"):
+        build(model, InputSpec(1, 10, 128, any_length=True), 10, "mine")
+    with pytest.raises(UserError, match=r"models\.mine\.architecture is 'vgg'; it takes ast, "):
+        build(Model(architecture="vgg"), InputSpec(1, 10, 128), 10, "mine")
+    torch.manual_seed(0)
+    build(Model(architecture="lstm", network={"hidden": 4, "layers": 1, "dropout": 0}),
+          InputSpec(1, 10, 128, any_length=True), 10, "mine")  # fmt: skip
+
+
+# What a stage writes.
+
+
+def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
+    file = tmp_path / "a/x"
+    write_text(file, "é")
+    with pytest.raises(KeyError), whole_file(file) as partial:
+        partial.write_text("half")
+        raise KeyError
+    assert [path.name for path in file.parent.iterdir()] == ["x"]
+    assert file.read_text(encoding="utf-8") == "é"
+
+
+def test_files_have_the_mode_that_the_umask_leaves(tmp_path: Path) -> None:
+    code = (
+        "import os; os.umask(0o027); from pathlib import Path;"
+        "from tagging.base.files import whole_file, write_text;"
+        "write_text(Path('x'), ''); print(oct(os.stat('x').st_mode))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stdout == "0o100640\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"),
+     RuntimeError("I/O error: No space left on device (os error 28)")],
+)  # fmt: skip
+def test_a_full_disk_names_the_file(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(OSError) as raised, whole_file(tmp_path / "x"):
+        raise error
+    assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(tmp_path / "x"))
+    with pytest.raises(RuntimeError, match="another"), whole_file(tmp_path / "x"):
+        raise RuntimeError("another (os error 5)")

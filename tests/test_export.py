@@ -1,0 +1,158 @@
+"""The command `tagging export`: ONNX and the hub's folder."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from tagging.base.errors import UserError
+from tagging.commands import export, models
+from tagging.commands.main import run
+from tagging.commands.tagger import Tagger, activate, load
+from tagging.data.classes import Class
+from tagging.data.spec import InputSpec
+from tagging.learning.model import Model, Shape, build, save_network
+
+MIRROR = os.environ.get("DOWNLOAD_MIRROR")
+RATE = 8000
+MEL = {"name": "log_mel", "sample_rate": RATE, "window": 256, "hop": 128, "bins": 16, "floor": 1e-5}
+CLASSES = [Class(f"/m/{k}", f"label {k}") for k in range(6)]
+SOUND = (
+    Model(architecture="cnn", network={"channels": [4], "strides": [[2, 2]], "dropout": 0.1}),
+    Shape(InputSpec(1, 63, 16), CLASSES, "sigmoid", MEL),
+)
+RECORDS = Shape(InputSpec(1, 10, 128, scale=1 / 256), CLASSES, "sigmoid", {"name": "vggish"})
+YAC = (Model(architecture="yac", network={"head": "logits"}), RECORDS)
+ATTENTION = (
+    Model(
+        architecture="attention",
+        network={"hidden": 8, "layers": 1, "dropout": 0.1, "pooling": "decision"},
+    ),
+    RECORDS,
+)
+
+
+def save(path: Path, model: Model, shape: Shape) -> Path:
+    torch.manual_seed(1)
+    network = build(model, shape.spec, len(shape.classes), "test").eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    save_network(path, network.state_dict(), model, shape)
+    return path
+
+
+def answers_alike(model: Path, onnx: Path, *shapes: tuple[int, ...]) -> None:
+    """Compare ONNX Runtime's probabilities with PyTorch's, of inputs of these shapes."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    tagger = Tagger(model)
+    session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
+    (entry,) = session.get_inputs()
+    rng = np.random.default_rng(0)
+    for shape in shapes:
+        given = (rng.random(shape) * 0.5).astype(np.float32)
+        with torch.inference_mode():
+            x = torch.from_numpy(given)
+            outputs = tagger.network(x if tagger.front is None else tagger.front(x))
+            expected = activate(outputs, tagger.shape.activation).numpy()
+        (found,) = session.run(None, {entry.name: given})
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+def metadata(path: Path) -> dict[str, str]:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.get_modelmeta().custom_metadata_map
+
+
+def test_a_model_of_sound_takes_waveforms_of_any_length(tmp_path: Path):
+    model, onnx = save(tmp_path / "ears.safetensors", *SOUND), tmp_path / "ears.onnx"
+    assert run(["export", str(model), "--onnx", str(onnx)]) == 0
+    answers_alike(model, onnx, (1, RATE), (4, 3 * RATE), (2, 2345))
+    about = metadata(onnx)
+    assert json.loads(about["labels"]) == [of.name for of in CLASSES]
+    assert json.loads(about["features"]) == MEL
+    assert (about["sample_rate"], about["window_seconds"]) == (str(RATE), "1.0")
+
+
+@pytest.mark.parametrize(
+    ("entry", "shapes"),
+    [
+        (YAC, [(1, 1, 10, 128), (7, 1, 10, 128)]),
+        (ATTENTION, [(1, 1, 10, 128), (7, 1, 23, 128)]),
+    ],
+)
+def test_models_of_the_top_10_study_take_embeddings(tmp_path: Path, entry, shapes):
+    model, onnx = save(tmp_path / "records.safetensors", *entry), tmp_path / "records.onnx"
+    export.to_onnx(str(model), onnx)
+    answers_alike(model, onnx, *shapes)
+    assert "sample_rate" not in metadata(onnx)
+
+
+@pytest.mark.skipif(MIRROR is None, reason="DOWNLOAD_MIRROR is not set")
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [("mn04_as", [(2, 50_000), (1, 111_111)]), ("musicnn_mtt", [(1, 48_000), (3, 33_333)])],
+)
+def test_published_weights_are_exported(name: str, shapes, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    onnx = tmp_path / f"{name}.onnx"
+    export.to_onnx(name, onnx)
+    answers_alike(models.find(name), onnx, *shapes)
+    assert metadata(onnx)["licence"] in ("MIT", "ISC")
+    assert "sha256" in metadata(onnx)["published"]
+
+
+def test_answers_that_differ_are_refused_and_nothing_is_written(tmp_path: Path, monkeypatch):
+    model, onnx = save(tmp_path / "yac.safetensors", *YAC), tmp_path / "yac.onnx"
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    with pytest.raises(UserError, match="differ from PyTorch's by"):
+        export.to_onnx(str(model), onnx)
+    assert [path.name for path in tmp_path.iterdir()] == ["yac.safetensors"]
+
+
+def test_packages_that_are_missing_are_named(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(export, "NEEDS", ("onnx", "no_such_package"))
+    with pytest.raises(UserError, match=r"^no_such_package is missing; run pip install"):
+        export.to_onnx(str(save(tmp_path / "yac.safetensors", *YAC)), tmp_path / "yac.onnx")
+
+
+def test_the_hub_s_folder_holds_the_model_and_says_what_it_is(tmp_path: Path):
+    model = save(tmp_path / "models/ears/seed0.safetensors", *SOUND)
+    (tmp_path / "metrics").mkdir()
+    test = {"accuracy": 0.75, "accuracy_low": 0.7, "accuracy_high": 0.8, "accuracy_std": 0.02}
+    (tmp_path / "metrics/ears.json").write_text(json.dumps({"test": test}))
+    folder = tmp_path / "hub"
+    assert run(["export", str(model), "--hub", str(folder)]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md", "config.json", "model.safetensors", "preprocessor_config.json",
+    ]  # fmt: skip
+    config = json.loads((folder / "config.json").read_text())
+    assert config["id2label"] == {str(k): of.name for k, of in enumerate(CLASSES)}
+    assert config["label2id"]["label 3"] == 3
+    features = json.loads((folder / "preprocessor_config.json").read_text())
+    assert (features["feature_extractor_type"], features["sampling_rate"]) == ("log_mel", RATE)
+    assert features["hop"] == 128
+    _, header, body = (folder / "README.md").read_text().split("---\n", 2)
+    about = yaml.safe_load(header)
+    assert about["pipeline_tag"] == "audio-classification"
+    assert (about["license"], about["metrics"]) == ("apache-2.0", ["accuracy"])
+    (result,) = about["model-index"][0]["results"]
+    assert result["metrics"] == [{"type": "accuracy", "value": 0.75}]
+    assert "| accuracy | 0.7500 | 0.7000 to 0.8000 |" in body and "## Limits" in body
+    # The folder's weights tag as the model does.
+    waveform = np.random.default_rng(0).standard_normal(RATE).astype(np.float32) * 0.1
+    own, other = (load(str(path))(waveform, RATE) for path in (model, folder))
+    assert own["labels"] == other["labels"]
+
+
+def test_results_are_those_beside_the_model_or_none(tmp_path: Path):
+    model = save(tmp_path / "elsewhere.safetensors", *YAC)
+    export.to_hub(str(model), tmp_path / "hub")
+    header = (tmp_path / "hub/README.md").read_text().split("---\n")[1]
+    assert not {"metrics", "model-index"} & yaml.safe_load(header).keys()
+    assert yaml.safe_load(header)["datasets"] == ["AudioSet"]

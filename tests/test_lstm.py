@@ -1,0 +1,151 @@
+"""The LSTM: the states it decodes, padded clips, the studies' sizes."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from tagging.base.errors import UserError
+from tagging.data.spec import InputSpec
+from tagging.networks.lstm import Network, Settings
+from tagging.parameters import parse
+
+EMBEDDINGS = InputSpec(1, 10, 128)
+MFCC = InputSpec(1, 49, 13)
+INSTRUMENTS = {
+    "hidden": 16,
+    "layers": 3,
+    "states": "all",
+    "states_norm": True,
+    "decoder": [128, 64],
+    "input_norm": False,
+}
+SMALL = {"hidden": 6, "layers": 2}
+
+
+def make(settings: dict, spec: InputSpec = EMBEDDINGS, labels: int = 10, **others) -> Network:
+    torch.manual_seed(0)
+    return Network(parse(Settings, {"dropout": 0.0} | settings | others, "network"), spec, labels)
+
+
+def clips(number: int, spec: InputSpec = EMBEDDINGS) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(number, spec.channels, spec.frames, spec.bins, generator=generator)
+
+
+def practised(network: Network, spec: InputSpec) -> Network:
+    """Let batch normalization see clips, so that it is not the identity when it evaluates."""
+    network.train()
+    with torch.no_grad():
+        for _ in range(20):
+            network(clips(8, spec) * 2 + 1)
+    return network.eval()
+
+
+# Four gates a cell, each with a weight for every input and cell and two biases.
+@pytest.mark.parametrize(
+    ("settings", "spec", "labels", "expected"),
+    [
+        ({"hidden": 128, "layers": 3}, EMBEDDINGS, 10, 397_834),
+        (INSTRUMENTS, MFCC, 14, 21_806),
+        # What normalization of 16 cells adds is what no size of the input could.
+        (INSTRUMENTS | {"states_norm": False}, MFCC, 14, 21_806 - 2 * 16),
+        (
+            INSTRUMENTS | {"hidden": 128, "layers": 8},
+            MFCC,
+            14,
+            4 * 128 * (13 + 128 + 2)
+            + 7 * 4 * 128 * (128 + 128 + 2)
+            + 2 * 128
+            + (8 * 128 * 128 + 128)
+            + (128 * 64 + 64)
+            + (64 * 14 + 14),
+        ),
+    ],
+    ids=["embeddings", "instruments", "not normalized", "eight layers"],
+)
+def test_parameters_are_as_many_as_the_studies_have(settings, spec, labels, expected):
+    network = make(settings, spec, labels)
+    assert sum(parameter.numel() for parameter in network.parameters()) == expected
+    assert network(clips(2, spec)).shape == (2, labels)
+
+
+def test_the_last_hidden_states_of_all_layers_are_decoded():
+    network = make(INSTRUMENTS | {"states_norm": False}, MFCC, 14).eval()
+    linear = [layer for layer in network.decoder if isinstance(layer, nn.Linear)]
+    assert [layer.in_features for layer in linear] == [48, 128]
+    assert network.classify.in_features == 64
+    x = clips(3, MFCC)
+    with torch.inference_mode():
+        _, (states, _) = network.lstm(x[:, 0])
+        h = torch.cat(list(states), 1)  # layer by layer
+        for layer in linear:
+            h = layer(h).relu()
+        torch.testing.assert_close(network.embed(x), h)
+        torch.testing.assert_close(network(x), network.classify(h))
+
+
+def test_states_are_normalized_by_cell():
+    network = make(INSTRUMENTS | {"decoder": []}, MFCC).train()
+    states = network.embed(clips(32, MFCC)).unflatten(1, (3, 16))  # (batch, layers, cells)
+    torch.testing.assert_close(states.mean((0, 1)), torch.zeros(16), atol=1e-5, rtol=0)
+    torch.testing.assert_close(states.var((0, 1), correction=0), torch.ones(16), atol=0.02, rtol=0)
+
+
+def test_the_last_state_is_that_of_the_last_frame():
+    network = make(SMALL).eval()
+    x = clips(3)
+    with torch.inference_mode():
+        h = network.norm(x[:, 0].transpose(1, 2)).transpose(1, 2)
+        outputs, _ = network.lstm(h)
+        torch.testing.assert_close(network.embed(x), outputs[:, -1])
+
+
+@pytest.mark.parametrize("others", [{}, {"states": "all", "states_norm": True}, {"layers": 1}])
+@pytest.mark.parametrize("input_norm", [True, False])
+def test_padding_changes_no_answer(others, input_norm):
+    spec = InputSpec(2, 25, 13, any_length=True)
+    network = practised(make(SMALL | others, spec, input_norm=input_norm), spec)
+    lengths = torch.tensor([25, 1, 2, 7, 12, 13])
+    together = clips(6, spec)
+    for clip, length in zip(together, lengths, strict=True):
+        clip[:, length:] = 0
+    with torch.inference_mode():
+        alone = torch.cat(
+            [
+                network(clip[None, :, :length])
+                for clip, length in zip(together, lengths, strict=True)
+            ]
+        )
+        torch.testing.assert_close(network(together, lengths), alone)
+        longer = functional.pad(together, (0, 0, 0, 6))
+        torch.testing.assert_close(network(longer, lengths), alone)
+        # The test could fail: without the lengths, padding does change the answers.
+        assert not torch.allclose(network(longer), alone, atol=1e-3)
+
+
+def test_gradients_reach_every_parameter():
+    network = make(INSTRUMENTS, MFCC, input_norm=True).double()
+    lengths = torch.tensor([49, 20, 7, 2])
+    x = clips(4, MFCC).double()
+    for clip, length in zip(x, lengths, strict=True):
+        clip[:, length:] = 0
+    network(x, lengths).square().sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().max() > 1e-9, name
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"layers": 0}, "network.layers is 0; it takes a whole number of LSTM layers"),
+        ({"states": "first"}, "network.states is 'first'; it takes last"),
+        ({"states_norm": 1}, "network.states_norm is 1; it takes true or false"),
+        ({"decoder": [0]}, r"network.decoder is \[0\]; it takes a list of the widths"),
+        ({"dropout": 1.0}, "network.dropout is 1.0; it takes a number from 0"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(wrong, says):
+    with pytest.raises(UserError, match=says):
+        make(SMALL | wrong)

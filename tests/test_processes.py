@@ -1,0 +1,115 @@
+"""Work side by side: answers in order, and all of it ends with the first failure."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tagging.base.errors import UserError
+from tagging.base.processes import at_once, run_all
+from tagging.base.progress import Progress
+
+
+class Counted:
+    """Progress that counts what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, object]] = []
+
+    def __getattr__(self, kind: str):
+        return lambda value=1: self.told.append((kind, value))
+
+
+def answer(piece: str, progress: Progress) -> str:
+    """Do what the piece's name says."""
+    progress.advance(2)
+    progress.say(piece)
+    if piece == "refuse":
+        raise UserError("this is refused")
+    if piece == "full disk":
+        raise OSError(28, "No space left on device", "a file")
+    if piece == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if piece == "for ever":
+        threading.Event().wait()
+    return f"{piece} {os.getpid()}"
+
+
+def tell_for_ever(file: str, progress: Progress) -> None:
+    Path(file).write_text(str(os.getpid()))
+    while True:
+        progress.advance()
+        time.sleep(0.01)
+
+
+def parent(file: str) -> None:
+    run_all(tell_for_ever, [file, f"{file}2"], Counted(), 2)
+
+
+def is_running(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_answers_come_in_the_order_of_the_pieces(processes: int) -> None:
+    progress = Counted()
+    names = ["one", "two", "three"]
+    answers = [found.split() for found in run_all(answer, names, progress, processes)]
+    assert [name for name, _ in answers] == names
+    assert (str(os.getpid()) in {process for _, process in answers}) == (processes == 1)
+    told = sorted(progress.told, key=str)
+    assert told == sorted([("advance", 2)] * 3 + [("say", name) for name in names], key=str)
+
+
+def test_one_piece_needs_no_process_and_none_no_answer() -> None:
+    assert run_all(answer, ["one"], Counted(), 8) == [f"one {os.getpid()}"]
+    assert run_all(answer, [], Counted(), 2) == []
+
+
+@pytest.mark.parametrize(
+    ("failing", "error", "sentence"),
+    [
+        ("refuse", UserError, "this is refused"),
+        ("full disk", OSError, "No space left on device: 'a file'"),
+        ("die", UserError, "one of 2 processes side by side died with exit code -9, .*: run again"),
+    ],
+)
+def test_one_failure_ends_all(failing: str, error: type, sentence: str) -> None:
+    with pytest.raises(error, match=sentence):
+        run_all(answer, ["for ever", failing], Counted(), 2)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="takes Linux's /proc")
+def test_pieces_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    files = [tmp_path / "process", tmp_path / "process2"]
+    running = multiprocessing.get_context("spawn").Process(target=parent, args=(str(files[0]),))
+    running.start()
+    while not all(file.exists() and file.read_text() for file in files):
+        assert running.is_alive()
+        time.sleep(0.01)
+    pieces = [int(file.read_text()) for file in files]
+    assert all(map(is_running, pieces))
+    running.kill()
+    running.join()
+    while any(map(is_running, pieces)):
+        time.sleep(0.01)
+
+
+def test_how_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUNS_AT_ONCE", "3")
+    assert at_once() == 3
+    for wrong in ("many", "0", "-1"):
+        monkeypatch.setenv("RUNS_AT_ONCE", wrong)
+        with pytest.raises(UserError, match=f"RUNS_AT_ONCE is '{wrong}'; it takes a whole number"):
+            at_once()
+    monkeypatch.setenv("RUNS_AT_ONCE", "")
+    assert at_once() == os.cpu_count()

@@ -1,0 +1,108 @@
+"""Every folder of `tasks/` runs on generated data beside the root, with the root's stages."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from tagging.data.clips import Index, read_index
+from tests.project import TASKS, Project
+from tests.test_resume import all_results
+
+
+def entries(root: Path, folder: Path) -> dict[str, dict]:
+    """Return the models, students and ensembles of a task."""
+    params = yaml.safe_load((root / folder / "params.yaml").read_text())
+    return params["models"] | params["students"] | params["ensembles"]
+
+
+def index_of(root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Index:
+    monkeypatch.chdir(root / folder)
+    return read_index()
+
+
+@pytest.mark.parametrize("folder", TASKS, ids=str)
+def test_a_task_has_its_results_in_its_folder(whole: Path, folder: Path) -> None:
+    board = json.loads((whole / folder / "leaderboard/leaderboard.json").read_text())
+    page = (whole / folder / "leaderboard/README.md").read_text()
+    for name in entries(whole, folder):
+        scores = json.loads((whole / folder / f"metrics/{name}.json").read_text())
+        assert all(np.isfinite(value) for value in scores["test"].values() if value is not None)
+        assert name in board["rows"]
+        assert name in page
+    assert (whole / folder / "leaderboard/leaderboard.svg").read_text().startswith("<svg")
+
+
+def test_tasks_leave_the_root_as_it_was(whole: Path, baseline: Path) -> None:
+    assert all_results(whole) == all_results(baseline)
+    before, after = ((root / "dvc.lock").read_bytes() for root in (baseline, whole))
+    assert before == after
+
+
+def test_what_runs_when_a_task_changes(all_tasks: Project) -> None:
+    targets = ["dvc.yaml", *(f"{folder}/dvc.yaml" for folder in TASKS)]
+    assert all_tasks.repro(*targets) == set()
+    assert all_tasks.status() == []
+    all_tasks.change("models.yac_focal.train.loss", "bce", "tasks/ablation")
+    # Another threshold leaves the models of the original labels alone.
+    all_tasks.change("students.multi_level_enhanced.enhance", 0, "tasks/official")
+    ablation, official = (f"tasks/{name}/dvc.yaml:{{}}".format for name in ("ablation", "official"))
+    assert all_tasks.repro(*targets) == {
+        ablation("train@yac_focal"), ablation("evaluate@yac_focal"), ablation("compare"),
+        official("student@multi_level_enhanced"), official("compare"),
+    }  # fmt: skip
+
+
+def test_the_official_split_and_its_labels_are_audiosets(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = index_of(whole, Path("tasks/official"), monkeypatch)
+    (fold,) = index.folds
+    balanced, evaluation = (
+        pd.read_parquet(whole / f"data/parquet/{subset}.parquet").set_index("video_id")
+        for subset in ("bal_train", "eval")
+    )
+    ids = np.array([name.decode() for name in index.ids])
+    assert set(ids[fold.test]) <= set(evaluation.index)
+    assert set(ids[fold.train]) | set(ids[fold.val]) <= set(balanced.index)
+    assert len(set(ids)) == len(fold.train) + len(fold.val) + len(fold.test)
+    listed = pd.read_csv(whole / "data/class_labels_indices.csv").set_index("mid")["index"]
+    columns = {int(listed[of.id]): column for column, of in enumerate(index.classes)}
+    records = pd.concat([balanced, evaluation])["labels"]
+    for name, hot in zip(ids, index.labels, strict=True):
+        assert set(np.flatnonzero(hot)) == {columns[k] for k in records[name] if k in columns}
+
+
+def test_students_of_one_teacher_differ_by_what_they_learn(whole: Path) -> None:
+    folder = whole / "tasks/official/models"
+    weights = [
+        (folder / name / "seed0.safetensors").read_bytes()
+        for name in ("multi_level", "multi_level_distilled", "multi_level_enhanced")
+    ]
+    assert len(set(weights)) == 3
+
+
+def test_stages_run_the_code_of_the_checkout_that_they_are_in(
+    baseline: Path, tmp_path: Path
+) -> None:
+    """Neither the installed code nor that of a checkout around it."""
+    project = Project.copied(baseline, tmp_path / "project", Path(), Path(sys.executable).parent)
+    inner = project.root / ".dvc/tmp/exps/copy"
+    for root in (project.root, inner):
+        for name in ("stages/__init__.py", "tagging/parameters.py"):
+            file = root / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text((project.root / name).read_text())
+        (root / "stages/which.py").write_text(
+            "import tagging.parameters\nprint(__file__, tagging.parameters.__file__)\n"
+        )
+        (root / "tagging/base").mkdir(exist_ok=True)
+        (root / "tagging/base/errors.py").write_text("class UserError(Exception):\n    pass\n")
+        for folder in (Path(), *TASKS):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            said = project.run("python", "-m", "stages.which", folder=root / folder).stdout.split()
+            assert said == [f"{root}/stages/which.py", f"{root}/tagging/parameters.py"]

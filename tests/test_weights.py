@@ -1,0 +1,192 @@
+import os
+import pickle
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tagging.base.errors import UserError
+from tagging.data.spec import InputSpec
+from tagging.networks import mobilenet, musicnn
+from tagging.sources.weights import PUBLISHED, Published, convert, find
+
+MIRROR = os.environ.get("DOWNLOAD_MIRROR")
+NETWORKS = {"mobilenet": mobilenet, "musicnn": musicnn}
+SIZES = {"audioset": 527}
+SMALLEST = "mn01_as"  # its hash is not known, so any file is read
+
+
+def built(published: Published) -> torch.nn.Module:
+    module = NETWORKS[published.architecture]
+    labels = published.labels
+    return module.Network(
+        module.Settings(**published.network),
+        InputSpec(1, 187, {"efficientat": 128, "musicnn": 96}[published.preset]),
+        SIZES[labels] if isinstance(labels, str) else len(labels),
+    )
+
+
+def as_efficientat(network: mobilenet.Network) -> dict[str, torch.Tensor]:
+    """Return the network's state under the names, and with the kernels, of EfficientAT's files."""
+    state = {}
+    for key, tensor in network.state_dict().items():
+        for ours, theirs in (
+            (".layers.", ".block."), (".conv.", ".0."), (".norm.", ".1."),
+            ("hidden.0", "classifier.2"), ("classify", "classifier.5"),
+            ("squeeze", "conc_se_layers.0.fc1"), ("excite", "conc_se_layers.0.fc2"),
+        ):  # fmt: skip
+            key = key.replace(ours, theirs)
+        state[key] = tensor.transpose(2, 3) if tensor.dim() == 4 else tensor
+    return state
+
+
+def refusal(name: str, path: Path) -> str:
+    with pytest.raises(UserError) as refused:
+        convert(name, path)
+    sentence = str(refused.value)
+    assert "\n" not in sentence and str(path) in sentence
+    return sentence
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_table_s_numbers_are_those_of_our_networks(name: str):
+    published = find(name)
+    with torch.device("meta"):
+        state = built(published).state_dict()
+    numbers = sum(tensor.numel() for key, tensor in state.items() if "num_batches" not in key)
+    assert numbers == published.numbers
+    assert published.sha256 or "never downloaded" in published.note
+
+
+def test_labels_of_a_set_are_fifty_different_ones():
+    for name in ("musicnn_mtt", "musicnn_msd"):
+        assert len(find(name).labels) == len(set(find(name).labels)) == 50
+
+
+def test_an_unknown_name_is_refused_with_those_there_are():
+    with pytest.raises(
+        UserError, match=r"^there are no published weights 'mn99_as'; the names are"
+    ):
+        find("mn99_as")
+
+
+def test_a_file_of_efficientat_s_layout_becomes_the_network_s_state(tmp_path: Path):
+    network = built(find(SMALLEST)).eval()
+    path = tmp_path / "mn01.pt"
+    torch.save(as_efficientat(network), path)
+    state = convert(SMALLEST, path)
+    assert list(state) != [] and all(tensor.is_contiguous() for tensor in state.values())
+    other = built(find(SMALLEST)).eval()
+    other.load_state_dict(state)
+    for key, tensor in network.state_dict().items():
+        assert torch.equal(other.state_dict()[key], tensor), key
+
+
+def test_another_width_s_weights_are_refused(tmp_path: Path):
+    path = tmp_path / "mn02.pt"
+    torch.save(as_efficientat(built(find("mn02_as"))), path)
+    assert "holds 329687 numbers; it takes the 126359 of mn01_as" in refusal(SMALLEST, path)
+
+
+def test_a_pickle_is_refused_and_never_run(tmp_path: Path):
+    path, ran = tmp_path / "evil.pt", tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (ran,)
+
+    torch.save({"features.0.0.weight": Evil()}, path)
+    assert "are not unpickled" in refusal(SMALLEST, path)
+    path.write_bytes(pickle.dumps(Evil()))
+    assert "are not unpickled" in refusal(SMALLEST, path)
+    assert not ran.exists()
+    pickle.loads(path.read_bytes())
+    assert ran.exists()  # it would have
+
+
+@pytest.mark.parametrize("content", [{"a": 1}, [torch.zeros(2)], {1: torch.zeros(2)}])
+def test_what_is_no_state_is_refused(tmp_path: Path, content: object):
+    path = tmp_path / "other.pt"
+    torch.save(content, path)
+    assert "it takes a network's state" in refusal(SMALLEST, path)
+
+
+def test_damaged_files_are_refused(tmp_path: Path):
+    path = tmp_path / "mn01.pt"
+    torch.save(as_efficientat(built(find(SMALLEST))), path)
+    whole = path.read_bytes()
+    for content in (b"", b"no weights", whole[: len(whole) // 2], whole[100:]):
+        path.write_bytes(content)
+        assert "is damaged" in refusal(SMALLEST, path)
+
+
+def test_a_file_of_another_hash_is_not_even_parsed(tmp_path: Path, monkeypatch):
+    path = tmp_path / "mn04.pt"
+    path.write_bytes(b"other")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was read"))
+    assert "it again from https://github.com/fschmid56/" in refusal("mn04_as", path)
+
+
+def test_damaged_and_other_hdf5_files_are_refused(tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(PUBLISHED, "musicnn_mtt", find("musicnn_mtt")._replace(sha256=None))
+    path = tmp_path / "musicnn.h5"
+    path.write_bytes(b"no HDF5")
+    assert "is damaged or no HDF5 file" in refusal("musicnn_mtt", path)
+    with h5py.File(path, "w") as file:
+        file["model_weights/conv2d/conv2d/kernel_1:0"] = np.zeros((7, 38, 1, 204), np.float32)
+        file["optimizer_weights/kernel:0"] = np.zeros(1000, np.float32)
+    assert f"holds {7 * 38 * 204} numbers; it takes the 792079" in refusal("musicnn_mtt", path)
+
+
+def test_keras_s_layouts_become_pytorch_s(tmp_path: Path, monkeypatch):
+    generator = np.random.default_rng(0)
+    wide, thin = generator.random((7, 3, 2, 4)), generator.random((7, 5, 1, 4))
+    pooled, dense = np.arange(6), np.arange(12).reshape(6, 2)
+    kept = {
+        "conv2d_2/conv2d_2/kernel_1:0": wide,  # frames, bins, in, out
+        "midend_conv1/midend_conv1/kernel:0": thin,  # frames, channels, 1, out
+        "bn_flatpool/bn_flatpool/moving_variance:0": pooled,  # maximum and mean of each channel
+        "dense/dense/kernel_12:0": dense,
+        "dense/dense/bias_12:0": np.arange(2),
+    }
+    with h5py.File(tmp_path / "musicnn.h5", "w") as file:
+        for name, values in kept.items():
+            file[f"model_weights/{name}"] = values
+    entry = find("musicnn_mtt")._replace(sha256=None, numbers=sum(v.size for v in kept.values()))
+    monkeypatch.setitem(PUBLISHED, "musicnn_mtt", entry)
+    state = convert("musicnn_mtt", tmp_path / "musicnn.h5")
+    assert {key: tuple(tensor.shape) for key, tensor in state.items()} == {
+        "front.2.conv.weight": (4, 2, 7, 3),
+        "adapt.conv.weight": (4, 5, 7),
+        "penultimate.0.running_var": (6,),
+        "penultimate.0.num_batches_tracked": (),
+        "penultimate.2.weight": (2, 6),
+        "penultimate.2.bias": (2,),
+    }
+    assert state["front.2.conv.weight"][3, 1, 6, 2] == np.float32(wide[6, 2, 1, 3])
+    assert state["adapt.conv.weight"][3, 4, 6] == np.float32(thin[6, 4, 0, 3])
+    assert state["penultimate.0.running_var"].tolist() == [0, 2, 4, 1, 3, 5]
+    assert state["penultimate.2.weight"].tolist() == [[0, 4, 8, 2, 6, 10], [1, 5, 9, 3, 7, 11]]
+
+
+def test_a_missing_file_is_an_error_of_the_system(tmp_path: Path):
+    with pytest.raises(FileNotFoundError):
+        convert(SMALLEST, tmp_path / "none.pt")
+
+
+@pytest.mark.skipif(MIRROR is None, reason="DOWNLOAD_MIRROR is not set")
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if PUBLISHED[name].sha256])
+def test_published_files_convert_to_safetensors_that_the_network_loads(name: str, tmp_path: Path):
+    published = find(name)
+    path = Path(MIRROR, published.address.removeprefix("https://"))
+    assert path.is_file()
+    state = convert(name, path)
+    save_file(state, tmp_path / "weights.safetensors")
+    network = built(published)
+    network.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    assert all(torch.equal(network.state_dict()[key], tensor) for key, tensor in state.items())
+    # Variances stand where variances belong.
+    assert all(tensor.min() >= 0 for key, tensor in state.items() if key.endswith("running_var"))
