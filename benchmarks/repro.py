@@ -38,12 +38,13 @@ def few(params: dict[str, Any]) -> None:
     for name, model in models.items():
         own = {**model.get("train", {}), "epochs": EPOCHS[name], "checkpoints": 0}
         models[name] = model | {"seeds": [0], "train": own}
-    ensembles = params["ensembles"].items()
-    params |= {
-        "models": models,
-        "students": {},
-        "ensembles": {name: e for name, e in ensembles if {*e["members"]} <= {*models}},
+    # One of a single model's runs takes several of them.
+    ensembles = {
+        name: ensemble
+        for name, ensemble in params["ensembles"].items()
+        if len(ensemble["members"]) > 1 and {*ensemble["members"]} <= {*models}
     }
+    params |= {"models": models, "students": {}, "ensembles": ensembles}
     params["compare"]["plotted"] = [*models][:2]
 
 

@@ -60,7 +60,9 @@ def run(command: list[str], folder: Path) -> str:
         command, cwd=folder, env=stage_environment(), capture_output=True, text=True
     )
     if done.returncode:
-        said = done.stderr.strip().splitlines() or ["it said nothing"]
+        lines = done.stderr.strip().splitlines() or ["it said nothing"]
+        # DVC's own last line only says which stage failed.
+        said = [line for line in lines if line.startswith("error: ")] or lines
         words = " ".join(command[1:]).removeprefix("-m ")
         raise UserError(f"{words} failed: {said[-1].removeprefix('error: ')}")
     return done.stdout

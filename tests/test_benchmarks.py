@@ -381,7 +381,9 @@ def test_what_stages_side_by_side_are_measured_on_is_trainings_alone(tiny, tmp_p
     assert {kind: kinds[kind] for kind in kinds if kind != "ensemble"} == {
         "train": len(repro.EPOCHS), "evaluate": len(repro.EPOCHS), "compare": 1,
     }  # fmt: skip
-    assert kinds["ensemble"] >= 1
+    ensembles = workspace.read_params(project)["ensembles"].values()
+    assert len(ensembles) == kinds["ensemble"] >= 1
+    assert all(len(ensemble["members"]) > 1 for ensemble in ensembles)
     assert [file.name for file in (project / "metrics").iterdir()] == ["data.json"]
 
 
