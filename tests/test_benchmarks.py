@@ -162,6 +162,9 @@ def test_a_worker_works_when_it_is_its_turn_or_says_why_not():
     for way, says in (("fail", "is not there"), ("stop", "no memory")):
         with pytest.raises(Failed, match=says), Worker("tests.turn_worker", [way]) as worker:
             worker.turn()
+    with Worker("tests.turn_worker", "ab") as one, Worker("tests.turn_worker", "ab") as two:
+        team = training.Team([one, two])
+        assert (team.networks, team.turn(), team.ndcg) == (2, 1, [1])
     with pytest.raises(Failed, match="its environment is not there"):
         Worker("tests.turn_worker", [], "/nowhere/python")
 
@@ -273,12 +276,12 @@ def test_reading_shards_is_measured(tiny):
 def test_training_is_measured(tiny, monkeypatch):
     monkeypatch.setenv("AUDIOSET_KERNELS", "0")
     trainers = {way: training.ways()[way] for way in (training.PLAIN, training.PIPELINE)}
-    trainers[training.STACKS] = training.ways()[training.STACK]._replace(copies=2)
+    trainers[training.STACK] = training.ways()[training.STACK]
     if importlib.util.find_spec("lightning"):  # requirements-bench.txt
         trainers = {training.RECIPE: training.ways()[training.RECIPE]} | trainers
     stored = whole(training.measure(2, [16], trainers, small))
     assert {row["way"]: row["networks"] for row in stored["rows"]} == dict.fromkeys(trainers, 1) | {
-        training.STACKS: 10
+        training.STACK: 5
     }
     assert stored["rows"][0]["times as fast as the recipe"] == {"median": 1, "low": 1, "high": 1}
     assert all(0.3 < row["highest NDCG"] <= 1 for row in stored["rows"])
@@ -332,22 +335,26 @@ def pipeline(folder):
     return "three stages"
 
 
-def test_overhead_is_measured(tmp_path):
-    pipeline(tmp_path / "project")
+def test_overhead_is_measured(tmp_path, monkeypatch):
+    project = tmp_path / "project"
+    pipeline(project)
     with pytest.raises(UserError, match="has something to do"):
-        overhead.measure(1, tmp_path / "project", tmp_path, [])
-    workspace.run([*overhead.DVC, "repro"], tmp_path / "project")
-    modules = ["stages.prepare", "stages.train"]
-    stored = whole(overhead.measure(1, tmp_path / "project", tmp_path, modules))
-    torch = {row["what"]: row["PyTorch"] for row in stored["rows"]}
-    assert torch["import stages.prepare"] == "no"
-    assert torch["import stages.train"] == "yes"
-    assert overhead.WHOLE not in torch
-    whole_root, needless = stored["targets"]
-    assert (whole_root["got"], needless["got"]) == (None, 0)
-    assert "is not up to date" in whole_root["why"]
-    whole_root, _ = overhead.measure(1, *[tmp_path / "project"] * 2, []).targets
-    assert (whole_root.limit, whole_root.got > 0) == (2, True)
+        overhead.measure(1, project, project, [])
+    workspace.run([*overhead.DVC, "repro"], project)
+    assert overhead.up_to_date(project)
+    assert not overhead.up_to_date(tmp_path)
+    torch = {"stages.prepare": False, "torch": True}
+    assert {module: overhead.imports_torch(module) for module in torch} == torch
+    monkeypatch.setattr(overhead, "up_to_date", lambda folder: folder == project)
+    monkeypatch.setattr(overhead, "imports_torch", lambda module: module == "json")
+    stored = whole(overhead.measure(1, project, tmp_path, ["json", "sys"]))
+    assert [row["PyTorch"] for row in stored["rows"][-2:]] == ["yes", "no"]
+    of_root, needless = stored["targets"]
+    assert (of_root["limit"], of_root["got"], needless["got"]) == (2, None, 1)
+    assert "is not up to date" in of_root["why"]
+    monkeypatch.setattr(overhead, "timed_run", lambda command, folder: lambda: len(folder.name))
+    of_root, _ = overhead.measure(1, project, project, []).targets
+    assert of_root.got == len("project")
 
 
 def test_every_stage_s_start_is_measured():
@@ -356,21 +363,19 @@ def test_every_stage_s_start_is_measured():
     assert set(overhead.WITH_TORCH) < set(overhead.STAGES)
 
 
-def test_both_ways_to_run_stages_are_measured(tmp_path):
+def test_both_ways_to_run_stages_are_measured(monkeypatch):
     stored = whole(repro.measure(1, pipeline))
     assert [row["way"] for row in stored["rows"]] == [repro.PLAIN, repro.SIDE_BY_SIDE]
     (target,) = stored["targets"]
     assert target["limit"] == 1.6
     assert (target["got"] is None) == (cores() < 2)
 
-    def by_chance(folder):
-        pipeline(folder)
-        text = (folder / "dvc.yaml").read_text()
-        (folder / "dvc.yaml").write_text(text.replace("echo a", "echo $$"))
-        return "other scores each time"
+    def other_scores(command, folder):
+        (folder / "metrics/yac.json").write_text(command[-1])
 
+    monkeypatch.setattr(repro, "run", other_scores)
     with pytest.raises(UserError, match="make repro gives other scores than dvc repro"):
-        repro.measure(1, by_chance)
+        repro.measure(1, lambda folder: (folder / "metrics").mkdir(parents=True))
 
 
 def test_what_stages_side_by_side_are_measured_on_is_trainings_alone(tiny, tmp_path):

@@ -15,4 +15,4 @@ if __name__ == "__main__":
         if sys.argv[1] == "stop":
             sys.exit("no memory")
         number += 1
-        turns.tell(seconds=number, records=sys.argv[2])
+        turns.tell(seconds=number, ndcg=number, records=sys.argv[2])
