@@ -9,8 +9,14 @@ from tagging.base.errors import UserError
 from tagging.data.spec import InputSpec
 from tagging.networks.resnet import Block, Network, Settings
 from tagging.parameters import parse
+from tests.padded import (
+    EMBEDDINGS,
+    assert_gradients_reach_every_parameter,
+    assert_padding_changes_no_answer,
+    clips,
+    practised,
+)
 
-EMBEDDINGS = InputSpec(1, 10, 128)
 MFCC = InputSpec(1, 49, 13)
 LOG_MEL = InputSpec(3, 101, 128)
 OF_EMBEDDINGS = {
@@ -48,20 +54,6 @@ SMALL = {
 def make(settings: dict, spec: InputSpec = EMBEDDINGS, labels: int = 10, **others) -> Network:
     torch.manual_seed(0)
     return Network(parse(Settings, {"dropout": 0.0} | settings | others, "network"), spec, labels)
-
-
-def clips(number: int, spec: InputSpec = EMBEDDINGS) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return torch.randn(number, spec.channels, spec.frames, spec.bins, generator=generator)
-
-
-def practised(network: Network, spec: InputSpec) -> Network:
-    """Let batch normalization see clips, so that it is not the identity when it evaluates."""
-    network.train()
-    with torch.no_grad():
-        for _ in range(10):
-            network(clips(8, spec) * 2 + 1)
-    return network.eval()
 
 
 def map_shapes(network: Network, x: torch.Tensor) -> list[tuple[int, ...]]:
@@ -199,34 +191,13 @@ def test_padding_changes_no_answer(settings):
     spec = InputSpec(2, 33, 13, any_length=True)
     network = practised(make(settings, spec), spec)
     lengths = torch.tensor([33, 1, 2, 7, 16, 17])
-    together = clips(6, spec) - 3
-    for clip, length in zip(together, lengths, strict=True):
-        clip[:, length:] = 0
-    with torch.inference_mode():
-        alone = torch.cat(
-            [
-                network(clip[None, :, :length])
-                for clip, length in zip(together, lengths, strict=True)
-            ]
-        )
-        torch.testing.assert_close(network(together, lengths), alone)
-        longer = functional.pad(together, (0, 0, 0, 6))
-        torch.testing.assert_close(network(longer, lengths), alone)
-        # The test could fail: without the lengths, padding does change the answers.
-        assert not torch.allclose(network(longer), alone, atol=1e-3)
+    assert_padding_changes_no_answer(network, clips(6, spec) - 3, lengths)
 
 
 @pytest.mark.parametrize("others", [{}, {"stem_maximum": True}, {"shortcut": "identity"}])
 def test_gradients_reach_every_parameter(others):
-    network = make(SMALL | others, MFCC).double()
     lengths = torch.tensor([49, 20, 7, 1])
-    x = clips(4, MFCC).double()
-    for clip, length in zip(x, lengths, strict=True):
-        clip[:, length:] = 0
-    network(x, lengths).square().sum().backward()
-    for name, parameter in network.named_parameters():
-        assert parameter.grad.isfinite().all(), name
-        assert parameter.grad.abs().max() > 1e-9, name
+    assert_gradients_reach_every_parameter(make(SMALL | others, MFCC), clips(4, MFCC), lengths)
 
 
 @pytest.mark.parametrize(
