@@ -82,13 +82,13 @@ def test_the_copy_is_of_the_working_tree(project, demo):
     )
     seeds = {"yac": [0, 1], "yac_published": [0], "attention": [0]}
     students = {
-        name: student | {"teacher": "of_models", "seeds": [0]}
+        name: student | {"teacher": "yac_and_attention", "seeds": [0]}
         for name, student in ours["students"].items()
     }
     assert theirs == ours | {
         "download": ours["download"] | {"source": "sample"},
         "models": {name: ours["models"][name] | {"seeds": of} for name, of in seeds.items()},
-        "ensembles": {"of_models": {"members": ["yac", "attention"]}},
+        "ensembles": {"yac_and_attention": {"members": ["yac", "attention"]}},
         "students": students,
         "compare": ours["compare"] | {"plotted": ["yac", "attention"]},
     }

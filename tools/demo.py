@@ -103,9 +103,9 @@ def make_few(params: dict[str, Any]) -> None:
     """Leave a few models in the parameters, with few seeds, and what can be made of them."""
     models = params["models"]
     params["models"] = {name: models[name] | {"seeds": seeds} for name, seeds in SEEDS.items()}
-    params["ensembles"] = {"of_models": {"members": ["yac", "attention"]}}
+    params["ensembles"] = {"yac_and_attention": {"members": ["yac", "attention"]}}
     for student in params["students"].values():
-        student |= {"teacher": "of_models", "seeds": [0]}
+        student |= {"teacher": "yac_and_attention", "seeds": [0]}
     params["compare"]["plotted"] = ["yac", "attention"]
 
 
