@@ -12,8 +12,8 @@ from tagging.base.errors import UserError
 PARAMS_FILE = Path("params.yaml")
 SECTIONS = (
     "task", "download", "convert", "prepare", "decode", "protocol", "features", "embeddings",
-    "weights", "train", "models",
-    "ensembles", "students", "evaluate", "compare", "grid", "run",
+    "weights", "train", "models", "ensembles", "students", "evaluate", "compare", "index", "grid",
+    "run",
 )  # fmt: skip
 SCORED = ("models", "students", "ensembles")  # what has a file in metrics/, of the entry's name
 
