@@ -26,6 +26,7 @@ from torch import nn
 from torch.nn import functional
 
 from tagging.base.errors import UserError
+from tagging.data.maps import normalize_bins
 from tagging.data.padding import MaskedBatchNorm, frame_mask
 from tagging.data.spec import InputSpec
 from tagging.parameters import Float, Int, Section
@@ -171,14 +172,11 @@ class Network(nn.Module):
         weights = (1 - distances.abs()).clamp_min(0)  # (batch, most, learned), sum to 1
         return torch.einsum("bml,law->bmaw", weights.to(self.positions.dtype), self.positions)
 
-    def normalized(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def normalized(self, x: torch.Tensor, frames: torch.Tensor | None) -> torch.Tensor:
         """Return clips (batch, channels, frames, bins), normalized, zero where they are padded."""
-        if self.input_norm is not None:
-            by_bin = x.transpose(2, 3).flatten(1, 2)  # (batch, channels * bins, frames)
-            by_bin = self.input_norm(by_bin, mask)
-            return by_bin.unflatten(1, (x.shape[1], x.shape[3])).transpose(2, 3)
-        x = (x - self.mean) * self.scale
-        return x if mask is None else x.masked_fill(~mask[:, None, :, None], 0)
+        if self.input_norm is None:
+            x = (x - self.mean) * self.scale
+        return normalize_bins(self.input_norm, x, frames)
 
     def embed(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
         """Return what is classified of each clip, (batch, width): the class token's last state.
@@ -186,8 +184,7 @@ class Network(nn.Module):
         With a distillation token it is the mean of both.
         """
         batch, _, length, _ = x.shape
-        mask = frame_mask(frames, length)  # (batch, frames)
-        h = self.normalized(x, mask)
+        h = self.normalized(x, frames)
         # A clip shorter than a patch has one: zeros fill it up.
         h = functional.pad(h, (0, 0, 0, max(0, self.patch[0] - length)))
         h = self.project(h).permute(0, 2, 3, 1)  # (batch, along, across, width)
@@ -201,7 +198,7 @@ class Network(nn.Module):
         h = self.dropout(torch.cat([tokens, h] if self.tokens_first else [h, tokens], 1))
 
         ignored = None
-        if mask is not None:
+        if frames is not None:
             ignored = ~frame_mask(patches, most)  # (batch, along)
             ignored = ignored.repeat_interleave(across, 1)  # (batch, patches)
             ignored = functional.pad(ignored, (number, 0) if self.tokens_first else (0, number))

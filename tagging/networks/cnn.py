@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from tagging.base.errors import UserError
+from tagging.data.maps import filled, normalize_bins, shorter
 from tagging.data.padding import MaskedBatchNorm, frame_mask, mean_over_frames
 from tagging.data.spec import InputSpec
 from tagging.parameters import Float, Int, Section
@@ -73,17 +74,6 @@ class Settings(Section):
     )
 
 
-def shorter(frames: torch.Tensor | None, factor: int) -> torch.Tensor | None:
-    """Return how many frames are real after a stride: one begun is one."""
-    return None if frames is None else (frames + factor - 1) // factor
-
-
-def filled(x: torch.Tensor, frames: torch.Tensor | None, value: float) -> torch.Tensor:
-    """Return a map (batch, channels, frames, bins) that has `value` after each clip's end."""
-    mask = frame_mask(frames, x.shape[2])
-    return x if mask is None else x.masked_fill(~mask[:, None, :, None], value)
-
-
 class Conv(nn.Module):
     """3 x 3 convolution, batch normalization, ReLU (leaky with a slope above 0), max pooling."""
 
@@ -107,17 +97,15 @@ class Conv(nn.Module):
         """
         h = self.conv(x)
         frames = shorter(frames, self.conv.stride[0])
-        if self.norm is None:
-            h = filled(h, frames, 0.0)
-        else:
-            h = self.norm(h, frame_mask(frames, h.shape[2]))
+        mask = frame_mask(frames, h.shape[2])
+        h = filled(h, frames) if self.norm is None else self.norm(h, mask)
         h = functional.leaky_relu(h, self.slope)
         if self.pool != (1, 1):
             # Zeros of the padding are above what a leaky ReLU may give.
             h = filled(h, frames, -torch.inf)
             h = functional.max_pool2d(h, self.pool, ceil_mode=True)
             frames = shorter(frames, self.pool[0])
-            h = filled(h, frames, 0.0)
+            h = filled(h, frames)
         return h, frames
 
 
@@ -199,12 +187,7 @@ class Network(nn.Module):
             if x.shape[2] != self.frames or (frames is not None and (frames != self.frames).any()):
                 raise ValueError(f"the network takes clips of {self.frames} frames only")
             frames = None
-        if self.norm is None:
-            h = filled(x, frames, 0.0)
-        else:
-            h = x.transpose(2, 3).flatten(1, 2)  # (batch, channels * bins, frames)
-            h = self.norm(h, frame_mask(frames, x.shape[2]))
-            h = h.unflatten(1, (x.shape[1], -1)).transpose(2, 3)  # as x
+        h = normalize_bins(self.norm, x, frames)
         for conv in self.convs:
             h, frames = conv(h, frames)  # (batch, its channels, fewer frames, fewer bins)
         if self.pooling == "mean":

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from tagging.base.errors import UserError
+from tagging.data.maps import normalize_bins, shorter
 from tagging.data.padding import MaskedBatchNorm, frame_mask, last_frame
 from tagging.data.spec import InputSpec
 from tagging.parameters import Float, Int, Section
@@ -78,11 +79,6 @@ class Conv(nn.Module):
         return h, shorter(frames, self.pool[0])
 
 
-def shorter(frames: torch.Tensor | None, factor: int) -> torch.Tensor | None:
-    """Return how many frames are real after a stride: one begun is one."""
-    return None if frames is None else (frames + factor - 1) // factor
-
-
 class Network(nn.Module):
     """Clips, float32 (batch, channels, frames, bins), to logits (batch, labels)."""
 
@@ -124,12 +120,7 @@ class Network(nn.Module):
 
     def embed(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
         """Return the LSTM's last state: (batch, hidden)."""
-        mask = frame_mask(frames, x.shape[2])  # (batch, frames)
-        if self.norm is not None:
-            h = x.transpose(2, 3).flatten(1, 2)  # (batch, channels * bins, frames)
-            h = self.norm(h, mask).unflatten(1, (x.shape[1], -1)).transpose(2, 3)  # as x
-        else:
-            h = x if mask is None else x.masked_fill(~mask[:, None, :, None], 0)
+        h = normalize_bins(self.norm, x, frames)
         for conv in self.convs:
             h, frames = conv(h, frames)  # (batch, its channels, fewer frames, fewer bins)
         h = h.transpose(1, 2).flatten(2)  # (batch, fewer frames, channels * bins)

@@ -16,6 +16,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from tagging.data.maps import shorter
 from tagging.data.padding import MaskedBatchNorm, frame_mask, mean_over_frames
 from tagging.data.spec import InputSpec
 from tagging.parameters import Float, Section
@@ -109,8 +110,7 @@ class ConvNorm(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Map (batch, channels, frames, bins); return also each clip's number of frames."""
         x = self.conv(x)
-        if frames is not None and self.stride > 1:
-            frames = (frames + self.stride - 1) // self.stride
+        frames = shorter(frames, self.stride)
         return self.activation(self.norm(x, frame_mask(frames, x.shape[2]))), frames
 
 

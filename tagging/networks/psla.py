@@ -25,6 +25,7 @@ from torch import nn
 from torch.nn import functional
 
 from tagging.base.errors import UserError
+from tagging.data.maps import normalize_bins
 from tagging.data.padding import MaskedBatchNorm, frame_mask, max_over_frames, mean_over_frames
 from tagging.data.spec import InputSpec
 from tagging.parameters import Float, Int, Section
@@ -224,14 +225,11 @@ class Network(nn.Module):
             # the weighted mean of probabilities stays one.
             self.head_weights = nn.Parameter(torch.zeros(self.heads))
 
-    def normalized(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def normalized(self, x: torch.Tensor, frames: torch.Tensor | None) -> torch.Tensor:
         """Return clips (batch, channels, frames, bins), normalized, zero where they are padded."""
-        if self.input_norm is not None:
-            by_bin = x.transpose(2, 3).flatten(1, 2)  # (batch, channels * bins, frames)
-            by_bin = self.input_norm(by_bin, mask)
-            return by_bin.unflatten(1, (x.shape[1], x.shape[3])).transpose(2, 3)
-        x = (x - self.mean) * self.scale
-        return x if mask is None else x.masked_fill(~mask[:, None, :, None], 0)
+        if self.input_norm is None:
+            x = (x - self.mean) * self.scale
+        return normalize_bins(self.input_norm, x, frames)
 
     def map_of(
         self, x: torch.Tensor, frames: torch.Tensor | None = None
@@ -244,7 +242,7 @@ class Network(nn.Module):
             up, so that each of its own is in one. None where no clip is padded.
         """
         mask = frame_mask(frames, x.shape[2])  # (batch, frames)
-        h, mask = self.stem(self.normalized(x, mask), mask)
+        h, mask = self.stem(self.normalized(x, frames), mask)
         h = functional.silu(h)
         for block in self.blocks:
             h, mask = block(h, mask)

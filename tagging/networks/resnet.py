@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from tagging.base.errors import UserError
+from tagging.data.maps import filled, normalize_bins, shorter
 from tagging.data.padding import MaskedBatchNorm, frame_mask, mean_over_frames
 from tagging.data.spec import InputSpec
 from tagging.parameters import Float, Int, Section
@@ -70,17 +71,6 @@ class Settings(Section):
     )
 
 
-def shorter(frames: torch.Tensor | None, factor: int) -> torch.Tensor | None:
-    """Return how many frames are real after a stride: one begun is one."""
-    return None if frames is None else (frames + factor - 1) // factor
-
-
-def zero_padded(x: torch.Tensor, frames: torch.Tensor | None) -> torch.Tensor:
-    """Return a map (batch, channels, frames, bins) that is zero after each clip's end."""
-    mask = frame_mask(frames, x.shape[2])
-    return x if mask is None else x.masked_fill(~mask[:, None, :, None], 0)
-
-
 class Stem(nn.Module):
     """Convolutions side by side, batch normalization, ReLU, max pooling."""
 
@@ -119,7 +109,7 @@ class Stem(nn.Module):
             # position after a clip's end may still see its last frame.
             h = functional.max_pool2d(h, kernel, self.pool, padding)
             frames = shorter(frames, self.pool[0])
-            h = zero_padded(h, frames)
+            h = filled(h, frames)
         return h, frames
 
 
@@ -201,12 +191,7 @@ class Network(nn.Module):
 
     def embed(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
         """Return the last map's mean: (batch, channels of the last stage)."""
-        if self.norm is None:
-            h = zero_padded(x, frames)
-        else:
-            h = x.transpose(2, 3).flatten(1, 2)  # (batch, channels * bins, frames)
-            h = self.norm(h, frame_mask(frames, x.shape[2]))
-            h = h.unflatten(1, (x.shape[1], -1)).transpose(2, 3)  # as x
+        h = normalize_bins(self.norm, x, frames)
         h, frames = self.stem(h, frames)  # (batch, all of stem, fewer frames, fewer bins)
         for block in self.blocks:
             h, frames = block(h, frames)  # (batch, its stage's channels, fewer still)
