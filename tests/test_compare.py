@@ -147,7 +147,7 @@ def test_what_is_surely_behind_is_told_by_the_same_resamples(task: Path) -> None
     assert entries["all"].behind is None
     assert entries["poor"].surely_behind
     drawn = [
-        read_resampled(Path(f"data/scores/{file}.safetensors"))
+        read_resampled(Path(f"data/scores/resampled/{file}.npy"))
         for file in ("ensembles/all", "models/deep")
     ]
     middle = best.test["ndcg"] - entries["deep"].test["ndcg"]

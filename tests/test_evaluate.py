@@ -21,7 +21,7 @@ from tagging.scoring.evaluation import (
 )
 from tagging.scoring.metric import FOLDER, load_metric
 from tagging.scoring.metrics.ndcg import ndcg
-from tagging.scoring.scores import Scores, read_resampled, scores_path
+from tagging.scoring.scores import Scores, read_resampled, resampled_path
 from tagging.scoring.tables import read_rows
 from tests.generated import classes, multi_hot, thirds
 
@@ -138,7 +138,7 @@ def test_any_metric_can_choose(chooses: str) -> None:
     metrics, _ = evaluated(labels, [thirds(80)], {"seed0": 0, "seed1": 0}, chooses)
     low, high = (metrics["test"][f"{chooses}_{end}"] for end in ("low", "high"))
     assert low < metrics["test"][chooses] < high
-    resampled = read_resampled(scores_path("models", "x"))
+    resampled = read_resampled(resampled_path("models", "x"))
     assert resampled.shape == (100,)
     assert 1.96 * np.nanstd(resampled, ddof=1) == pytest.approx((high - low) / 2)
 
@@ -165,7 +165,7 @@ def test_a_metric_without_a_value_is_none_and_has_no_interval() -> None:
     assert metrics["test"]["d_prime"] is None  # infinite
     assert metrics["test"]["ndcg"] == metrics["test"]["roc_auc"] == 1
     assert "d_prime_low" not in metrics["test"]
-    assert read_resampled(scores_path("models", "x")).shape == (100,)
+    assert read_resampled(resampled_path("models", "x")).shape == (100,)
 
 
 def test_single_labels_have_a_table_of_what_is_taken_for_what() -> None:

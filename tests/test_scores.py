@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
 from scipy.special import expit, logit
 
 from stages import ensemble
@@ -18,6 +17,7 @@ from tagging.scoring.scores import (
     mean_answer,
     read_resampled,
     read_scores,
+    resampled_path,
     scores_path,
     write_scores,
 )
@@ -102,13 +102,12 @@ def test_scores_come_back_as_written(tmp_path: Path) -> None:
     outputs = {f"{run}/test": np.full((2, 3), k, np.float32) for k, run in enumerate("abc")}
     outputs["a/test@9"] = np.zeros((2, 3), np.float32)
     written = Scores(outputs, {"a": 0, "b": 1, "c": 0}, 7)
-    write_scores(tmp_path / "x", written, np.arange(100.0))
+    write_scores(tmp_path / "x", written)
     back = read_scores(tmp_path / "x")
     assert (back.runs, back.parameters) == (written.runs, 7)
     assert {name: array.tolist() for name, array in back.outputs.items()} == {
         name: array.tolist() for name, array in outputs.items()
     }
-    assert read_resampled(tmp_path / "x").tolist() == list(range(100))
     assert [array[0, 0] for array in back.of_fold(0, "test")] == [0, 2]
     assert len(back.of_fold(0, "test@9")) == 1
     assert back.of_fold(1, "val") == []
@@ -120,8 +119,9 @@ def test_scores_come_back_as_written(tmp_path: Path) -> None:
 def test_scores_that_are_none(tmp_path: Path, content: bytes | None, sentence: str) -> None:
     if content is not None:
         (tmp_path / "x").write_bytes(content)
-    with pytest.raises(UserError, match=sentence):
-        read_scores(tmp_path / "x")
+    for read in (read_scores, read_resampled):
+        with pytest.raises(UserError, match=sentence):
+            read(tmp_path / "x")
 
 
 # Ensembles
@@ -138,7 +138,7 @@ def write_model(name: str, runs: dict[str, int], parts: dict[str, int], seed: in
         for part, clips in parts.items()
     }
     scores = Scores(outputs, runs, 100 * seed)
-    write_scores(scores_path("models", name), scores, np.zeros(100))
+    write_scores(scores_path("models", name), scores)
     return scores
 
 
@@ -178,7 +178,7 @@ def test_an_ensemble_is_the_mean_of_all_runs_of_its_members(folder: Path, folds:
     metrics = json.loads(Path("metrics/both.json").read_text())
     assert metrics["parameters"] == 400
     assert ("runs" in metrics) == (folds == 2)
-    assert load_file(scores_path("ensembles", "both"))["resampled"].shape == (100,)
+    assert read_resampled(resampled_path("ensembles", "both")).shape == (100,)
 
 
 def test_an_ensemble_of_a_models_epochs(folder: Path) -> None:

@@ -379,7 +379,7 @@ def test_scores_are_log_odds_whatever_the_outputs_are(
     trained = load_network(Path("models/x/seed0.safetensors"), CPU)
     written = load_file("data/scores/models/x.safetensors")
     assert set(written) == {f"seed0/{part}{at}" for part in ("train", "val", "test")
-                            for at in ("", "@1")} | {"resampled"}  # fmt: skip
+                            for at in ("", "@1")}  # fmt: skip
     for part in ("train", "val", "test"):
         places = getattr(index.folds[0], part)
         of = to_clips(read_features("vggish"), index.labels, places, CPU)

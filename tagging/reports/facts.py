@@ -20,7 +20,7 @@ from tagging.reports.settings import Compare, read_published
 from tagging.scoring.bootstrap import interval
 from tagging.scoring.evaluation import Answers, answers_for, metrics_of
 from tagging.scoring.metric import Metric
-from tagging.scoring.scores import read_resampled, read_scores, scores_path
+from tagging.scoring.scores import read_resampled, read_scores, resampled_path, scores_path
 
 METRICS = Path("metrics")
 LEADERBOARD = Path("leaderboard")  # where the report is written
@@ -140,7 +140,7 @@ def how_far_behind(row: Row, best: Row, name: str, metric: Metric) -> tuple[floa
     """
     if row.name == best.name:
         return None
-    theirs, its = (read_resampled(scores_path(f"{of.kind}s", of.name)) for of in (best, row))
+    theirs, its = (read_resampled(resampled_path(f"{of.kind}s", of.name)) for of in (best, row))
     sign = 1 if metric.higher_is_better else -1
     return interval(sign * (best.test[name] - row.test[name]), sign * (theirs - its))
 

@@ -14,7 +14,13 @@ from tagging.parameters import Int, Section
 from tagging.scoring.bootstrap import draw, interval, mean_over_clips
 from tagging.scoring.metric import Metric, load_metric
 from tagging.scoring.metrics.mean_average_precision import average_precision
-from tagging.scoring.scores import Scores, scores_path, write_scores
+from tagging.scoring.scores import (
+    Scores,
+    resampled_path,
+    scores_path,
+    write_resampled,
+    write_scores,
+)
 from tagging.scoring.tables import to_csv
 
 CURVE_POINTS = 101  # of recall, 0 to 1, at which precision is written
@@ -161,7 +167,7 @@ def confusion_rows(answers: list[Answers], names: list[str]) -> list[list]:
 def write_evaluation(
     kind: str, name: str, scores: Scores, index: Index, task: Task, settings: Evaluate
 ) -> None:
-    """Write the scores, `metrics/<name>.json` and `plots/evaluate/<name>`.
+    """Write the scores, those on resamples, `metrics/<name>.json` and `plots/evaluate/<name>`.
 
     Args:
         kind: models, students or ensembles.
@@ -171,6 +177,7 @@ def write_evaluation(
         task: what metrics there are.
         settings: of the intervals.
     """
+    write_scores(scores_path(kind, name), scores)
     metrics = metrics_of(task)
     test = answers_for(scores, index, "test")
     parts = {part: summarize(answers_for(scores, index, part), metrics) for part in ("val", "test")}
@@ -183,7 +190,7 @@ def write_evaluation(
             low, high = interval(value, resampled)
             result["test"] |= {f"{metric_name}_low": low, f"{metric_name}_high": high}
         if metric_name == task.chooses:
-            write_scores(scores_path(kind, name), scores, resampled)
+            write_resampled(resampled_path(kind, name), resampled)
     if len(scores.runs) > 1:
         result["runs"] = {
             run: {

@@ -2,9 +2,11 @@
 
 One safetensors file a model, student or ensemble, of log odds, float32 (clips, classes) a tensor:
 `seed0/train`, `seed0/val` and `seed0/test` hold those of the run `seed0` for the clips of these
-splits, in their order; `seed0/val@9` those of its weights after epoch 9. `resampled` holds the
-metric that chooses, on each bootstrap resample of the test clips: resamples are the same for all,
-so that two files can be compared pair by pair.
+splits, in their order; `seed0/val@9` those of its weights after epoch 9.
+
+In a file of its own, that nothing else need be computed again for other resamples: the metric that
+chooses, on each bootstrap resample of the test clips. Resamples are the same for all models, so
+that two can be compared pair by pair.
 """
 
 import json
@@ -40,24 +42,27 @@ def scores_path(kind: str, name: str) -> Path:
     return SCORES / kind / f"{name}.safetensors"
 
 
-def write_scores(path: Path, scores: Scores, resampled: np.ndarray) -> None:
+def resampled_path(kind: str, name: str) -> Path:
+    """Return where its metric on each resample lies."""
+    return SCORES / "resampled" / kind / f"{name}.npy"
+
+
+def write_scores(path: Path, scores: Scores) -> None:
     """Write scores, whole or not at all."""
     description = json.dumps({"runs": scores.runs, "parameters": scores.parameters})
     with whole_file(path) as partial:
-        tensors = {**scores.outputs, "resampled": resampled}
-        save_file(tensors, partial, {"scores": description})
+        save_file(scores.outputs, partial, {"scores": description})
 
 
 def read_scores(path: Path) -> Scores:
-    """Read what `write_scores` wrote, without `resampled`.
+    """Read what `write_scores` wrote.
 
     Raises:
         UserError: if the file is missing or damaged.
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            names = [name for name in file.keys() if name != "resampled"]
-            outputs = {name: file.get_tensor(name) for name in names}
+            outputs = {name: file.get_tensor(name) for name in file.keys()}
             return Scores(outputs, **json.loads(file.metadata()["scores"]))
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run dvc repro") from None
@@ -65,10 +70,24 @@ def read_scores(path: Path) -> Scores:
         raise UserError(f"{path} cannot be read ({error}); remove it and run dvc repro") from None
 
 
+def write_resampled(path: Path, values: np.ndarray) -> None:
+    """Write the metric that chooses on each resample, float64 (resamples,), whole or not at all."""
+    with whole_file(path) as partial, partial.open("wb") as file:
+        np.save(file, values)
+
+
 def read_resampled(path: Path) -> np.ndarray:
-    """Read the metric that chooses on each resample: float64 (resamples,)."""
-    with safe_open(path, framework="numpy") as file:
-        return file.get_tensor("resampled")
+    """Read what `write_resampled` wrote.
+
+    Raises:
+        UserError: if the file is missing or damaged.
+    """
+    try:
+        return np.load(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run dvc repro") from None
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path} cannot be read ({error}); remove it and run dvc repro") from None
 
 
 def mean_answer(outputs: list[np.ndarray]) -> np.ndarray:
