@@ -14,6 +14,7 @@ from tagging.reports import (
     confusion,
     differences,
     enhancement,
+    epochs,
     leaderboard,
     missing_clips,
     prevalence,
@@ -26,6 +27,7 @@ PLOTS = Path("plots/compare")
 SECTIONS = {
     "classes": classes.section,
     "enhancement": enhancement.section,
+    "epochs": epochs.section,
     "prevalence": prevalence.section,
     "missing_clips": missing_clips.section,
 }

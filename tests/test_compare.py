@@ -13,6 +13,7 @@ from scipy import stats
 from sklearn.metrics import average_precision_score
 
 from stages import compare
+from tagging.data.clips import read_index
 from tagging.reports.classes import LINE, place_names
 from tagging.reports.curves import gain, plotted
 from tagging.reports.differences import Difference, paired_difference
@@ -22,7 +23,7 @@ from tagging.reports.missing_clips import subsets
 from tagging.reports.prevalence import DRAWS, thinned
 from tagging.scoring.evaluation import Answers
 from tagging.scoring.metric import Metric, load_metric
-from tagging.scoring.scores import read_resampled
+from tagging.scoring.scores import read_resampled, read_scores, scores_path, write_scores
 from tagging.scoring.tables import read_rows
 from tests.compared import multi_label, single_label, write_task
 
@@ -62,7 +63,11 @@ FOLDED = {
     "models": {"good": {"seeds": [0, 1]}, "bad": {}},
     "students": {},
     "ensembles": {"both": {"members": ["good", "bad"]}},
-    "compare": {"plotted": ["good", "bad"], "differences": {"bad": ["good"]}},
+    "compare": {
+        "plotted": ["good", "bad"],
+        "differences": {"bad": ["good"]},
+        "sections": ["epochs"],
+    },
 }
 FOLDED_QUALITIES = {"good": 2.5, "bad": 0, "both": 1.5}
 
@@ -585,3 +590,27 @@ def test_without_a_twin_nothing_is_said_of_worth(enhanced: dict) -> None:
     compare.main()
     assert "No model is trained alike without: nothing tells what they are worth." in page()
     assert "| rare" not in page()
+
+
+def test_choosing_the_epoch_on_test_flatters(folds: Path) -> None:
+    path = scores_path("models", "good")
+    scores, index = read_scores(path), read_index()
+    expected = {}
+    for run, fold in scores.runs.items():
+        test = index.folds[fold].test
+        for epoch, right in ((8, 10), (9, 20), (10, 15)):
+            answers = np.eye(index.labels.shape[1], dtype=np.float32)[
+                (index.labels[test].argmax(1) + 1) % index.labels.shape[1]
+            ]
+            answers[:right] = index.labels[test[:right]]
+            scores.outputs[f"{run}/test@{epoch}"] = answers
+        expected[run] = 20 / len(test) - 15 / len(test)
+    write_scores(path, scores)
+    compare.main()
+    table = page().partition("## What choosing the epoch")[2]
+    row = lines(table, "good")
+    assert row[1] == "3"
+    last, together, each = map(float, row[2:5])
+    assert last < together == each
+    assert row[5].startswith(f"{np.mean(list(expected.values())):.4f} ± ")
+    assert "| bad |" not in table.partition("## ")[0]  # no epoch of it is kept

@@ -28,8 +28,8 @@ class Compare(Section):
     differences: dict[str, list[str]] = Field(
         {}, description="a mapping of names of entries, each to a list of others compared with it"
     )
-    sections: list[Literal["classes", "enhancement", "prevalence", "missing_clips"]] = Field(
-        [], description="a list of classes, enhancement, prevalence, missing_clips"
+    sections: list[Literal["classes", "enhancement", "epochs", "prevalence", "missing_clips"]] = (
+        Field([], description="a list of classes, enhancement, epochs, prevalence, missing_clips")
     )
 
 
