@@ -15,6 +15,7 @@ from tagging.scoring.bootstrap import draw, mean_over_clips
 from tagging.scoring.evaluation import (
     Answers,
     Evaluate,
+    answers_for,
     precision_recall,
     resample,
     write_evaluation,
@@ -181,3 +182,46 @@ def test_single_labels_have_a_table_of_what_is_taken_for_what() -> None:
     shares = np.array([float(row["share"]) for row in rows]).reshape(3, 3)
     np.testing.assert_allclose(shares, counts / counts.sum(1, keepdims=True), atol=1e-5)
     assert (rows[1]["label"], rows[1]["answered"]) == ("label 0", "label 1")
+
+
+def windows(numbers: list[int], tested: list[int], outputs: list[list[float]]) -> tuple:
+    """Return scores and an index of windows, of recordings with these numbers: one fold."""
+    recordings = np.array(numbers, np.int32)
+    labels = np.eye(3, dtype=np.uint8)[recordings % 3]
+    test = np.array(tested)
+    fold = Fold(np.setdiff1d(np.arange(len(labels)), test), np.array([], int), test)
+    ids = np.array([f"{k}".encode() for k in range(len(labels))])
+    index = Index(ids, labels, classes(3), [fold], recordings)
+    return Scores({"seed0/test": np.array(outputs, np.float32)}, {"seed0": 0}, 9), index
+
+
+def test_windows_of_a_recording_answer_together_by_their_mean_probability() -> None:
+    probabilities = np.array([[0.9, 0.1, 0.5], [0.2, 0.8, 0.5], [0.3, 0.6, 0.1], [0.5, 0.2, 0.5]])
+    # Recordings 4, 1, 4 and 4: their order is not that of the windows.
+    scores, index = windows(
+        [4, 0, 1, 0, 4, 4], [0, 2, 4, 5], np.log(probabilities / (1 - probabilities))
+    )
+    (answers,) = answers_for(scores, index, "test", pooled=True)
+    assert answers.labels.tolist() == [[0, 1, 0], [0, 1, 0]]  # recordings 1 and 4
+    expected = np.stack([probabilities[1], probabilities[[0, 2, 3]].mean(axis=0)])
+    np.testing.assert_allclose(1 / (1 + np.exp(-answers.scores)), expected, rtol=1e-6)
+    (alone,) = answers_for(scores, index, "test", pooled=False)
+    assert alone.labels.tolist() == index.labels[[0, 2, 4, 5]].tolist()
+    assert alone.scores is scores.outputs["seed0/test"]
+
+
+def test_metrics_count_recordings_not_windows() -> None:
+    scores, index = windows([0, 0, 0, 1, 2], [0, 1, 2, 3, 4], [[5, 0, 0]] * 3 + [[5, 0, 0]] * 2)
+    task = Task(kind="single_label", chooses="accuracy", shown=["accuracy"])
+    write_evaluation("models", "x", scores, index, task, SETTINGS)
+    assert json.loads(Path("metrics/x.json").read_text())["test"]["accuracy"] == 1 / 3
+    alone = task.model_copy(update={"pooled": False})
+    write_evaluation("models", "x", scores, index, alone, SETTINGS)
+    assert json.loads(Path("metrics/x.json").read_text())["test"]["accuracy"] == 3 / 5
+
+
+def test_recordings_of_one_window_are_scored_as_they_are() -> None:
+    scores, index = windows([2, 1, 0], [0, 1], [[1, 2, 3], [4, 5, 6]])
+    (answers,) = answers_for(scores, index, "test", pooled=True)
+    assert answers.scores is scores.outputs["seed0/test"]
+    assert answers.labels.tolist() == [[0, 0, 1], [0, 1, 0]]

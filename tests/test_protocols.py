@@ -139,3 +139,15 @@ def test_runs_are_folds_by_seeds() -> None:
 def test_settings_that_are_none(wrong: dict) -> None:
     with pytest.raises(ValidationError):
         Protocol(**{"split": "random"} | wrong)
+
+
+def test_the_given_split_is_the_sources() -> None:
+    subsets = ["test", "train", "val", "train"]
+    (fold,) = folds({"split": "given"}, one_hot(4, 2), subsets=subsets)
+    assert [places.tolist() for places in fold] == [[1, 3], [2], [0]]
+
+
+@pytest.mark.parametrize(("subsets", "part"), [(["", ""], "train"), (["train", "test"], "val")])
+def test_a_given_split_without_one_of_its_parts_is_refused(subsets: list[str], part: str) -> None:
+    with pytest.raises(UserError, match=f"of no clip that its split is {part}; .* given takes"):
+        folds({"split": "given"}, one_hot(2, 2), subsets=subsets)

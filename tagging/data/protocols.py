@@ -19,10 +19,11 @@ Part = Annotated[Int, Field(ge=1)]
 class Protocol(Section):
     """The section `protocol`."""
 
-    split: Literal["random", "official", "folds", "groups"] = Field(
+    split: Literal["random", "official", "given", "folds", "groups"] = Field(
         description="random (parts of all clips), official (AudioSet's own: eval tests, a tenth of "
-        "bal_train validates, the rest trains), folds (each of the source's folds tests once) or "
-        "groups (as folds, drawn so that no group is torn apart)"
+        "bal_train validates, the rest trains), given (the source says which clips train, validate "
+        "and test), folds (each of the source's folds tests once) or groups (as folds, drawn so "
+        "that no group is torn apart)"
     )
     parts: tuple[Part, Part, Part] = Field(
         (8, 1, 1),
@@ -101,6 +102,26 @@ def official_fold(subsets: Sequence[str], seed: int) -> Fold:
     train = ~test
     train[val] = False
     return Fold(np.flatnonzero(train), val, np.flatnonzero(test))
+
+
+def given_fold(subsets: Sequence[str]) -> Fold:
+    """Return the parts that the source prescribes.
+
+    Args:
+        subsets: train, val or test, (clips,).
+
+    Raises:
+        UserError: if a part has no clip.
+    """
+    subset = np.asarray(subsets)
+    fold = Fold(*(np.flatnonzero(subset == part) for part in Fold._fields))
+    for part, places in fold._asdict().items():
+        if not len(places):
+            raise UserError(
+                f"the source says of no clip that its split is {part}; protocol.split given takes "
+                "clips of train, val and test, as in the column split of clips.csv"
+            )
+    return fold
 
 
 def drawn_folds(labels: np.ndarray, groups: Sequence[str], folds: int, seed: int) -> np.ndarray:
@@ -186,7 +207,8 @@ def folds_of(
         protocol: the settings.
         labels: 0 or 1, (clips, classes).
         names: of the classes.
-        subsets: what the source prescribes for each clip (bal_train, eval, ..), (clips,).
+        subsets: what the source prescribes for each clip (bal_train, eval, .., or train, val,
+            test), (clips,).
         given: the fold that the source prescribes for each clip, integers (clips,).
         groups: each clip's group, (clips,).
 
@@ -197,6 +219,8 @@ def folds_of(
         return [random_fold(len(labels), protocol.parts, protocol.seed)]
     if protocol.split == "official":
         return [official_fold(subsets, protocol.seed)]
+    if protocol.split == "given":
+        return [given_fold(subsets)]
     if protocol.split == "folds":
         if given is None:
             raise UserError("the source has no folds; protocol.split takes random or groups")

@@ -22,6 +22,12 @@ class Task(Section):
     features: str = Field(
         "vggish", description="the name of the feature that models take where they name no other"
     )
+    pooled: bool = Field(
+        True,
+        strict=True,
+        description="true (clips that are windows of one recording are scored as one, by their "
+        "mean probability; during training each validates alone) or false (each is scored alone)",
+    )
 
 
 def load_task() -> Task:

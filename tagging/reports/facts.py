@@ -18,7 +18,7 @@ from tagging.parameters import load, read_entries, read_models
 from tagging.reports.baselines import baselines
 from tagging.reports.settings import Compare, read_published
 from tagging.scoring.bootstrap import interval
-from tagging.scoring.evaluation import Answers, answers_for, metrics_of
+from tagging.scoring.evaluation import Answers, answers_for, by_recording, metrics_of
 from tagging.scoring.metric import Metric
 from tagging.scoring.scores import read_resampled, read_scores, resampled_path, scores_path
 
@@ -56,7 +56,8 @@ class Facts(NamedTuple):
     metrics: dict[str, Metric]  # the one that chooses first
     settings: Compare
     data: dict[str, Any]  # as the first stage wrote
-    index: Index
+    index: Index  # of what is scored: of recordings, where windows of them answer together
+    windows: Index  # of what networks take
     params: dict[str, dict[str, Any]]  # the entries of models, students and ensembles
     entries: list[Row]  # in the order of params.yaml
     rows: list[Row]  # entries and others, best on test first
@@ -80,7 +81,8 @@ class Facts(NamedTuple):
 
     def answers(self, row: Row, split: str) -> list[Answers]:
         """Return what an entry's runs answer for a split."""
-        return answers_for(read_scores(scores_path(f"{row.kind}s", row.name)), self.index, split)
+        scores = read_scores(scores_path(f"{row.kind}s", row.name))
+        return answers_for(scores, self.windows, split, self.task.pooled)
 
 
 def find(entries: list[Row], name: str, key: str) -> Row:
@@ -151,7 +153,8 @@ def read_facts() -> Facts:
     Raises:
         UserError: if params.yaml or a file is not as it should be.
     """
-    settings, task, index = load(Compare, "compare"), load_task(), read_index()
+    settings, task, windows = load(Compare, "compare"), load_task(), read_index()
+    index = by_recording(windows) if task.pooled else windows
     metrics, name, data = metrics_of(task), task.chooses, read_json(METRICS / "data.json")
     metric = metrics[name]
     params = {"model": read_models()}
@@ -188,4 +191,6 @@ def read_facts() -> Facts:
         entries + others,
         key=lambda row: float("inf") if row.test.get(name) is None else sign * row.test[name],
     )
-    return Facts(task, metrics, settings, data, index, params, entries, rows, best, by_validation)
+    return Facts(
+        task, metrics, settings, data, index, windows, params, entries, rows, best, by_validation
+    )

@@ -40,6 +40,8 @@ def describe(facts: Facts) -> str:
     split += f" clips {' / '.join(sizes)}"
     if len(folds) > 1:
         split = f"{len(facts.index.ids):,} clips in {len(folds)} folds, each of which tests once"
+    if facts.windows is not facts.index:
+        split += f"; {len(facts.windows.ids):,} windows, and those of a clip answer together"
     what = SOURCES.get(data["source"], f"Recordings ({data['source']})")
     of_records = f": records of {records}" if records else ""
     return f"{what}{of_records}; {len(facts.index.classes)} classes; {split}."

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from tagging.base.files import write_text
-from tagging.data.clips import Index, write_json
+from tagging.data.clips import Fold, Index, write_json
 from tagging.data.task import Task
 from tagging.parameters import Int, Section
 from tagging.scoring.bootstrap import draw, interval, mean_over_clips
@@ -16,6 +16,7 @@ from tagging.scoring.metric import Metric, load_metric
 from tagging.scoring.metrics.mean_average_precision import average_precision
 from tagging.scoring.scores import (
     Scores,
+    mean_of_groups,
     resampled_path,
     scores_path,
     write_resampled,
@@ -43,14 +44,41 @@ class Answers(NamedTuple):
     scores: np.ndarray
 
 
-def answers_for(scores: Scores, index: Index, split: str) -> list[Answers]:
-    """Return what each run answers for the clips of a split; none where a fold has none there."""
+def by_recording(index: Index) -> Index:
+    """Return an index whose clips are recordings, where those of `index` are windows of them.
+
+    A recording is in every split that has a window of it.
+    """
+    if index.recordings is None:
+        return index
+    recordings, firsts, places_of = np.unique(
+        index.recordings, return_index=True, return_inverse=True
+    )
+    if len(recordings) == len(index.recordings):
+        return index
+    folds = [Fold(*(np.unique(places_of[places]) for places in fold)) for fold in index.folds]
+    return Index(index.ids[firsts], index.labels[firsts], index.classes, folds)
+
+
+def answers_for(scores: Scores, index: Index, split: str, pooled: bool) -> list[Answers]:
+    """Return what each run answers for the clips of a split; none where a fold has none there.
+
+    Args:
+        scores: the answers for clips.
+        index: the task's clips.
+        split: train, val or test.
+        pooled: whether windows of one recording answer together, by their mean probability.
+    """
+    scored = by_recording(index) if pooled else index
     found = []
     for run, fold in scores.runs.items():
         places = getattr(index.folds[fold], split)
         if len(places):
             of_run = scores.outputs[f"{run}/{split}"]
-            found.append(Answers(run, fold, index.labels[places], of_run))
+            if scored is not index:
+                of_run = mean_of_groups(of_run, index.recordings[places])
+            labels = scored.labels[getattr(scored.folds[fold], split)]
+            found.append(Answers(run, fold, labels, of_run))
     return found
 
 
@@ -179,8 +207,9 @@ def write_evaluation(
     """
     write_scores(scores_path(kind, name), scores)
     metrics = metrics_of(task)
-    test = answers_for(scores, index, "test")
-    parts = {part: summarize(answers_for(scores, index, part), metrics) for part in ("val", "test")}
+    answers = {part: answers_for(scores, index, part, task.pooled) for part in ("val", "test")}
+    test = answers["test"]
+    parts = {part: summarize(of_part, metrics) for part, of_part in answers.items()}
     result: dict = {part: summary["mean"] for part, summary in parts.items() if summary["runs"]}
     for metric_name, metric in metrics.items():
         if metric.of_clips is None and metric_name != task.chooses:

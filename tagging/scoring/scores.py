@@ -100,3 +100,21 @@ def mean_answer(outputs: list[np.ndarray]) -> np.ndarray:
     log_p = logsumexp([log_expit(x.astype(np.float64)) for x in outputs], axis=0)
     log_q = logsumexp([log_expit(-x.astype(np.float64)) for x in outputs], axis=0)
     return (log_p - log_q).astype(np.float32)
+
+
+def mean_of_groups(outputs: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return the log odds of the mean probability of each group of clips, by ascending group.
+
+    Args:
+        outputs: log odds, (clips, classes).
+        groups: each clip's, integers (clips,).
+
+    Returns:
+        float32 (groups, classes).
+    """
+    order = np.argsort(groups, kind="stable")
+    firsts = np.flatnonzero(np.diff(groups[order], prepend=-1))
+    sorted_outputs = outputs[order].astype(np.float64)
+    log_p = np.logaddexp.reduceat(log_expit(sorted_outputs), firsts)
+    log_q = np.logaddexp.reduceat(log_expit(-sorted_outputs), firsts)
+    return (log_p - log_q).astype(np.float32)
