@@ -2,7 +2,8 @@
 
 An entry of `features` is computed from the waveform alone; one of `embeddings` is what a network of
 `data/weights` says of it. Each clip is computed at its own length, as a recording would be, unless
-the entry is `filled`.
+the entry is `filled`. Where it asks for copies with `changed` waveforms, `<name>/changed1` and so
+on are features as well, which training alone reads.
 """
 
 import sys
@@ -19,6 +20,7 @@ from torch import nn
 from tagging.base.errors import UserError, entry_point
 from tagging.base.processes import at_once
 from tagging.base.progress import Progress
+from tagging.data.augmentation import Changed, change
 from tagging.data.clips import read_features, read_index, write_features
 from tagging.data.spec import InputSpec
 from tagging.learning import embedding
@@ -37,6 +39,11 @@ class Feature(Section):
         description="true (shorter clips are filled up with silence, so that all have one length: "
         "networks are then faster) or false",
         strict=True,
+    )
+    changed: Changed | None = Field(
+        None,
+        description=f"a mapping of {', '.join(Changed.model_fields)}: copies of the clips, whose "
+        "waveforms are changed; or null",
     )
 
 
@@ -57,8 +64,8 @@ class Embedding(Section):
     )
 
 
-def transform_of(name: str) -> tuple[nn.Module, dict[str, Any], bool]:
-    """Return an entry's transform, its settings as they are kept with weights, and `filled`.
+def transform_of(name: str) -> tuple[nn.Module, dict[str, Any], bool, Changed | None]:
+    """Return an entry's transform, its settings as they are kept with weights, `filled`, `changed`.
 
     Raises:
         UserError: if there is no such entry, or it is not as it should be.
@@ -75,7 +82,7 @@ def transform_of(name: str) -> tuple[nn.Module, dict[str, Any], bool]:
                 f"params.yaml: embeddings.{name}.architecture is {entry.architecture!r}; it takes "
                 f"{transform.architecture}, which {path} is of"
             )
-        return transform, {"name": "embedding", **entry.model_dump()}, False
+        return transform, {"name": "embedding", **entry.model_dump()}, False, None
     if name not in features:
         raise UserError(
             f"params.yaml: features.{name} is missing; features and embeddings have "
@@ -83,7 +90,8 @@ def transform_of(name: str) -> tuple[nn.Module, dict[str, Any], bool]:
         )
     entry = parse(Feature, features[name], f"features.{name}")
     transform = embedding.build_transform(entry.transform, entry.settings, f"features.{name}")
-    return transform, {"name": entry.transform, **entry.settings}, entry.filled
+    about = {"name": entry.transform, **entry.settings}
+    return transform, about, entry.filled, entry.changed
 
 
 def in_order(classes: dict[str, str], name: str) -> list[str]:
@@ -106,7 +114,7 @@ def main(name: str) -> None:
     """Run the stage for the feature `name`."""
     machine = load(Machine, "run")
     torch.set_num_threads(1)
-    transform, about, filled = transform_of(name)
+    transform, about, filled, changed = transform_of(name)
     waveforms = read_features("waveform")
     rate = waveforms.settings["sample_rate"]
 
@@ -116,31 +124,47 @@ def main(name: str) -> None:
             samples = soxr.resample(samples, rate, transform.sample_rate)
         return torch.from_numpy(samples).unsqueeze(0)
 
+    def read_clip(place: int, copy: int) -> np.ndarray:
+        """Return a clip's waveform, float32 (samples,), or that of a copy from 1 on."""
+        # Behind a shorter clip's end silence is stored.
+        end = waveforms.spec.frames if filled else waveforms.frames[place]
+        stored = waveforms.values[place, 0, :end, 0]
+        samples = waveforms.spec.as_input(torch.from_numpy(stored.copy())).numpy()
+        if copy:
+            rng = np.random.default_rng([changed.seed, copy, place])
+            samples = change(samples, rate, changed, rng)
+        return samples
+
     longest = at_rate(np.zeros(waveforms.spec.frames, np.float32)).shape[1]
     spec = InputSpec(transform.channels, transform.frames(longest), transform.bins)
     clips = len(waveforms.values)
+    copies = changed.copies if changed else 0
+
+    def write(name: str, copy: int) -> None:
+        """Write the feature of all clips, or of a copy of them."""
+        with write_features(name, ((clips, *spec[:3]), np.float32), spec, about) as found:
+            values, frames = found
+
+            @torch.inference_mode()
+            def compute(start: int) -> int:
+                """Write the features of some clips; return how many."""
+                places = range(start, min(start + CLIPS_AT_A_TIME, clips))
+                for place in places:
+                    computed = transform(at_rate(read_clip(place, copy)))[0].numpy()
+                    frames[place] = number = min(computed.shape[1], spec.frames)
+                    values[place, :, :number] = computed[:, :number]
+                return len(places)
+
+            for done in threads.map(compute, range(0, clips, CLIPS_AT_A_TIME)):
+                progress.advance(done)
+
     with (
-        write_features(name, ((clips, *spec[:3]), np.float32), spec, about) as (values, frames),
-        Progress(f"features {name}", clips, "clip", machine.progress) as progress,
+        Progress(f"features {name}", clips * (1 + copies), "clip", machine.progress) as progress,
         ThreadPoolExecutor(at_once()) as threads,
     ):
-
-        @torch.inference_mode()
-        def compute(start: int) -> int:
-            """Write the features of some clips; return how many."""
-            places = range(start, min(start + CLIPS_AT_A_TIME, clips))
-            for place in places:
-                # Behind a shorter clip's end silence is stored.
-                end = waveforms.spec.frames if filled else waveforms.frames[place]
-                stored = waveforms.values[place, 0, :end, 0]
-                samples = waveforms.spec.as_input(torch.from_numpy(stored.copy())).numpy()
-                computed = transform(at_rate(samples))[0].numpy()
-                frames[place] = number = min(computed.shape[1], spec.frames)
-                values[place, :, :number] = computed[:, :number]
-            return len(places)
-
-        for done in threads.map(compute, range(0, clips, CLIPS_AT_A_TIME)):
-            progress.advance(done)
+        write(name, 0)
+        for copy in range(1, copies + 1):
+            write(f"{name}/changed{copy}", copy)
 
 
 if __name__ == "__main__":

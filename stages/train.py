@@ -106,6 +106,23 @@ def read_clips(
     )
 
 
+def read_copies(training: Training, feature: str, clips: Clips) -> list[Clips]:
+    """Return the clips to train on as each changed copy of their feature has them.
+
+    Raises:
+        UserError: if training takes clips of copies, and there are none.
+    """
+    if not (share := training.settings.augment.changed):
+        return []
+    names = sorted(f"{feature}/{path.name}" for path in (FEATURES / feature).glob("changed*"))
+    if not names:
+        raise UserError(
+            f"params.yaml: augment.changed of {training.name} is {share:g}, but its feature "
+            f"{feature} has no copies; it takes 0, or features.{feature}.changed"
+        )
+    return [clips._replace(values=np.asarray(read_features(name).values)) for name in names]
+
+
 def read_targets(model: Model, index: Index, fold: int) -> np.ndarray | None:
     """Return what a student learns for the clips that train a fold; None for other models."""
     if not isinstance(model, Student):
@@ -122,6 +139,7 @@ def train_run(training: Training, progress: Progress | Told) -> float:
     feature = model.features or task.features
     features = read_features(feature)
     clips, val, classes = read_clips(training, features, device)
+    copies = read_copies(training, feature, clips)
 
     torch.manual_seed(run.seed)
     network = build(model, features.spec, len(classes), name).to(device)
@@ -129,7 +147,7 @@ def train_run(training: Training, progress: Progress | Told) -> float:
         begin_with(network, WEIGHTS / f"{model.weights}.safetensors")
     activation = activation_of(network, settings.loss.activation)
     validate = Validation(val, load_metric(task.chooses), activation)
-    files = [INDEX, *sorted((FEATURES / feature).iterdir())]
+    files = [INDEX, *sorted(file for file in (FEATURES / feature).rglob("*") if file.is_file())]
     if isinstance(model, Student):
         files.append(scores_path("ensembles", model.teacher))
         files += [Path(model.ontology)] if model.ontology else []
@@ -151,7 +169,7 @@ def train_run(training: Training, progress: Progress | Told) -> float:
             live.next_step()
             progress.say(line)
 
-        trained = train(network, settings, run.seed, clips, validate, state, progress, log)
+        trained = train(network, settings, run.seed, clips, validate, state, progress, log, copies)
     shape = Shape(features.spec, classes, activation, features.settings)
     path = Path(f"models/{name}/{run.name}.safetensors")
     save_network(path, trained.weights, model, shape, trained.checkpoints)

@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from tagging.data.augmentation import (
+    Changed,
     Masks,
     add_noise,
+    change,
+    from_copies,
     gain,
     gain_spectra,
     mask_spectra,
@@ -13,6 +16,9 @@ from tagging.data.augmentation import (
     shift,
     stretch,
 )
+from tagging.data.batches import to_clips
+from tagging.data.clips import Features
+from tagging.data.spec import InputSpec
 
 FRAMES = torch.tensor([40, 7, 1, 23])
 AST = Masks()
@@ -231,3 +237,60 @@ def test_a_stretched_tone_keeps_its_pitch():
 @pytest.mark.parametrize("samples", [1, 10, 700, 2047])
 def test_very_short_waveforms_are_stretched(samples):
     assert stretch(waveform(samples), 1.25).shape == (max(1, round(samples / 1.25)),)
+
+
+ALL = Changed(copies=1, share=1, stretch=[0.8, 1.25], shift=0.1, noise=(10, 20), gain=6)
+
+
+@pytest.mark.parametrize("name", ["stretch", "shift", "noise", "gain"])
+def test_each_change_of_a_waveform_is_made_alone_and_keeps_its_length(name):
+    wave = waveform()
+    alone = Changed(copies=1, share=1, **{name: getattr(ALL, name)})
+    changed = change(wave, 16000, alone, np.random.default_rng(0))
+    assert changed.shape == wave.shape
+    assert changed.dtype == np.float32
+    assert not np.array_equal(changed, wave)
+    assert np.array_equal(changed, change(wave, 16000, alone, np.random.default_rng(0)))
+    none = alone.model_copy(update={"share": 0.0})
+    assert np.array_equal(change(wave, 16000, none, np.random.default_rng(0)), wave)
+
+
+def test_each_change_is_made_to_its_share_of_clips():
+    wave = waveform(100)
+    quarter = Changed(copies=1, share=0.25, gain=6)
+    changed = [
+        not np.array_equal(change(wave, 16000, quarter, np.random.default_rng(seed)), wave)
+        for seed in range(400)
+    ]
+    assert 70 < sum(changed) < 130
+
+
+def test_a_slower_clip_is_cut_off_and_a_faster_one_ends_in_silence():
+    wave = waveform()
+    for rate, is_silent in ((0.5, False), (2.0, True)):
+        stretched = Changed(copies=1, share=1, stretch=[rate])
+        changed = change(wave, 16000, stretched, np.random.default_rng(0))
+        assert (not changed[8001:].any()) == is_silent
+
+
+def test_a_share_of_a_batch_comes_from_the_copies_each_as_often():
+    spec = InputSpec(1, 2, 3)
+    places = np.arange(1000)
+
+    def clips_of(value):
+        values = np.full((1000, 1, 2, 3), value, np.float32) + places[:, None, None, None] / 1e4
+        features = Features(values, np.full(1000, 2), spec, {})
+        return to_clips(features, np.eye(1000, dtype=np.uint8), places, torch.device("cpu"))
+
+    clips, copies = clips_of(0), [clips_of(1), clips_of(2)]
+    chosen = np.random.default_rng(0).permutation(1000)
+    batch = clips.batch(chosen)
+    found = from_copies(batch, chosen, copies, 0.5, generator())
+    sources = found.x[:, 0, 0, 0].int().tolist()
+    assert [430 < sources.count(0) < 570, *(200 < sources.count(k) < 300 for k in (1, 2))] == [
+        1
+    ] * 3
+    torch.testing.assert_close(found.x - torch.tensor(sources)[:, None, None, None], batch.x)
+    assert torch.equal(found.labels, batch.labels)
+    assert torch.equal(from_copies(batch, chosen, copies, 0.0, generator()).x, batch.x)
+    assert torch.equal(from_copies(batch, chosen, copies, 0.5, generator()).x, found.x)

@@ -87,6 +87,11 @@ def write_classes(folder: Path) -> None:
     write_index(index, folder / "data/clips.safetensors")
 
 
+def content(name: str) -> dict[str, bytes]:
+    files = (Path("data/features") / name).iterdir()
+    return {path.name: path.read_bytes() for path in files if path.is_file()}
+
+
 def change(folder: Path, **changed: Any) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(params(**changed)))
 
@@ -125,6 +130,29 @@ def test_filled_clips_end_in_silence_and_have_one_length(
     np.testing.assert_allclose(found.values[0], wanted, rtol=0, atol=1e-4)
     # What a network's file keeps are the transform's own settings.
     assert found.settings == {"name": "log_mel", **MEL}
+
+
+def test_copies_are_features_beside_the_clips_that_stay_as_they_are(
+    folder: Path, clips: list[np.ndarray]
+) -> None:
+    stage.main("mel")
+    plain = content("mel")
+    changed = {"copies": 2, "share": 1, "noise": [0, 10], "stretch": [0.8, 1.25], "shift": 0.1}
+    entry = {"transform": "log_mel", "settings": MEL}
+    change(folder, features={"mel": entry | {"changed": changed}})
+    stage.main("mel")
+    assert content("mel") == plain
+    copies = [content(f"mel/changed{number}") for number in (1, 2)]
+    assert plain["values.npy"] not in [copies[0]["values.npy"], copies[1]["values.npy"]]
+    assert copies[0]["values.npy"] != copies[1]["values.npy"]
+    for copy in copies:  # lengths, and what networks see
+        assert copy["frames.npy"] == plain["frames.npy"]
+        assert copy["spec.json"] == plain["spec.json"]
+    stage.main("mel")
+    assert [content(f"mel/changed{number}") for number in (1, 2)] == copies
+    change(folder, features={"mel": entry | {"changed": changed | {"share": 0}}})
+    stage.main("mel")
+    assert content("mel/changed1") == plain
 
 
 def test_one_thread_and_three_write_the_same_bytes(clips, monkeypatch) -> None:

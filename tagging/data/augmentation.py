@@ -2,20 +2,24 @@
 
 Random numbers come of the generator given alone, as many for a clip whatever it is padded to.
 
-Waveforms are float32 (samples,). Spectrograms are x, float32 (batch, channels, frames, bins), zero
+Waveforms are float32 (samples,). They are changed once, before features are computed: a copy of all
+clips that training draws from. Spectrograms are x, float32 (batch, channels, frames, bins), zero
 after a clip's end, and `frames`, int64 (batch,), each clip's number of real frames, or None where
 all of them are; padding stays zero.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch.nn import functional
 
+from tagging.data.batches import Batch, Clips
 from tagging.data.padding import frame_mask
-from tagging.parameters import Float, Section
+from tagging.parameters import Float, Int, Section
 
 
 class Masks(Section):
@@ -38,6 +42,38 @@ class Augment(Section):
         0.0, description="a number of 0 or more, in the spectrogram's unit: how much is added", ge=0
     )
     masks: Masks | None = Field(None, description="a mapping of time and bins, or null")
+    changed: Float = Field(
+        0.0,
+        description="a share from 0 to 1: the clips that are taken from one of the feature's "
+        "changed copies",
+        ge=0,
+        le=1,
+    )
+
+
+class Changed(Section):
+    """Copies of all clips, each with changes of its waveform (`features.<name>.changed`)."""
+
+    copies: Int = Field(description="a whole number of copies, 1 or more", ge=1)
+    share: Float = Field(
+        0.5, description="a share from 0 to 1: the clips of a copy that each change is made to",
+        ge=0, le=1,
+    )  # fmt: skip
+    stretch: list[Annotated[Float, Field(gt=0)]] = Field(
+        [], description="a list of numbers above 0, one of which a clip becomes so many times as "
+        "fast; what is then too long is cut off, what is too short ends in silence",
+    )  # fmt: skip
+    shift: Float = Field(
+        0.0, description="a number of seconds, 0 or more, by which a clip is moved at most", ge=0
+    )
+    noise: tuple[Float, Float] | None = Field(
+        None, description="a list of two numbers of decibels, the least and the most that white "
+        "noise lies below a clip; null for no noise",
+    )  # fmt: skip
+    gain: Float = Field(
+        0.0, description="a number of decibels, 0 or more: how much louder or softer", ge=0
+    )
+    seed: Int = Field(0, description="a whole number of 0 or more", ge=0)
 
 
 def augment(
@@ -49,6 +85,30 @@ def augment(
     if settings.gain:
         x = gain_spectra(x, frames, settings.gain, generator)
     return x if settings.masks is None else mask_spectra(x, frames, settings.masks, generator)
+
+
+def from_copies(
+    batch: Batch,
+    chosen: np.ndarray,
+    copies: Sequence[Clips],
+    share: float,
+    generator: torch.Generator,
+) -> Batch:
+    """Return a batch of which a share is read from changed copies instead, each as likely.
+
+    Args:
+        batch: the clips at `chosen`.
+        chosen: their places among the clips that are trained on, int64 (batch,).
+        copies: the same clips, changed; of the same length each.
+        share: in 0..1, of the clips.
+    """
+    draws = torch.rand(2, len(chosen), generator=generator).numpy()
+    of_copy = np.where(draws[0] < share, (draws[1] * len(copies)).astype(int), -1)
+    x = batch.x.clone()
+    for number, copy in enumerate(copies):
+        if len(rows := np.flatnonzero(of_copy == number)):
+            x[rows] = copy.batch(chosen[rows]).x
+    return batch._replace(x=x)
 
 
 def mask_spectra(
@@ -123,6 +183,29 @@ def gain_spectra(
     louder = x + gains[:, None, None, None]
     mask = frame_mask(frames, x.shape[2])
     return louder if mask is None else louder * mask[:, None, :, None]
+
+
+def change(
+    waveform: np.ndarray, rate: int, settings: Changed, rng: np.random.Generator
+) -> np.ndarray:
+    """Return a waveform with each change made or not, as long as it was.
+
+    Args:
+        waveform: float32 (samples,), at `rate` (Hz).
+        settings: of the changes.
+        rng: what is drawn comes from it.
+    """
+    samples = len(waveform)
+    if settings.stretch and rng.random() < settings.share:
+        stretched = stretch(waveform, rng.choice(settings.stretch))[:samples]
+        waveform = np.pad(stretched, (0, samples - len(stretched)))
+    if settings.shift and rng.random() < settings.share:
+        waveform = shift(waveform, round(settings.shift * rate), rng)
+    if settings.noise is not None and rng.random() < settings.share:
+        waveform = add_noise(waveform, rng.uniform(*settings.noise), rng)
+    if settings.gain and rng.random() < settings.share:
+        waveform = gain(waveform, settings.gain, rng)
+    return waveform
 
 
 def add_noise(waveform: np.ndarray, snr_db: float, rng: np.random.Generator) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tagging.base.errors import UserError
 from tagging.base.progress import Progress
-from tagging.data.augmentation import Augment, augment
+from tagging.data.augmentation import Augment, augment, from_copies
 from tagging.data.batches import Clips, Sampling, count_batches, epoch_batches, mix, sample_order
 from tagging.learning.losses import LOSSES, Loss, parse_loss
 from tagging.learning.model import Activation, log_odds, score
@@ -62,7 +62,9 @@ class Train(Section):
     mixup_rate: Float = Field(description="the share of clips mixed, from 0 to 1", ge=0, le=1)
     mixup_alpha: Float = Field(description="a number above 0", gt=0)
     augment: Augment = Field(
-        Augment(), description="a mapping of roll, gain and masks: changes of spectrograms"
+        Augment(),
+        description="a mapping of roll, gain and masks, changes of spectrograms, and of changed, "
+        "the share of clips whose waveform was changed",
     )
     average: Literal["none", "ema", "epochs"] = Field(
         description="none, ema (a moving average of the weights of every step) or epochs (the mean "
@@ -135,6 +137,7 @@ def train(
     state: Path,
     progress: Progress,
     on_epoch: Callable[[Epoch], None],
+    copies: Sequence[Clips] = (),
 ) -> Outcome:
     """Train `network` in place and return what is to be kept.
 
@@ -150,6 +153,7 @@ def train(
         state: file of the unfinished training; read if there, replaced after every epoch.
         progress: advanced by a unit a step.
         on_epoch: told every epoch's scores, those before an interruption included.
+        copies: the clips with changed waveforms.
 
     Raises:
         UserError: if the training diverges, or there is nothing to choose the best epoch by.
@@ -189,7 +193,7 @@ def train(
     for number in range(len(history), settings.epochs):
         started = time.perf_counter()
         loss = _train_epoch(
-            network, settings, seed, number, clips, optimizer, schedule, averaged, progress
+            network, settings, seed, number, clips, copies, optimizer, schedule, averaged, progress
         )
         if settings.average == "epochs" and number >= settings.epochs - settings.average_epochs:
             averaged.update_parameters(network)
@@ -230,7 +234,7 @@ def train(
 
 
 def _train_epoch(
-    network, settings, seed, number, clips, optimizer, schedule, averaged, progress
+    network, settings, seed, number, clips, copies, optimizer, schedule, averaged, progress
 ) -> float:
     network.train()
     torch.manual_seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
@@ -243,6 +247,8 @@ def _train_epoch(
     seen = 0
     for chosen in epoch_batches(len(clips.places), settings.batch_size, seed, number, order):
         batch = clips.batch(chosen)
+        if share := settings.augment.changed:
+            batch = from_copies(batch, chosen, copies, share, changing)
         changed = augment(batch.x, batch.frames, settings.augment, changing)
         batch = batch._replace(x=changed)
         if settings.mixup_rate > 0:
