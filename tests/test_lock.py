@@ -11,7 +11,6 @@ from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
 from tests.project import PIPELINES, ROOT
-from tools.readme import table, with_table
 
 AGAIN = "run `dvc repro` and commit dvc.lock with the results"
 
@@ -94,12 +93,3 @@ def test_what_one_stage_made_is_what_the_next_read(stages: list[PipelineStage]) 
         for dep in stage.deps:
             if dep.fs_path in made:
                 assert dep.hash_info == made[dep.fs_path], f"{stage.name}: {dep}; {AGAIN}"
-
-
-def test_readme_shows_the_leaderboard() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    board = (ROOT / "leaderboard/README.md").read_text(encoding="utf-8")
-    assert readme.count("<!-- leaderboard -->") == readme.count("<!-- /leaderboard -->") == 1
-    assert table(board).count("\n") > 2
-    assert table(board) in readme
-    assert with_table(readme, board) == readme, "run `make readme`"
