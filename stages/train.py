@@ -2,9 +2,13 @@
 
 A run is a fold and a seed. Clips that test a fold are never read for it. A training that is killed
 goes on at its last epoch, and runs that are finished are kept: a new seed trains that seed alone.
+
+`torchrun --nproc-per-node=N -m stages.train <model>` trains each run in N processes, one run after
+the other; `dvc commit train@<model>` then records it.
 """
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +33,7 @@ from tagging.data.clips import (
 )
 from tagging.data.protocols import Run, runs
 from tagging.data.task import Task, load_task
+from tagging.learning import distributed
 from tagging.learning.device import pick_device
 from tagging.learning.loop import Epoch, Train, Validation, train
 from tagging.learning.model import (
@@ -74,12 +79,16 @@ def load_settings(name: str) -> tuple[Model, Train]:
     return model, own
 
 
-def start_log(training: Training) -> Live:
+def start_log(training: Training) -> AbstractContextManager[Live | None]:
     """Start the log that DVC and its VS Code extension show while a model trains.
+
+    Of several processes that train it, one has the log.
 
     Raises:
         UserError: if the git repository has no commit yet, which DVCLive takes.
     """
+    if distributed.rank() > 0:
+        return nullcontext()
     try:
         # Not the root's dvc.yaml, and no experiment of its own: this is a stage of a pipeline.
         folder = f"plots/train/{training.name}/{training.run.name}"
@@ -156,10 +165,15 @@ def train_run(training: Training, progress: Progress | Told) -> float:
     without_seeds = model.model_dump(exclude={"seeds"})
     # Of the task, what is shown decides nothing here: a new metric trains nothing.
     description = [without_seeds, settings.model_dump(), task.chooses, run, device.type]
-    state = state_path(f"{name}-{run.name}", description, files)
+    if distributed.size() > 1:
+        description.append(distributed.size())
+    with distributed.first_alone():  # it removes states of trainings before
+        state = state_path(f"{name}-{run.name}", description, files)
     with start_log(training) as live:
 
         def log(epoch: Epoch) -> None:
+            if live is None:
+                return
             live.log_metric("train/loss", epoch.train_loss)
             line = f"{name} {run.name}: epoch {live.step + 1}/{settings.epochs}"
             line += f"  train loss {epoch.train_loss:.4f}"
@@ -170,9 +184,10 @@ def train_run(training: Training, progress: Progress | Told) -> float:
             progress.say(line)
 
         trained = train(network, settings, run.seed, clips, validate, state, progress, log, copies)
-    shape = Shape(features.spec, classes, activation, features.settings)
-    path = Path(f"models/{name}/{run.name}.safetensors")
-    save_network(path, trained.weights, model, shape, trained.checkpoints)
+    if distributed.rank() == 0:
+        shape = Shape(features.spec, classes, activation, features.settings)
+        path = Path(f"models/{name}/{run.name}.safetensors")
+        save_network(path, trained.weights, model, shape, trained.checkpoints)
     # The state stays: DVC has not recorded the outputs yet, and may be killed before it does.
     return trained.seconds
 
@@ -187,13 +202,17 @@ def main(name: str) -> None:
         Training(name, model, settings, load_task(), run, machine.device)
         for run in runs(len(sizes), model.seeds)
     ]
+    distributed.join(machine.device)
+    together = distributed.size() > 1
     steps = sum(count_batches(sizes[of.run.fold], settings.batch_size) for of in trainings)
-    with Progress(f"train {name}", steps * settings.epochs, "step", machine.progress) as progress:
-        seconds = run_all(train_run, trainings, progress)
-    write_json(
-        Path(f"metrics/timing/{name}.json"),
-        {"train_seconds": round(sum(seconds), 1), "epochs": settings.epochs},
-    )
+    style = "none" if distributed.rank() > 0 else machine.progress
+    with Progress(f"train {name}", steps * settings.epochs, "step", style) as progress:
+        seconds = run_all(train_run, trainings, progress, processes=1 if together else None)
+    if distributed.rank() == 0:
+        write_json(
+            Path(f"metrics/timing/{name}.json"),
+            {"train_seconds": round(sum(seconds), 1), "epochs": settings.epochs},
+        )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from tagging.base.errors import UserError
 from tagging.base.progress import Progress
 from tagging.data.augmentation import Augment, augment, from_copies
 from tagging.data.batches import Clips, Sampling, count_batches, epoch_batches, mix, sample_order
+from tagging.learning import distributed
 from tagging.learning.losses import LOSSES, Loss, parse_loss
 from tagging.learning.model import Activation, log_odds, score
 from tagging.learning.resume import load_state, save_state
@@ -190,10 +191,11 @@ def train(
             on_epoch(epoch)
         progress.skip(steps * len(history))
         progress.say(f"resumed after epoch {len(history)} of {settings.epochs}")
+    learning = distributed.divided(network)
     for number in range(len(history), settings.epochs):
         started = time.perf_counter()
         loss = _train_epoch(
-            network, settings, seed, number, clips, copies, optimizer, schedule, averaged, progress
+            learning, settings, seed, number, clips, copies, optimizer, schedule, averaged, progress
         )
         if settings.average == "epochs" and number >= settings.epochs - settings.average_epochs:
             averaged.update_parameters(network)
@@ -218,17 +220,15 @@ def train(
         )
         for of_epoch, weights in checkpoints.items():
             tensors |= _over(f"checkpoint {of_epoch}", weights)
-        save_state(
-            state,
-            tensors,
-            {
-                "groups": optimizer.state_dict()["param_groups"],
-                "schedule": schedule.state_dict(),
-                "history": history,
-                "seconds": seconds,
-                "checkpoints": list(checkpoints),
-            },
-        )
+        record = {
+            "groups": optimizer.state_dict()["param_groups"],
+            "schedule": schedule.state_dict(),
+            "history": history,
+            "seconds": seconds,
+            "checkpoints": list(checkpoints),
+        }
+        if distributed.rank() == 0:
+            save_state(state, tensors, record)
         on_epoch(epoch)
     return Outcome(kept, history, seconds, checkpoints)
 
@@ -237,22 +237,24 @@ def _train_epoch(
     network, settings, seed, number, clips, copies, optimizer, schedule, averaged, progress
 ) -> float:
     network.train()
-    torch.manual_seed(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
+    dropping = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    torch.manual_seed(dropping + distributed.rank())
     mixing = np.random.default_rng([seed, number, MIXING])
     changing = torch.Generator().manual_seed(
         int(np.random.SeedSequence([seed, number, CHANGING]).generate_state(1)[0])
     )
     order = sample_order(clips.labels, settings.sampling, seed, number)
+    rate, alpha = settings.mixup_rate, settings.mixup_alpha
     total = torch.zeros((), device=clips.device)
     seen = 0
     for chosen in epoch_batches(len(clips.places), settings.batch_size, seed, number, order):
-        batch = clips.batch(chosen)
+        batch = distributed.read(clips, chosen, rate, alpha, mixing)
         if share := settings.augment.changed:
             batch = from_copies(batch, chosen, copies, share, changing)
         changed = augment(batch.x, batch.frames, settings.augment, changing)
         batch = batch._replace(x=changed)
-        if settings.mixup_rate > 0:
-            batch = mix(batch, settings.mixup_rate, settings.mixup_alpha, mixing)
+        if rate > 0:
+            batch = mix(batch, rate, alpha, mixing)
         optimizer.zero_grad(set_to_none=True)
         loss = settings.loss(network(batch.x, batch.frames), batch.labels)
         loss.backward()
