@@ -16,6 +16,7 @@ from tagging.reports import (
     enhancement,
     epochs,
     leaderboard,
+    memory,
     missing_clips,
     prevalence,
 )
@@ -28,6 +29,7 @@ SECTIONS = {
     "classes": classes.section,
     "enhancement": enhancement.section,
     "epochs": epochs.section,
+    "memory": memory.section,
     "prevalence": prevalence.section,
     "missing_clips": missing_clips.section,
 }

@@ -197,6 +197,7 @@ def make_small(project: Project, folder: Path | str = "") -> None:
     params = project.params(folder)
     for file in params.get("download", {}).get("files", []):
         file["sha256"] = project.mirrored(file["address"], write_sounds)
+    if "decode" in params:
         params["decode"] |= {"source": "folder", "seconds": 1}
     published = [name for name in params.get("weights", []) if generate_weights(project, name)]
     if "weights" in params:

@@ -533,6 +533,55 @@ def test_clips_are_missing_at_random(task: Path) -> None:
         assert middles[0] == pytest.approx(float(lines(section, "none")[column]), abs=0.02)
 
 
+# Memory
+
+
+def with_memory(**rows: dict) -> dict:
+    """Return a task whose section `memory` reads these rows of another leaderboard."""
+    Path("random.json").write_text(json.dumps({"rows": rows}))
+    published = {"Somebody": {"accuracy": 0.6}}
+    memory = {"sections": ["memory"], "at_random": "random.json", "published": published}
+    return FOLDED | {"compare": FOLDED["compare"] | memory}
+
+
+def test_memory_is_what_a_split_at_random_is_better_by(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    somebody = {"kind": "published", "accuracy": 0.6}
+    params = with_memory(
+        good={"accuracy": 0.99, "accuracy_std": 0.01}, bad={"accuracy": 0.2}, Somebody=somebody
+    )
+    write_task(params, single_label(), FOLDED_QUALITIES, source="nsynth")
+    compare.main()
+    section = page()[page().index("## How much is memory") :]
+    held_out = board()["rows"]["good"]["accuracy"]
+    share = (0.99 - held_out) / (0.99 - 0.25)
+    good = lines(section, "good")
+    assert good[1] == "0.9900 ± 0.0100"
+    assert good[2].startswith(f"{held_out:.4f} ± ")
+    assert good[3:] == [f"{0.99 - held_out:.4f}", f"{share:.0%}"]
+    assert lines(section, "bad")[4] == ""  # no better than chance: there is nothing to lose
+    assert lines(section, "Somebody")[1:] == ["0.6", "", "", ""]
+    assert "both" not in section
+    assert f"chance (0.2500), {share:.0%} on average" in " ".join(section.split())
+
+
+def test_memory_takes_the_leaderboard_of_the_same_models(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = with_memory(other={"accuracy": 1})
+    write_task(params, single_label(), FOLDED_QUALITIES)
+    with pytest.raises(SystemExit, match=r"random\.json has none of the entries of this task"):
+        compare.main()
+    Path("random.json").unlink()
+    with pytest.raises(SystemExit, match=r"compare\.at_random: random\.json is missing"):
+        compare.main()
+    del params["compare"]["at_random"]
+    write_task(params, single_label(), FOLDED_QUALITIES)
+    with pytest.raises(
+        SystemExit, match=r"compare\.at_random is missing; the section memory takes"
+    ):
+        compare.main()
+
+
 ENHANCED = {"yac": 1, "deep": 1, "teacher": 2, "enhanced": 1.5}
 
 

@@ -97,6 +97,16 @@ def test_no_group_is_torn_apart_and_classes_are_spread() -> None:
     assert not np.array_equal(again, other)
 
 
+def test_of_several_labels_the_rarest_is_spread_and_none_is_a_class_of_its_own() -> None:
+    # Every clip has the first label but those without any; four groups alone have another one.
+    labels = np.repeat([[1, 0, 0], [1, 1, 0], [1, 0, 1], [0, 0, 0]], [8, 2, 2, 4], axis=0)
+    groups = [f"{k}" for k in range(16)]
+    for seed in range(5):
+        drawn = drawn_folds(labels.astype(np.uint8), groups, 2, seed)
+        for kind in (labels[:, 1] > 0, labels[:, 2] > 0, ~labels.any(axis=1)):
+            assert np.bincount(drawn[kind]).tolist() == [kind.sum() / 2] * 2
+
+
 RARE = np.eye(3, dtype=np.uint8)[[0, 1] * 11 + [2, 2]]
 
 

@@ -16,7 +16,7 @@ from stages import train as stage
 from tagging.base.errors import UserError
 from tagging.base.progress import Progress
 from tagging.data.batches import Clips, to_clips
-from tagging.data.clips import Features, read_features, read_index
+from tagging.data.clips import Features, read_features, read_index, write_features
 from tagging.data.spec import InputSpec
 from tagging.learning import loop, resume
 from tagging.learning.loop import Outcome, Train, Validation, train
@@ -322,6 +322,39 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def trained_weights(name: str) -> dict[str, bytes]:
     return {file.stem: file.read_bytes() for file in sorted(Path(f"models/{name}").iterdir())}
+
+
+def write_copy(number: int, values: np.ndarray) -> None:
+    name = f"vggish/changed{number}"
+    with write_features(name, (values.shape, np.uint8), SPEC, {"name": "vggish"}) as arrays:
+        arrays[0][:] = values
+
+
+def test_training_draws_from_copies_of_its_clips_and_nothing_else_does(task: Path) -> None:
+    index = read_index()
+    values = np.array(read_features("vggish").values)
+    small = ATTENTION | {"train": {"augment": {"changed": 1}}}
+    write_params(models={"small": small, "plain": ATTENTION})
+    with pytest.raises(SystemExit, match=r"changed of small is 1.*vggish has no copies"):
+        stage.main("small")
+    for number in (1, 2):
+        write_copy(number, values)
+    stage.main("plain")
+    stage.main("small")
+    same_copies = trained_weights("small")
+    assert same_copies == trained_weights("plain")
+    write_copy(2, 255 - values)
+    stage.main("small")  # its state is no longer taken
+    other = trained_weights("small")
+    assert other != same_copies
+    stage.main("plain")
+    assert trained_weights("plain") == same_copies
+    # Those that test and validate are not read.
+    values[index.folds[0].test] = 7
+    values[index.folds[0].val] = 9
+    write_copy(1, values)
+    stage.main("small")
+    assert trained_weights("small") == other
 
 
 def test_clips_that_test_are_never_read_in_training(task: Path) -> None:

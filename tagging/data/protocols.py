@@ -128,7 +128,9 @@ def drawn_folds(labels: np.ndarray, groups: Sequence[str], folds: int, seed: int
     """Return a fold for each clip, int64 (clips,): no group in two of them, classes spread evenly.
 
     Args:
-        labels: 0 or 1, (clips, classes); where clips have several, their first one is spread.
+        labels: 0 or 1, (clips, classes); of a clip's labels the rarest is spread (as in Sechidis,
+            Tsoumakas, Vlahavas, 2011, "On the stratification of multi-label data"), and clips
+            without any as a class of their own.
         groups: the name of each clip's group, (clips,).
         folds: how many there are to be.
         seed: decides which groups go together.
@@ -141,7 +143,9 @@ def drawn_folds(labels: np.ndarray, groups: Sequence[str], folds: int, seed: int
     names = np.asarray(groups)
     if (number := len(np.unique(names))) < folds:
         raise UserError(f"the clips are of {number} groups; protocol.folds takes at most as many")
-    spread = labels.argmax(axis=1)
+    counts = labels.sum(axis=0, dtype=int)
+    spread = np.where(labels > 0, counts, counts.max() + 1).argmin(axis=1)
+    spread[~labels.any(axis=1)] = len(counts)
     if (most := np.bincount(spread).max()) < folds:
         raise UserError(
             f"no class has more than {most} clips; protocol.folds takes at most as many"

@@ -1,11 +1,16 @@
 """The section `compare` of params.yaml: what the report of a task shows."""
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, create_model
 
 from tagging.parameters import Float, Int, Section, parse
+
+# Each is a file of tagging/reports, and an entry in stages/compare.py.
+PageSection = Literal[
+    "classes", "enhancement", "epochs", "memory", "missing_clips", "prevalence"
+]  # fmt: skip
 
 
 class Compare(Section):
@@ -28,8 +33,13 @@ class Compare(Section):
     differences: dict[str, list[str]] = Field(
         {}, description="a mapping of names of entries, each to a list of others compared with it"
     )
-    sections: list[Literal["classes", "enhancement", "epochs", "prevalence", "missing_clips"]] = (
-        Field([], description="a list of classes, enhancement, epochs, prevalence, missing_clips")
+    sections: list[PageSection] = Field(
+        [], description=f"a list of {', '.join(get_args(PageSection))}"
+    )
+    at_random: str | None = Field(
+        None,
+        description="the path of the leaderboard.json of a task with the same models, whose split "
+        "is random (of the section memory)",
     )
 
 
