@@ -19,6 +19,7 @@ from tagging.reports import (
     memory,
     missing_clips,
     prevalence,
+    similarity,
 )
 from tagging.reports.curves import write_curves
 from tagging.reports.facts import LEADERBOARD, read_facts
@@ -32,6 +33,7 @@ SECTIONS = {
     "memory": memory.section,
     "prevalence": prevalence.section,
     "missing_clips": missing_clips.section,
+    "similarity": similarity.section,
 }
 
 

@@ -36,21 +36,22 @@ from tagging.data.task import Task, load_task
 from tagging.learning import distributed
 from tagging.learning.device import pick_device
 from tagging.learning.loop import Epoch, Train, Validation, train
+from tagging.learning.metric_losses import TripletLoss
 from tagging.learning.model import (
     Model,
     Shape,
     Student,
-    activation_of,
     begin_with,
     build,
     load_model,
     save_network,
 )
 from tagging.learning.resume import state_path
+from tagging.learning.similarity import examined, judged_by, tags_of, teacher_path
 from tagging.learning.targets import student_targets
 from tagging.parameters import Machine, load, parse, read_params
 from tagging.scoring.metric import load_metric
-from tagging.scoring.scores import read_scores, scores_path
+from tagging.scoring.scores import read_scores
 
 WEIGHTS = Path("data/weights")
 
@@ -107,7 +108,7 @@ def read_clips(
     """
     index = read_index()
     fold = index.folds[training.run.fold]
-    targets = read_targets(training.model, index, training.run.fold)
+    targets = read_targets(training, index, features)
     return (
         to_clips(features, index.labels, fold.train, device, targets),
         to_clips(features, index.labels, fold.val, device),
@@ -132,13 +133,17 @@ def read_copies(training: Training, feature: str, clips: Clips) -> list[Clips]:
     return [clips._replace(values=np.asarray(read_features(name).values)) for name in names]
 
 
-def read_targets(model: Model, index: Index, fold: int) -> np.ndarray | None:
+def read_targets(training: Training, index: Index, features: Features) -> np.ndarray | None:
     """Return what a student learns for the clips that train a fold; None for other models."""
-    if not isinstance(model, Student):
+    model, run, kind = training.model, training.run, training.task.kind
+    if not isinstance(model, Student) or model.backbone is not None:
         return None
-    teacher = read_scores(scores_path("ensembles", model.teacher)).of_fold(fold, "train")[0]
-    labels = index.labels[index.folds[fold].train]
-    return student_targets(model, labels, teacher, index.classes)
+    path, places = teacher_path(kind, model.teacher, run.name), index.folds[run.fold].train
+    if kind == "similarity":
+        teacher = tags_of(path, to_clips(features, index.labels, places, pick_device("cpu")))
+    else:
+        teacher = read_scores(path).of_fold(run.fold, "train")[0]
+    return student_targets(model, index.labels[places], teacher, index.classes)
 
 
 def train_run(training: Training, progress: Progress | Told) -> float:
@@ -154,11 +159,14 @@ def train_run(training: Training, progress: Progress | Told) -> float:
     network = build(model, features.spec, len(classes), name).to(device)
     if model.weights is not None:
         begin_with(network, WEIGHTS / f"{model.weights}.safetensors")
-    activation = activation_of(network, settings.loss.activation)
+    if isinstance(model, Student) and model.backbone is not None:
+        path = teacher_path(task.kind, model.teacher, run.name)
+        begin_with(network, path, frozen=model.backbone == "frozen")
+    activation = judged_by(task.kind, network, settings.loss, model, name)
     validate = Validation(val, load_metric(task.chooses), activation)
     files = [INDEX, *sorted(file for file in (FEATURES / feature).rglob("*") if file.is_file())]
     if isinstance(model, Student):
-        files.append(scores_path("ensembles", model.teacher))
+        files.append(teacher_path(task.kind, model.teacher, run.name))
         files += [Path(model.ontology)] if model.ontology else []
     if model.weights is not None:
         files.append(WEIGHTS / f"{model.weights}.safetensors")
@@ -170,6 +178,9 @@ def train_run(training: Training, progress: Progress | Told) -> float:
     with distributed.first_alone():  # it removes states of trainings before
         state = state_path(f"{name}-{run.name}", description, files)
     with start_log(training) as live:
+        if isinstance(settings.loss, TripletLoss):
+            for key, value in examined(settings.loss, clips, settings.batch_size).items():
+                live.log_metric(f"triplets/{key}", value)
 
         def log(epoch: Epoch) -> None:
             if live is None:

@@ -210,7 +210,8 @@ def make_small(project: Project, folder: Path | str = "") -> None:
     models = params["models"] = few_of(params)
     students = params["students"]
     teachers = [student["teacher"] for student in students.values()] or list(params["ensembles"])
-    params["ensembles"] = {name: {"members": list(models)} for name in teachers[:1]}
+    if params["task"]["kind"] != "similarity":  # there a teacher is a model
+        params["ensembles"] = {name: {"members": list(models)} for name in teachers[:1]}
     for entry in [*models.values(), *students.values()]:
         if "teacher" in entry:
             entry["teacher"] = teachers[0]

@@ -18,7 +18,8 @@ from tagging.data.spec import InputSpec
 from tagging.data.task import Task
 from tagging.learning.embedding import build_transform
 from tagging.learning.loop import Train, Validation, train
-from tagging.learning.model import Model, Student, activation_of, build
+from tagging.learning.model import Model, Student, build
+from tagging.learning.similarity import judged_by
 from tagging.parameters import parse
 from tagging.scoring.metric import load_metric
 from tests.generated import SPEC, audible, multi_hot
@@ -88,7 +89,7 @@ def test_an_entry_can_be_trained(folder: str, name: str, tmp_path: Path) -> None
         labels = np.eye(CLASSES, dtype=np.uint8)[np.arange(CLIPS) % CLASSES]
     features = Features(audible(labels, spec), np.full(CLIPS, spec.frames), spec, {})
     clips = to_clips(features, labels, np.arange(CLIPS), torch.device("cpu"))
-    activation = activation_of(network, settings.loss.activation)
+    activation = judged_by(task.kind, network, settings.loss, model, name)
     validate = Validation(clips, load_metric(task.chooses), activation)
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     with Progress("train", None, "step", "none") as progress:
@@ -117,4 +118,6 @@ def test_an_ensembles_members_are_there(folder: str, name: str) -> None:
 
 @pytest.mark.parametrize(("folder", "name"), of_all("students"))
 def test_a_students_teacher_is_there(folder: str, name: str) -> None:
-    assert PARAMS[folder]["students"][name]["teacher"] in PARAMS[folder]["ensembles"]
+    params = PARAMS[folder]
+    teachers = "models" if params["task"]["kind"] == "similarity" else "ensembles"
+    assert params["students"][name]["teacher"] in params[teachers]

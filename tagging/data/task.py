@@ -1,4 +1,4 @@
-"""What a task asks: one label a clip or several, and which metrics tell how well it is answered."""
+"""What a task asks: labels, one a clip or several, or what is similar; and which metrics tell."""
 
 from typing import Literal
 
@@ -12,8 +12,9 @@ METRIC = "the name of a file in tagging/scoring/metrics, without its .py"
 class Task(Section):
     """The section `task`."""
 
-    kind: Literal["multi_label", "single_label"] = Field(
-        description="multi_label (a clip has one label or more) or single_label (exactly one)"
+    kind: Literal["multi_label", "single_label", "similarity"] = Field(
+        description="multi_label (a clip has one label or more), single_label (exactly one) or "
+        "similarity (embeddings, of which near ones are to share labels)"
     )
     chooses: str = Field(
         description=f"{METRIC}: by it validation chooses epochs and models, and intervals are given"

@@ -18,7 +18,8 @@ from tagging.data.augmentation import Augment, augment, from_copies
 from tagging.data.batches import Clips, Sampling, count_batches, epoch_batches, mix, sample_order
 from tagging.learning import distributed
 from tagging.learning.losses import LOSSES, Loss, parse_loss
-from tagging.learning.model import Activation, log_odds, score
+from tagging.learning.metric_losses import MetricLoss
+from tagging.learning.model import Activation, log_odds, outputs_of, score
 from tagging.learning.resume import load_state, save_state
 from tagging.parameters import Float, Int, Section
 from tagging.scoring.metric import Metric
@@ -87,7 +88,7 @@ class Validation(NamedTuple):
 
     clips: Clips
     metric: Metric
-    activation: Activation  # turns the network's outputs into probabilities
+    activation: Activation  # turns the network's outputs into probabilities, or is a distance
 
     def __call__(self, network: nn.Module) -> float | None:
         """Return the metric; None where there are no clips to validate on.
@@ -97,7 +98,7 @@ class Validation(NamedTuple):
         """
         if not len(self.clips.places):
             return None
-        outputs = score(network, self.clips)
+        outputs = score(network, self.clips, self.activation)
         if not outputs.isfinite().all():
             raise UserError(DIVERGED.format("outputs are"))
         value = self.metric.value(self.clips.labels, log_odds(outputs, self.activation))
@@ -166,6 +167,10 @@ def train(
     optimizer = _optimizer(network, settings)
     steps = count_batches(len(clips.places), settings.batch_size)
     schedule = _schedule(optimizer, settings, steps)
+    # A classifier is judged by its embedding, but trained by its outputs.
+    learned = validate.activation if isinstance(settings.loss, MetricLoss) else "none"
+    if learned != "none" and distributed.size() > 1:
+        raise UserError(f"torchrun takes losses of classes; {settings.loss.name} is of embeddings")
     averaged = _averaged(network, settings)
     scored = network if averaged is None else averaged.module
     history: list[Epoch] = []
@@ -195,8 +200,9 @@ def train(
     for number in range(len(history), settings.epochs):
         started = time.perf_counter()
         loss = _train_epoch(
-            learning, settings, seed, number, clips, copies, optimizer, schedule, averaged, progress
-        )
+            learning, settings, seed, number, clips, copies, learned, optimizer, schedule, averaged,
+            progress,
+        )  # fmt: skip
         if settings.average == "epochs" and number >= settings.epochs - settings.average_epochs:
             averaged.update_parameters(network)
         elif settings.average == "epochs":
@@ -234,7 +240,7 @@ def train(
 
 
 def _train_epoch(
-    network, settings, seed, number, clips, copies, optimizer, schedule, averaged, progress
+    network, settings, seed, number, clips, copies, learned, optimizer, schedule, averaged, progress
 ) -> float:
     network.train()
     dropping = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
@@ -256,7 +262,7 @@ def _train_epoch(
         if rate > 0:
             batch = mix(batch, rate, alpha, mixing)
         optimizer.zero_grad(set_to_none=True)
-        loss = settings.loss(network(batch.x, batch.frames), batch.labels)
+        loss = settings.loss(outputs_of(network, batch, learned), batch.labels)
         loss.backward()
         optimizer.step()
         schedule.step()

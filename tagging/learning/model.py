@@ -4,7 +4,7 @@ import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -12,10 +12,11 @@ from pydantic import AfterValidator, Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn import functional
 
 from tagging.base.errors import UserError
 from tagging.base.files import whole_file
-from tagging.data.batches import Clips
+from tagging.data.batches import Batch, Clips
 from tagging.data.classes import Class
 from tagging.data.spec import InputSpec
 from tagging.parameters import Float, Int, Section, parse, read_entries, read_models
@@ -23,7 +24,9 @@ from tagging.parameters import Float, Int, Section, parse, read_entries, read_mo
 NETWORKS = Path(__file__).parents[1] / "networks"
 CLIPS_AT_A_TIME = 256  # with more, what layers give no longer stays in a core's cache
 
-Activation = Literal["sigmoid", "softmax", "none"]
+Distance = Literal["cosine", "euclidean"]
+# The distances stand for no probabilities: the network's embedding is what it says.
+Activation = Literal["sigmoid", "softmax", "none", "cosine", "euclidean"]
 
 
 def _all_different(values: list[int]) -> list[int]:
@@ -49,6 +52,16 @@ class Model(Section):
         [0], description="a list of whole numbers of 0 or more, each once: a run each", min_length=1
     )
     train: dict[str, Any] = Field({}, description="a mapping of what replaces entries of train")
+    distance: Distance = Field(
+        "cosine",
+        description="cosine or euclidean: how embeddings are compared (task.kind similarity)",
+    )
+    embedding: Int | None = Field(
+        None,
+        description="a whole number of 1 or more: the width of a last layer that is the embedding, "
+        "in place of the classes; or null: the embedding is the network's last hidden layer",
+        ge=1,
+    )
 
 
 class Student(Model):
@@ -68,13 +81,19 @@ class Student(Model):
         "missing are added where the teacher's score is above this one of the clips with the label",
     )
     ontology: str | None = Field(None, description="the path of AudioSet's ontology (with enhance)")
+    backbone: Literal["trained", "frozen"] | None = Field(
+        None,
+        description="trained or frozen: it begins with the weights of its teacher, then a model, "
+        "but for the last layer, and goes on to train them or not (task.kind similarity)",
+    )
 
 
 class Shape(NamedTuple):
     """What a network is made for: its input, its classes, and how its outputs are read.
 
-    `activation` turns outputs into probabilities (none: they are such already); `features` are the
-    settings that compute the input of a waveform.
+    `activation` turns outputs into probabilities (none: they are such already; cosine, euclidean:
+    not outputs are asked for but embeddings); `features` are the settings that compute the input of
+    a waveform.
     """
 
     spec: InputSpec
@@ -119,9 +138,11 @@ def build(model: Model, spec: InputSpec, classes: int, name: str) -> nn.Module:
     architecture = importlib.import_module(f"tagging.networks.{model.architecture}")
     settings = parse(architecture.Settings, model.network, f"models.{name}.network")
     try:
-        network = architecture.Network(settings, spec, classes)
+        network = architecture.Network(settings, spec, model.embedding or classes)
     except UserError as error:
         raise UserError(f"models.{name}: {error}") from None
+    if model.embedding:
+        network.embed = network.forward
     # Networks take clips of any length unless they say otherwise.
     if spec.any_length and not getattr(network, "any_length", True):
         raise UserError(
@@ -131,8 +152,10 @@ def build(model: Model, spec: InputSpec, classes: int, name: str) -> nn.Module:
     return network
 
 
-def begin_with(network: nn.Module, path: Path) -> None:
+def begin_with(network: nn.Module, path: Path, frozen: bool = False) -> None:
     """Give a network the weights of another of the same architecture, but for the last layer.
+
+    With `frozen` training leaves them, and batch statistics, as they are.
 
     Raises:
         UserError: if the file has other tensors than the network, beyond `classify`.
@@ -145,6 +168,12 @@ def begin_with(network: nn.Module, path: Path) -> None:
             if not same:
                 raise UserError(f"{path} is of another network: it has no {name} of its shape")
             tensor.copy_(given[name])
+    if frozen:
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name.startswith("classify"))
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm1d):
+                module.momentum = 0.0
 
 
 def activation_of(network: nn.Module, trained_with: Activation) -> Activation:
@@ -180,6 +209,7 @@ def save_network(
         "activation": shape.activation,
         "classes": [of._asdict() for of in shape.classes],
         "checkpoints": list(checkpoints),
+        **({"embedding": model.embedding} if model.embedding else {}),
         **({"published": about} if about else {}),
     }
     named = {**weights}
@@ -231,15 +261,32 @@ def load_network(path: Path, device: torch.device) -> Trained:
         description["activation"],
         description["features"],
     )
-    model = Model(architecture=description["architecture"], network=description["network"])
+    model = Model(
+        architecture=description["architecture"],
+        network=description["network"],
+        embedding=description.get("embedding"),
+    )
     network = build(model, shape.spec, len(shape.classes), path.stem).to(device)
     network.load_state_dict(weights)
     return Trained(network.eval(), shape, checkpoints)
 
 
+def outputs_of(network: nn.Module, batch: Batch, activation: Activation) -> torch.Tensor:
+    """Return a network's outputs, (batch, classes), or embeddings, (batch, width).
+
+    Embeddings to be compared by the cosine are of length 1.
+    """
+    if activation not in get_args(Distance):
+        return network(batch.x, batch.frames)
+    embeddings = network.embed(batch.x, batch.frames)
+    return functional.normalize(embeddings) if activation == "cosine" else embeddings
+
+
 @torch.inference_mode()
-def score(network: nn.Module, clips: Clips) -> torch.Tensor:
+def score(network: nn.Module, clips: Clips, activation: Activation = "none") -> torch.Tensor:
     """Return the network's outputs for all clips: float32 (clips, classes), on their device.
+
+    Where `activation` is a distance, they are embeddings, (clips, width).
 
     Beyond rounding, a clip's do not depend on which others are scored with it.
     """
@@ -247,7 +294,7 @@ def score(network: nn.Module, clips: Clips) -> torch.Tensor:
     places = np.arange(len(clips.places))
     pieces = np.split(places, range(CLIPS_AT_A_TIME, len(places), CLIPS_AT_A_TIME))
     batches = (clips.batch(piece) for piece in pieces)
-    return torch.cat([network(batch.x, batch.frames) for batch in batches])
+    return torch.cat([outputs_of(network, batch, activation) for batch in batches])
 
 
 def log_odds(outputs: torch.Tensor, activation: Activation) -> np.ndarray:
@@ -258,9 +305,10 @@ def log_odds(outputs: torch.Tensor, activation: Activation) -> np.ndarray:
 
     Args:
         outputs: (clips, classes).
-        activation: sigmoid (log odds they are), softmax, or none (probabilities).
+        activation: sigmoid (log odds they are), softmax, or none (probabilities); embeddings
+            (cosine, euclidean) are none and stay as they are.
     """
-    if activation == "sigmoid":
+    if activation in ("sigmoid", *get_args(Distance)):
         return outputs.float().cpu().numpy()
     found = torch.empty(outputs.shape)
     # Piece by piece: float64 of two million clips by 527 classes takes 9 GB.
@@ -285,5 +333,6 @@ def _log_odds(exact: torch.Tensor, activation: Activation) -> torch.Tensor:
 
 
 def answer(trained: Trained, clips: Clips) -> np.ndarray:
-    """Return a trained model's log odds for all clips: float32 (clips, classes)."""
-    return log_odds(score(trained.network, clips), trained.shape.activation)
+    """Return a trained model's log odds, or embeddings, of all clips: float32 (clips, classes)."""
+    activation = trained.shape.activation
+    return log_odds(score(trained.network, clips, activation), activation)

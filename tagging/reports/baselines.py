@@ -12,14 +12,19 @@ from tagging.scoring.metric import Metric
 def baselines(kind: str, metrics: dict[str, Metric], index: Index) -> dict[str, dict[str, float]]:
     """Return each baseline's metrics on test, the mean over folds.
 
+    Of embeddings it is random neighbours, drawn.
+
     The random ranking is the expectation over all orders: equal scores count as that, clip by clip
     or class by class. A metric of all clips at once says nothing of equal scores and is left out.
 
     Args:
-        kind: multi_label, or single_label: there a ranking at random is what is called chance.
+        kind: multi_label, single_label (there a ranking at random is what is called chance) or
+            similarity.
         metrics: those of the task.
         index: its clips.
     """
+    if kind == "similarity":
+        return {"random neighbours": _of_random_embeddings(metrics, index)}
     weights = (
         {"chance": 0.0}
         if kind == "single_label"
@@ -33,6 +38,17 @@ def baselines(kind: str, metrics: dict[str, Metric], index: Index) -> dict[str, 
         }
         for name, weight in weights.items()
     }
+
+
+def _of_random_embeddings(metrics: dict[str, Metric], index: Index) -> dict[str, float]:
+    rng = np.random.default_rng(0)
+    found: dict[str, list[float]] = {name: [] for name in metrics}
+    for fold in index.folds:
+        labels = index.labels[fold.test]
+        embeddings = rng.standard_normal((len(labels), 8), np.float32)
+        for name, metric in metrics.items():
+            found[name].append(metric.value(labels, embeddings))
+    return {name: mean(values) for name, values in found.items()}
 
 
 def _values(metric: Metric, weight: float, index: Index) -> Iterator[float]:

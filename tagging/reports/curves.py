@@ -98,10 +98,13 @@ CURVES = {
     precision_recall: "model label recall precision",
     label_counts: "label clips",
 }
+OF_CLASSES = (average_precision, gain, precision_recall)  # embeddings have none
 
 
 def write_curves(facts: Facts, folder: Path) -> None:
     """Write the data of the plots to CSV files in `folder`."""
     for curve, columns in CURVES.items():
+        if facts.task.kind == "similarity" and curve in OF_CLASSES:
+            continue
         rows = [[*row, facts.data["source"]] for row in curve(facts)]
         write_text(folder / f"{curve.__name__}.csv", to_csv([*columns.split(), "data"], rows))

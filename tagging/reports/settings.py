@@ -9,7 +9,8 @@ from tagging.parameters import Float, Int, Section, parse
 
 # Each is a file of tagging/reports, and an entry in stages/compare.py.
 PageSection = Literal[
-    "classes", "enhancement", "epochs", "memory", "missing_clips", "prevalence"
+    "classes", "enhancement", "epochs", "memory", "missing_clips", "prevalence",
+    "similarity",
 ]  # fmt: skip
 
 

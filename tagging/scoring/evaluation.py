@@ -231,6 +231,9 @@ def write_evaluation(
         }
     result["parameters"] = scores.parameters
 
+    write_json(Path(f"metrics/{name}.json"), result)
+    if task.kind == "similarity":  # embeddings say nothing of single classes
+        return
     names = [of.name for of in index.classes]
     plots = Path(f"plots/evaluate/{name}")
     header = ["label", "average_precision", "test_clips"]
@@ -243,4 +246,3 @@ def write_evaluation(
     if task.kind == "single_label":
         header = ["label", "answered", "share", "clips"]
         write_text(plots / "confusion.csv", to_csv(header, confusion_rows(test, names)))
-    write_json(Path(f"metrics/{name}.json"), result)

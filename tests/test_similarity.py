@@ -1,0 +1,338 @@
+"""Tasks of embeddings: recall among the nearest, metric losses, and a task from clips to page."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import NearestNeighbors
+from torch.nn import functional
+
+from stages import compare, evaluate
+from stages import train as stage
+from tagging.base.errors import UserError
+from tagging.data.batches import to_clips
+from tagging.data.clips import Fold, read_features, read_index, write_json
+from tagging.learning import model as models
+from tagging.learning.losses import LOSSES
+from tagging.learning.metric_losses import (
+    MetricLoss,
+    Pairs,
+    SoftContrastive,
+    TeacherTriplet,
+    Triplet,
+    sharing,
+)
+from tagging.learning.similarity import judged_by, tags_of
+from tagging.parameters import parse
+from tagging.scoring.metric import load_metric
+from tagging.scoring.neighbours import any_label, label_recall, nearest, rarer_label_recall
+from tagging.scoring.scores import read_scores, scores_path
+from tests.generated import SPEC, YAC, make_repository, multi_hot, write_clips, write_params
+
+KS = (1, 2, 4, 8)
+METRIC_LOSSES = [name for name, loss in LOSSES.items() if issubclass(loss, MetricLoss)]
+
+
+def embedded(clips: int, width: int = 5, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((clips, width)).astype(np.float32)
+
+
+# Neighbours and recall
+
+
+@pytest.mark.parametrize("clips", [3, 9, 10, 1500])
+def test_the_nearest_are_scikit_learns_without_the_query(clips: int) -> None:
+    embeddings = embedded(clips)
+    most = min(8, clips - 1)
+    found = NearestNeighbors(n_neighbors=most).fit(embeddings).kneighbors(return_distance=False)
+    places = nearest(embeddings)
+    assert np.array_equal(places, found)
+    assert not (places == np.arange(clips)[:, None]).any()
+
+
+@pytest.mark.parametrize("k", KS)
+def test_recall_is_that_of_a_brute_force(k: int) -> None:
+    labels, embeddings = multi_hot(60, 9), embedded(60)
+    labels[7] = 0
+    recalls, hits, rarer = [], [], []
+    frequent = set(np.argsort(-labels.sum(axis=0, dtype=int), kind="stable")[:2].tolist())
+    for query, of in enumerate(labels):
+        distances = ((embeddings - embeddings[query]) ** 2).sum(axis=1)
+        near = [place for place in np.argsort(distances) if place != query][:k]
+        mine = set(np.flatnonzero(of).tolist())
+        theirs = set(np.flatnonzero(labels[near].any(axis=0)).tolist())
+        recalls.append(len(mine & theirs) / len(mine) if mine else np.nan)
+        hits.append(float(bool(mine & theirs)) if mine else np.nan)
+        rare = mine - frequent
+        rarer.append(len(rare & theirs) / len(rare) if rare else np.nan)
+    np.testing.assert_allclose(label_recall(labels, embeddings, k), recalls)
+    np.testing.assert_allclose(any_label(labels, embeddings, k), hits)
+    np.testing.assert_allclose(rarer_label_recall(labels, embeddings, k), rarer)
+    assert load_metric(f"recall_at_{k}").value(labels, embeddings) == pytest.approx(
+        np.nanmean(recalls)
+    )
+
+
+def test_of_unit_vectors_the_nearest_are_those_of_the_cosine() -> None:
+    embeddings = embedded(50)
+    units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    cosine = NearestNeighbors(n_neighbors=8, metric="cosine").fit(embeddings)
+    assert np.array_equal(nearest(units), cosine.kneighbors(return_distance=False))
+
+
+def test_equally_near_ones_come_in_random_order_and_the_same_again() -> None:
+    silent = np.zeros((400, 3), np.float32)
+    places = nearest(silent)
+    assert not (places == np.arange(400)[:, None]).any()
+    assert all(len(set(row)) == 8 for row in places.tolist())
+    # Of so many draws each clip has its part: none profits from where it stands.
+    assert np.bincount(places.ravel(), minlength=400).max() < 30
+    assert np.array_equal(places, nearest(silent.copy()))
+    # A nearer one is always before those that are equal.
+    silent[7] = 1
+    silent[3] = 0.9
+    assert nearest(silent.copy())[7, 0] == 3
+
+
+def test_the_nearest_are_searched_once_for_all_metrics(monkeypatch) -> None:
+    from tagging.scoring import neighbours
+
+    searches = []
+    search = neighbours._search
+    monkeypatch.setattr(neighbours, "_search", lambda of: searches.append(len(of)) or search(of))
+    labels, embeddings = multi_hot(30, 4), embedded(30)
+    for k in KS:
+        load_metric(f"recall_at_{k}").value(labels, embeddings)
+    load_metric("any_label_at_8").value(labels, embeddings)
+    assert searches == [30]
+    load_metric("recall_at_1").value(labels, embedded(30, seed=1))
+    assert searches == [30, 30]
+
+
+# Losses
+
+
+@pytest.mark.parametrize("name", METRIC_LOSSES)
+def test_along_a_metric_loss_clips_that_share_labels_come_near(name: str) -> None:
+    torch.manual_seed(0)
+    outputs, labels = torch.from_numpy(embedded(40)), multi_hot(40, 6)
+    targets = torch.from_numpy(labels).float()
+    if name == "teacher_triplet":
+        targets = 0.5 * targets + 0.45 * (targets + torch.rand_like(targets)) / 2
+    before, loss_of = label_recall(labels, outputs.numpy(), 1).mean(), LOSSES[name]()
+    for _ in range(100):
+        outputs.requires_grad_()
+        loss = loss_of(outputs, targets)
+        loss.backward()
+        assert loss.dim() == 0 and outputs.grad.isfinite().all()
+        outputs = outputs.detach() - outputs.grad
+    assert label_recall(labels, outputs.numpy(), 1).mean() > before + 0.1
+
+
+@pytest.mark.parametrize("name", METRIC_LOSSES)
+def test_where_nothing_is_alike_a_metric_loss_is_zero_and_can_be_trained(name: str) -> None:
+    outputs = (10 * torch.eye(4)).requires_grad_()
+    loss = LOSSES[name]()(outputs, torch.eye(4))
+    loss.backward()
+    assert loss == 0
+
+
+def test_triplets_by_hand() -> None:
+    # Clips at 0, 1, 3 and 3.5 on a line; the first two share a label, the others have another each.
+    outputs = torch.tensor([[0.0], [1], [3], [3.5]])
+    labels = torch.tensor([[1.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    assert sharing(labels).nonzero().tolist() == [[0, 1], [1, 0]]
+    for negatives in ("semi_hard", "hard"):
+        chosen = Triplet(negatives=negatives, each=1).triplets(outputs, labels)
+        assert [places.tolist() for places in chosen] == [[0, 1], [1, 0], [2, 2]]
+    # Of 1 - 3 + margin and 1 - 2 + margin the latter alone is above 0.
+    loss = Triplet(negatives="hard", margin=1.5)(outputs, labels)
+    assert loss == pytest.approx(0.5)
+
+
+def test_a_semi_hard_negative_is_farther_than_the_positive() -> None:
+    # Of the anchor at 0 the negative at 1 is nearer than the positive at 2: the one at 3 is taken.
+    outputs = torch.tensor([[0.0], [2], [1], [3], [9]])
+    labels = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1], [0, 1]])
+    anchors, _, negatives = Triplet(negatives="semi_hard", each=1).triplets(outputs, labels)
+    assert negatives[anchors == 0].tolist() == [3]
+    _, _, negatives = Triplet(negatives="hard", each=1).triplets(outputs, labels)
+    assert negatives[0] == 2
+
+
+def blended(labels: list[list[float]], probabilities: list[list[float]]) -> torch.Tensor:
+    return 0.5 * torch.tensor(labels) + 0.5 * torch.tensor(probabilities)
+
+
+def test_triplets_by_the_most_and_the_least_probable_tag() -> None:
+    # Nobody has tag 3, which is the least probable of all: of those that are there it is tag 2.
+    targets = blended(
+        [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]],
+        [[0.2, 0.9, 0.1, 0], [0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5]],
+    )
+    chosen = TeacherTriplet(choose="probable", each=1).triplets(torch.zeros(3, 1), targets)
+    assert [places[chosen[0] == 0].tolist() for places in chosen] == [[0], [1], [2]]
+
+
+def test_triplets_by_a_taggers_errors() -> None:
+    # Of clip 0 the tagger misses label 0, which clip 1 has, and hears label 2, which clip 2 has.
+    targets = blended(
+        [[1, 1, 0], [1, 0, 0], [0, 0, 1]],
+        [[0.1, 0.8, 0.9], [0.9, 0.1, 0.8], [0.1, 0.2, 0.9]],
+    )
+    chosen = TeacherTriplet(choose="errors", top=2, each=1).triplets(torch.zeros(3, 1), targets)
+    assert [places.tolist() for places in chosen] == [[0], [1], [2]]
+
+
+def test_pairs_by_hand() -> None:
+    outputs = torch.tensor([[0.0], [1], [1.5]])
+    labels = torch.tensor([[1.0, 0], [1, 0], [0, 1]])
+    # The pair that is alike: 1. Others: 1.5 is beyond the margin, 0.5 is nearer by 0.5.
+    assert Pairs(margin=1.0)(outputs, labels) == pytest.approx(1 + 0.5)
+
+
+def test_soft_contrastive_by_hand() -> None:
+    outputs = functional.normalize(torch.from_numpy(embedded(5)))
+    labels = torch.tensor([[1.0, 1, 0], [1, 0, 0], [0, 1, 1], [0, 0, 1], [0, 0, 0]])
+    cosines = outputs @ outputs.T
+    shares = {(0, 1): 1 / 2, (0, 2): 1 / 3, (2, 3): 1 / 2}  # of what either has
+    total = 0.0
+    for query in range(4):
+        others = [k for k in range(5) if k != query]
+        log_p = dict(zip(others, (cosines[query, others] / 0.2).log_softmax(0), strict=True))
+        of = {k: shares.get((min(query, k), max(query, k)), 0) for k in others}
+        total -= sum(of[k] * log_p[k] for k in others) / sum(of.values())
+    found = SoftContrastive(temperature=0.2)(outputs, labels)
+    torch.testing.assert_close(found, torch.as_tensor(total / 4))
+
+
+# A task
+
+
+TASK = {"kind": "similarity", "chooses": "recall_at_1", "shown": ["recall_at_1", "recall_at_2"]}
+ATTENTION = {
+    "architecture": "attention",
+    "network": {"hidden": 8, "layers": 1, "dropout": 0.1, "pooling": "feature"},
+}
+STUDENT = ATTENTION | {"teacher": "tagger"}
+ENTRIES = {
+    "mean": {"architecture": "projection"},
+    "projection": {
+        "architecture": "projection", "network": {"width": 4}, "train": {"loss": "triplet"},
+        "distance": "euclidean",
+    },
+    "tagger": ATTENTION,
+    "wide": ATTENTION | {"embedding": 5, "train": {"loss": "soft_contrastive"}},
+}  # fmt: skip
+STUDENTS = {
+    "trained": STUDENT | {"backbone": "trained", "train": {"loss": "soft_contrastive"}},
+    "frozen": STUDENT | {"backbone": "frozen", "embedding": 3, "train": {"loss": "pairs"}},
+    "probable": STUDENT | {"label_weight": 0.5, "train": {"loss": "teacher_triplet"}},
+}
+COMPARE = {
+    "plotted": ["tagger"], "sections": ["similarity"], "published": {}, "published_clips": None,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which all entries are trained, scored and compared."""
+    folder = tmp_path_factory.mktemp("similarity")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        torch.set_num_threads(1)
+        make_repository()
+        order = np.arange(120)
+        write_clips(multi_hot(120, 6), [Fold(order[:60], order[60:90], order[90:])])
+        write_params(task=TASK, models=ENTRIES, students=STUDENTS, compare=COMPARE)
+        write_json(Path("metrics/data.json"), {"source": "AudioSet"})
+        for name in ENTRIES | STUDENTS:
+            stage.main(name)
+            evaluate.main(name)
+        compare.main()
+    return folder
+
+
+def test_what_is_kept_are_embeddings(task: Path, monkeypatch) -> None:
+    monkeypatch.chdir(task)
+    widths = {"mean": 128, "projection": 4, "tagger": 8, "wide": 5, "trained": 8, "frozen": 3}
+    for name, width in widths.items():
+        kind = "students" if name in STUDENTS else "models"
+        embeddings = read_scores(scores_path(kind, name)).outputs["seed0/test"]
+        assert (embeddings.shape, embeddings.dtype) == ((30, width), np.float32)
+        lengths = np.linalg.norm(embeddings, axis=1)
+        assert np.allclose(lengths, 1, atol=1e-5) == (name != "projection")
+        labels = read_index().labels[90:]
+        scores = json.loads(Path(f"metrics/{name}.json").read_text())["test"]
+        for k in (1, 2):
+            assert scores[f"recall_at_{k}"] == label_recall(labels, embeddings, k).mean()
+        assert scores["recall_at_1_low"] < scores["recall_at_1_high"]
+
+
+def test_the_mean_is_centred_by_the_clips_that_train(task: Path, monkeypatch) -> None:
+    monkeypatch.chdir(task)
+    values = np.load("data/features/vggish/values.npy")[:, 0].astype(np.float64) / 256
+    means = values.mean(axis=1)
+    centred = means[90:] - means[:60].mean(axis=0)
+    expected = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    found = read_scores(scores_path("models", "mean")).outputs["seed0/test"]
+    # By the mean of batches, of which the last is smaller.
+    np.testing.assert_allclose(found, expected, atol=0.05)
+
+
+def weights(task: Path, name: str) -> dict[str, torch.Tensor]:
+    path = task / f"models/{name}/seed0.safetensors"
+    return models.load_network(path, torch.device("cpu")).network.state_dict()
+
+
+def test_a_backbone_is_the_teachers_frozen_or_trained_on(task: Path) -> None:
+    teacher, trained, frozen = (weights(task, name) for name in ("tagger", "trained", "frozen"))
+    shared = [name for name in teacher if not name.startswith("classify")]
+    of_batches = [name for name in shared if "num_batches" not in name]
+    assert all(torch.equal(frozen[name], teacher[name]) for name in of_batches)
+    assert not torch.equal(trained["layers.0.linear.weight"], teacher["layers.0.linear.weight"])
+    assert frozen["classify.weight"].shape == (3, 8)
+
+
+def test_the_page_compares_with_the_tagger_and_tells_of_triplets(task: Path) -> None:
+    page = (task / "leaderboard/README.md").read_text()
+    assert "Each of the 30 test clips asks once, among all others." in page
+    section = page[page.index("## What is near") :]
+    for name in (ENTRIES | STUDENTS).keys() - {"tagger"}:
+        assert f"| `{name}` | " in section
+    assert "random neighbours" in page
+    rows = [line for line in section.splitlines() if line.startswith("| `projection` | ")]
+    assert rows[1].split(" | ")[2:4] == ["100.0%", "100.0%"]  # by labels, they are never wrong
+    assert not (task / "plots/compare/average_precision.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("entry", "kind", "sentence"),
+    [
+        (YAC, "similarity", "x.architecture is yac, which has no embedding of"),
+        (
+            ATTENTION | {"train": {"loss": "pairs"}},
+            "multi_label",
+            "x has the loss pairs, which learns embeddings; it takes the task.kind similarity",
+        ),
+    ],
+)
+def test_a_network_and_a_loss_are_of_the_tasks_kind(entry: dict, kind: str, sentence: str) -> None:
+    model = parse(models.Model, entry, "models.x")
+    network = models.build(model, SPEC, 6, "x")
+    loss = LOSSES[model.train.get("loss", "bce")]()
+    with pytest.raises(UserError, match=sentence):
+        judged_by(kind, network, loss, model, "x")
+    wide = models.build(model.model_copy(update={"embedding": 4}), SPEC, 6, "x")
+    assert judged_by("similarity", wide, loss, model, "x") == "cosine"
+
+
+def test_a_teacher_of_tags_tells_classes(task: Path, monkeypatch) -> None:
+    monkeypatch.chdir(task)
+    features, index = read_features("vggish"), read_index()
+    clips = to_clips(features, index.labels, np.arange(20), torch.device("cpu"))
+    assert tags_of(Path("models/tagger/seed0.safetensors"), clips).shape == (20, 6)
+    with pytest.raises(UserError, match=r"wide/seed0.safetensors tells no classes; the teacher of"):
+        tags_of(Path("models/wide/seed0.safetensors"), clips)
