@@ -66,6 +66,7 @@ CHANGES = {
     "ema": {"average": "ema", "ema_decay": 0.9},
     "average of epochs": {"average": "epochs", "average_epochs": 2},
     "last": {"keep": "last"},
+    "bfloat16": {"precision": "bfloat16"},
 }
 
 
@@ -138,6 +139,14 @@ def test_a_setting_changes_the_weights(name: str, shared: Outcome, tmp_path: Pat
 def test_bce_is_msml(tmp_path: Path) -> None:
     msml, bce = (run(tmp_path / loss, {"loss": loss, "epochs": 1}) for loss in ("msml", "bce"))
     assert bce.history[0].train_loss == pytest.approx(msml.history[0].train_loss, rel=1e-4)
+
+
+def test_bfloat16_rounds_and_learns_alike(shared: Outcome, tmp_path: Path) -> None:
+    rounded = run(tmp_path, {"precision": "bfloat16"})
+    assert {tensor.dtype for tensor in rounded.weights.values()} <= {torch.float32, torch.int64}
+    losses = [[epoch.train_loss for epoch in of.history] for of in (rounded, shared)]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
 
 
 def weights_after_epochs(folder: Path) -> tuple[list[dict], Callable]:

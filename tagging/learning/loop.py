@@ -77,6 +77,11 @@ class Train(Section):
     keep: Literal["best", "last"] = Field(
         description="best (weights of the epoch that validation finds best) or last"
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="float32 or bfloat16 (autocast: multiplications are rounded, which is faster "
+        "where the processor has them; results then hang on the processor)",
+    )
     checkpoints: Int = Field(
         description="a whole number of 0 or more: of the last so many epochs weights are kept too",
         ge=0,
@@ -262,7 +267,11 @@ def _train_epoch(
         if rate > 0:
             batch = mix(batch, rate, alpha, mixing)
         optimizer.zero_grad(set_to_none=True)
-        loss = settings.loss(outputs_of(network, batch, learned), batch.labels)
+        with torch.autocast(
+            clips.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"
+        ):
+            outputs = outputs_of(network, batch, learned)
+        loss = settings.loss(outputs.float(), batch.labels)
         loss.backward()
         optimizer.step()
         schedule.step()
