@@ -20,6 +20,7 @@ from tagging.reports import (
     missing_clips,
     prevalence,
     similarity,
+    sure,
 )
 from tagging.reports.curves import write_curves
 from tagging.reports.facts import LEADERBOARD, read_facts
@@ -34,6 +35,7 @@ SECTIONS = {
     "prevalence": prevalence.section,
     "missing_clips": missing_clips.section,
     "similarity": similarity.section,
+    "sure": sure.section,
 }
 
 

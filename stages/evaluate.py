@@ -16,6 +16,7 @@ from tagging.learning.model import Student, answer, load_model, load_network
 from tagging.parameters import Machine, load
 from tagging.scoring.evaluation import Evaluate, write_evaluation
 from tagging.scoring.scores import Scores
+from tagging.scoring.sure import Sure
 
 
 @entry_point
@@ -26,10 +27,11 @@ def main(name: str) -> None:
     model = load_model(name)
     index = read_index()
     features = read_features(model.features or task.features)
-    outputs = {}
+    outputs, thresholds = {}, {}
     found = runs(len(index.folds), model.seeds)
     for run in found:
         trained = load_network(Path(f"models/{name}/{run.name}.safetensors"), device)
+        thresholds[run.name] = trained.thresholds
         parts = index.folds[run.fold]._asdict()
         clips = {
             part: to_clips(features, index.labels, places, device)
@@ -45,7 +47,8 @@ def main(name: str) -> None:
     parameters = sum(p.numel() for p in trained.network.parameters())
     scores = Scores(outputs, {run.name: run.fold for run in found}, parameters)
     kind = "students" if isinstance(model, Student) else "models"
-    write_evaluation(kind, name, scores, index, task, settings)
+    sure = Sure(trained.promised, thresholds) if trained.promised else None
+    write_evaluation(kind, name, scores, index, task, settings, sure)
 
 
 if __name__ == "__main__":

@@ -44,11 +44,14 @@ from tagging.learning.model import (
     begin_with,
     build,
     load_model,
+    log_odds,
     save_network,
+    score,
 )
 from tagging.learning.resume import state_path
 from tagging.learning.similarity import examined, judged_by, tags_of, teacher_path
 from tagging.learning.targets import student_targets
+from tagging.learning.thresholds import choose_thresholds
 from tagging.parameters import Machine, load, parse, read_params
 from tagging.scoring.metric import load_metric
 from tagging.scoring.scores import read_scores
@@ -172,7 +175,8 @@ def train_run(training: Training, progress: Progress | Told) -> float:
         files.append(WEIGHTS / f"{model.weights}.safetensors")
     without_seeds = model.model_dump(exclude={"seeds"})
     # Of the task, what is shown decides nothing here: a new metric trains nothing.
-    description = [without_seeds, settings.model_dump(), task.chooses, run, device.type]
+    decides = settings.model_dump(exclude={"sure"})
+    description = [without_seeds, decides, task.chooses, run, device.type]
     if distributed.size() > 1:
         description.append(distributed.size())
     with distributed.first_alone():  # it removes states of trainings before
@@ -196,9 +200,16 @@ def train_run(training: Training, progress: Progress | Told) -> float:
 
         trained = train(network, settings, run.seed, clips, validate, state, progress, log, copies)
     if distributed.rank() == 0:
+        thresholds = None
+        if len(val.places) and task.kind != "similarity":
+            network.load_state_dict(trained.weights)
+            answers = log_odds(score(network, val), activation)
+            thresholds = choose_thresholds(val.labels, answers, settings.sure)
         shape = Shape(features.spec, classes, activation, features.settings)
         path = Path(f"models/{name}/{run.name}.safetensors")
-        save_network(path, trained.weights, model, shape, trained.checkpoints)
+        save_network(
+            path, trained.weights, model, shape, trained.checkpoints, thresholds=thresholds
+        )
     # The state stays: DVC has not recorded the outputs yet, and may be killed before it does.
     return trained.seconds
 

@@ -14,6 +14,7 @@ from tagging.data.protocols import runs
 from tagging.data.task import Task
 from tagging.scoring.evaluation import Evaluate, write_evaluation
 from tagging.scoring.scores import Scores
+from tagging.scoring.sure import Sure
 from tagging.scoring.tables import to_csv
 
 TRAIN, VAL, TEST = 60, 40, 80
@@ -86,7 +87,11 @@ def write_task(
                 folds = len(index.folds)
                 found = {f"fold{k}" if folds > 1 else "mean": k for k in range(folds)}
             scores = answers(index, qualities[name], found)
-            write_evaluation(section, name, scores, index, task, settings)
+            # Any will do: of the first two classes a threshold that keeps something.
+            limits = np.array([0.5, 0.9] + [np.nan] * (len(index.classes) - 2), np.float32)
+            judged = section != "ensembles" and len(index.folds[0].val)
+            sure = Sure(0.8, dict.fromkeys(found, limits)) if judged else None
+            write_evaluation(section, name, scores, index, task, settings, sure)
             if section != "ensembles":
                 write_training(name, list(found), task.chooses if len(index.folds[0].val) else None)
 

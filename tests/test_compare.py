@@ -14,6 +14,7 @@ from sklearn.metrics import average_precision_score
 
 from stages import compare
 from tagging.data.clips import read_index
+from tagging.reports import sure
 from tagging.reports.classes import LINE, place_names
 from tagging.reports.curves import gain, plotted
 from tagging.reports.differences import Difference, paired_difference
@@ -52,7 +53,7 @@ PARAMS = {
             "Somebody else": {"mean_average_precision": 0.123456789},
         },
         "differences": {"yac": ["yac_focal", "poor"], "deep": ["deep_wide"]},
-        "sections": ["classes", "prevalence", "missing_clips"],
+        "sections": ["classes", "prevalence", "missing_clips", "sure"],
     },
 }
 QUALITIES = {
@@ -513,6 +514,26 @@ def test_the_page_says_what_the_number_of_clips_is_worth(task: Path) -> None:
     said = re.search(r"([+-]0\.\d+) of the ([+-]0\.\d+) between the splits", section)
     assert float(said[1]) == pytest.approx(simulated - on_test, abs=0.0011)
     assert float(said[2]) == pytest.approx(on_val - on_test, abs=0.0011)
+
+
+def test_labels_are_sure_by_the_best_entry_that_has_thresholds(task: Path) -> None:
+    section = page()[page().index("## Which labels are sure") :]
+    text = " ".join(section.split())
+    # The best of all is an ensemble: it has no weights of its own.
+    assert text.startswith("## Which labels are sure The weights of `deep` keep thresholds")
+    found = board()["rows"]["deep"]["sure"]
+    assert "Of 6 labels 2 have one" in text
+    assert f"sure labels are right {found['precision']:.1%} of the time" in text
+    row = read_rows(Path("plots/evaluate/deep/sure.csv"))[1]
+    cells = lines(section, "class 1")
+    assert cells[:2] == ["class 1", "0.900"]
+    assert cells[6] == f"{float(row['precision']):.2f}"
+    assert cells[7] == f"{float(row['precision_low']):.2f} to {float(row['precision_high']):.2f}"
+    assert lines(section, "class 2")[6:] == ["", "", ""]
+
+
+def test_without_validation_no_label_is_sure(folds: Path) -> None:
+    assert sure.section(read_facts()) == ""
 
 
 def test_clips_are_missing_at_random(task: Path) -> None:

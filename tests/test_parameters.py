@@ -90,6 +90,7 @@ def test_the_projects_own_are_taken(params: dict[str, Any]) -> None:
         ("train.schedule", ["linear"], "constant, one_cycle"),
         ("train.decay", [0, 1.1], "a number above 0, at most 1"),
         ("train.keep", ["worst"], "best"),
+        ("train.sure", [0, 1, "x"], "a precision above 0 and below 1"),
         ("models.attention.train.lr", ["fast"], "a learning rate above 0"),
         ("models.attention.train.loss", ["bce2"], "msml, bce, ce, focal, triplet, "),
         ("models.yac.train", [3], "a mapping of what replaces entries of train"),

@@ -30,6 +30,7 @@ from tagging.learning.model import (
     save_network,
     score,
 )
+from tagging.learning.thresholds import choose_thresholds
 from tagging.networks import yac
 from tagging.scoring.metric import load_metric
 from tagging.scoring.metrics.ndcg import ndcg
@@ -398,6 +399,11 @@ def test_a_finished_run_is_not_trained_again(task: Path, monkeypatch) -> None:
     assert trained_weights("small")["seed0"] == first["seed0"]
     timing = json.loads(Path("metrics/timing/small.json").read_text())
     assert timing["epochs"] == 2
+    # Nor for another precision from which on labels are sure.
+    write_params(models={"small": ATTENTION | {"seeds": [0, 1], "train": {"sure": 0.3}}})
+    stage.main("small")
+    assert len(trained) == 2
+    assert load_network(Path("models/small/seed0.safetensors"), CPU).promised == 0.3
 
 
 @pytest.mark.parametrize(
@@ -430,7 +436,14 @@ def test_scores_are_log_odds_whatever_the_outputs_are(
             written[f"seed0/{part}"], np.log(p / (1 - p)), rtol=1e-3, atol=1e-5
         )
         assert np.array_equal(written[f"seed0/{part}"], answer(trained, of))
+    val = index.labels[index.folds[0].val]
+    kept = choose_thresholds(val, written["seed0/val"], trained.promised).classes
+    assert trained.promised == 0.8
+    assert np.array_equal(
+        trained.thresholds, np.array([of.threshold for of in kept], np.float32), equal_nan=True
+    )
     metrics = json.loads(Path("metrics/x.json").read_text())
+    assert metrics["test"]["sure"]["labels"] == np.isfinite(trained.thresholds).sum()
     labels = index.labels[index.folds[0].test]
     assert metrics["test"]["ndcg"] == pytest.approx(ndcg(labels, written["seed0/test"]).mean())
 

@@ -154,7 +154,7 @@ def _about(tagger: Tagger) -> dict[str, Any]:
     }
     if tagger.front is not None:
         about |= {"sample_rate": tagger.rate, "window_seconds": tagger.window}
-    for key in ("published", "thresholds"):
+    for key in ("published", "promised", "thresholds"):
         if key in tagger.about:
             about[key] = tagger.about[key]
     return about
@@ -190,7 +190,7 @@ def to_hub(name: str, folder: Path) -> None:
         "activation": tagger.shape.activation,
     }
     if "thresholds" in tagger.about:
-        config["thresholds"] = tagger.about["thresholds"]
+        config |= {key: tagger.about[key] for key in ("promised", "thresholds")}
     write_json(folder / "config.json", config)
     features = dict(tagger.shape.features)
     settings = getattr(tagger.front, "settings", None)
@@ -250,7 +250,8 @@ def _card(tagger: Tagger) -> str:
     )
     call = "(waveform, rate)" if tagger.front is not None else "(embedding)"
     sure = (
-        "`config.json` has a threshold for some labels, from which on they are sure."
+        "`config.json` has a threshold for some labels, from which on they are sure: chosen for a "
+        f"precision of {tagger.about['promised']:g}, on validation clips."
         if "thresholds" in tagger.about
         else "There are no thresholds: a probability does not tell how far one may rely on it."
     )

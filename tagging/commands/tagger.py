@@ -121,10 +121,7 @@ class Tagger:
         with safe_open(path, framework="numpy") as file:
             self.about: dict[str, Any] = json.loads(file.metadata()["model"])
         self.classes = [of.name for of in self.shape.classes]
-        given = self.about.get("thresholds") or {}
-        self.thresholds = np.array(
-            [given.get(name, {}).get("threshold", np.nan) for name in self.classes], np.float32
-        )
+        self.thresholds = trained.thresholds
         address = (self.about.get("published") or {}).get("address")
         self.published = next((of for of in PUBLISHED.values() if of.address == address), None)
         self.front = _front(self.shape.features, path)

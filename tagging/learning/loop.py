@@ -86,6 +86,13 @@ class Train(Section):
         description="a whole number of 0 or more: of the last so many epochs weights are kept too",
         ge=0,
     )
+    sure: Float = Field(
+        0.8,
+        description="a precision above 0 and below 1: labels are sure from the threshold on that "
+        "keeps it on validation",
+        gt=0,
+        lt=1,
+    )
 
 
 class Validation(NamedTuple):

@@ -19,6 +19,7 @@ from tagging.base.files import whole_file
 from tagging.data.batches import Batch, Clips
 from tagging.data.classes import Class
 from tagging.data.spec import InputSpec
+from tagging.learning.thresholds import Thresholds
 from tagging.parameters import Float, Int, Section, parse, read_entries, read_models
 
 NETWORKS = Path(__file__).parents[1] / "networks"
@@ -188,6 +189,7 @@ def save_network(
     shape: Shape,
     checkpoints: Mapping[int, Mapping[str, torch.Tensor]] | None = None,
     about: Mapping[str, Any] | None = None,
+    thresholds: Thresholds | None = None,
 ) -> None:
     """Write weights and, in the metadata, all that it takes to score a new clip with them.
 
@@ -198,6 +200,7 @@ def save_network(
         shape: what it was made for.
         checkpoints: weights after single epochs, by the number of the epoch.
         about: where published weights are from.
+        thresholds: from which probability on each class is sure; None where nothing validates.
     """
     checkpoints = checkpoints or {}
     # One metadata key: safetensors does not keep the order of several, and bytes must not vary.
@@ -211,6 +214,7 @@ def save_network(
         "checkpoints": list(checkpoints),
         **({"embedding": model.embedding} if model.embedding else {}),
         **({"published": about} if about else {}),
+        **(thresholds.described([of.name for of in shape.classes]) if thresholds else {}),
     }
     named = {**weights}
     for epoch, of_epoch in checkpoints.items():
@@ -225,11 +229,17 @@ def _checkpoint(epoch: int) -> str:
 
 
 class Trained(NamedTuple):
-    """A trained network as its file has it, ready to score clips, and other weights for it."""
+    """A trained network as its file has it, ready to score clips, and other weights for it.
+
+    `thresholds` are the probabilities from which on a class is sure, with the precision `promised`:
+    float32 (classes,), NaN where there is none.
+    """
 
     network: nn.Module
     shape: Shape
     checkpoints: dict[int, dict[str, torch.Tensor]]
+    thresholds: np.ndarray
+    promised: float | None
 
 
 def load_network(path: Path, device: torch.device) -> Trained:
@@ -268,7 +278,15 @@ def load_network(path: Path, device: torch.device) -> Trained:
     )
     network = build(model, shape.spec, len(shape.classes), path.stem).to(device)
     network.load_state_dict(weights)
-    return Trained(network.eval(), shape, checkpoints)
+    of_labels = description.get("thresholds", {})
+    thresholds = [of_labels.get(of.name, {}).get("threshold") for of in shape.classes]
+    return Trained(
+        network.eval(),
+        shape,
+        checkpoints,
+        np.array(thresholds, np.float32),
+        description.get("promised"),
+    )
 
 
 def outputs_of(network: nn.Module, batch: Batch, activation: Activation) -> torch.Tensor:

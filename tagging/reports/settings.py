@@ -10,7 +10,7 @@ from tagging.parameters import Float, Int, Section, parse
 # Each is a file of tagging/reports, and an entry in stages/compare.py.
 PageSection = Literal[
     "classes", "enhancement", "epochs", "memory", "missing_clips", "prevalence",
-    "similarity",
+    "similarity", "sure",
 ]  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from tagging.scoring.scores import (
     write_resampled,
     write_scores,
 )
+from tagging.scoring.sure import SURE_HEADER, Sure, sure_metrics, sure_rows
 from tagging.scoring.tables import to_csv
 
 CURVE_POINTS = 101  # of recall, 0 to 1, at which precision is written
@@ -193,7 +194,13 @@ def confusion_rows(answers: list[Answers], names: list[str]) -> list[list]:
 
 
 def write_evaluation(
-    kind: str, name: str, scores: Scores, index: Index, task: Task, settings: Evaluate
+    kind: str,
+    name: str,
+    scores: Scores,
+    index: Index,
+    task: Task,
+    settings: Evaluate,
+    sure: Sure | None = None,
 ) -> None:
     """Write the scores, those on resamples, `metrics/<name>.json` and `plots/evaluate/<name>`.
 
@@ -204,6 +211,7 @@ def write_evaluation(
         index: the task's clips.
         task: what metrics there are.
         settings: of the intervals.
+        sure: each run's thresholds, if there are any.
     """
     write_scores(scores_path(kind, name), scores)
     metrics = metrics_of(task)
@@ -231,11 +239,17 @@ def write_evaluation(
         }
     result["parameters"] = scores.parameters
 
+    names = [of.name for of in index.classes]
+    plots = Path(f"plots/evaluate/{name}")
+    if sure is not None:
+        # A threshold is of clips, also where windows of a recording are scored as one.
+        of_clips = [answers_for(scores, index, part, pooled=False) for part in ("val", "test")]
+        result["test"]["sure"] = sure_metrics(of_clips[1], sure, settings)
+        rows = sure_rows(names, sure, *of_clips)
+        write_text(plots / "sure.csv", to_csv(SURE_HEADER, rows))
     write_json(Path(f"metrics/{name}.json"), result)
     if task.kind == "similarity":  # embeddings say nothing of single classes
         return
-    names = [of.name for of in index.classes]
-    plots = Path(f"plots/evaluate/{name}")
     header = ["label", "average_precision", "test_clips"]
     write_text(plots / "average_precision.csv", to_csv(header, average_precision_rows(test, names)))
     header = ["label", "recall", "precision"]
