@@ -173,7 +173,8 @@ def train_run(training: Training, progress: Progress | Told) -> float:
         files += [Path(model.ontology)] if model.ontology else []
     if model.weights is not None:
         files.append(WEIGHTS / f"{model.weights}.safetensors")
-    without_seeds = model.model_dump(exclude={"seeds"})
+    # Its own settings of the training are among `settings`.
+    without_seeds = model.model_dump(exclude={"seeds", "train"})
     # Of the task, what is shown decides nothing here: a new metric trains nothing.
     decides = settings.model_dump(exclude={"sure"})
     description = [without_seeds, decides, task.chooses, run, device.type]
