@@ -139,7 +139,7 @@ def read_copies(training: Training, feature: str, clips: Clips) -> list[Clips]:
 def read_targets(training: Training, index: Index, features: Features) -> np.ndarray | None:
     """Return what a student learns for the clips that train a fold; None for other models."""
     model, run, kind = training.model, training.run, training.task.kind
-    if not isinstance(model, Student) or model.backbone is not None:
+    if not isinstance(model, Student) or (model.backbone and model.label_weight is None):
         return None
     path, places = teacher_path(kind, model.teacher, run.name), index.folds[run.fold].train
     if kind == "similarity":

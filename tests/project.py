@@ -208,7 +208,7 @@ def make_small(project: Project, folder: Path | str = "") -> None:
         if "classes" in embedding:
             embedding["classes"] = dict(zip(CLASSES, embedding["classes"].values(), strict=False))
     models = params["models"] = few_of(params)
-    students = params["students"]
+    students = params["students"] = dict([*params["students"].items()][:FEW])
     teachers = [student["teacher"] for student in students.values()] or list(params["ensembles"])
     if params["task"]["kind"] != "similarity":  # there a teacher is a model
         params["ensembles"] = {name: {"members": list(models)} for name in teachers[:1]}

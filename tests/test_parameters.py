@@ -192,7 +192,7 @@ def test_a_models_own_loss_replaces_the_shared_one(params: dict[str, Any]) -> No
 def test_metrics_that_are_none(params: dict[str, Any]) -> None:
     for key, value in (("chooses", "ndgc"), ("shown", ["ndcg", "ndgc"])):
         params["task"] = params["task"] | {key: value}
-        assert "task has 'ndgc'; the metrics are accuracy, d_prime" in problem(params)
+        assert "task has 'ndgc'; the metrics are accuracy, any_label_at_1" in problem(params)
         params["task"]["chooses"] = "ndcg"
 
 

@@ -29,7 +29,7 @@ from tagging.parameters import parse
 from tagging.scoring.metric import load_metric
 from tagging.scoring.neighbours import any_label, label_recall, nearest, rarer_label_recall
 from tagging.scoring.scores import read_scores, scores_path
-from tests.generated import SPEC, YAC, make_repository, multi_hot, write_clips, write_params
+from tests.generated import SPEC, make_repository, multi_hot, write_clips, write_params
 
 KS = (1, 2, 4, 8)
 METRIC_LOSSES = [name for name, loss in LOSSES.items() if issubclass(loss, MetricLoss)]
@@ -216,6 +216,7 @@ ATTENTION = {
     "architecture": "attention",
     "network": {"hidden": 8, "layers": 1, "dropout": 0.1, "pooling": "feature"},
 }
+UNTRAINED = {"architecture": "untrained"}
 STUDENT = ATTENTION | {"teacher": "tagger"}
 ENTRIES = {
     "mean": {"architecture": "projection"},
@@ -229,7 +230,8 @@ ENTRIES = {
 STUDENTS = {
     "trained": STUDENT | {"backbone": "trained", "train": {"loss": "soft_contrastive"}},
     "frozen": STUDENT | {"backbone": "frozen", "embedding": 3, "train": {"loss": "pairs"}},
-    "probable": STUDENT | {"label_weight": 0.5, "train": {"loss": "teacher_triplet"}},
+    "probable": STUDENT
+    | {"backbone": "trained", "label_weight": 0.5, "train": {"loss": "teacher_triplet"}},
 }
 COMPARE = {
     "plotted": ["tagger"], "sections": ["similarity"], "published": {}, "published_clips": None,
@@ -311,7 +313,7 @@ def test_the_page_compares_with_the_tagger_and_tells_of_triplets(task: Path) -> 
 @pytest.mark.parametrize(
     ("entry", "kind", "sentence"),
     [
-        (YAC, "similarity", "x.architecture is yac, which has no embedding of"),
+        (UNTRAINED, "similarity", "x.architecture is untrained, which has no embedding"),
         (
             ATTENTION | {"train": {"loss": "pairs"}},
             "multi_label",
@@ -321,11 +323,11 @@ def test_the_page_compares_with_the_tagger_and_tells_of_triplets(task: Path) -> 
 )
 def test_a_network_and_a_loss_are_of_the_tasks_kind(entry: dict, kind: str, sentence: str) -> None:
     model = parse(models.Model, entry, "models.x")
-    network = models.build(model, SPEC, 6, "x")
+    network = models.build(model, SPEC._replace(bins=6), 6, "x")
     loss = LOSSES[model.train.get("loss", "bce")]()
     with pytest.raises(UserError, match=sentence):
         judged_by(kind, network, loss, model, "x")
-    wide = models.build(model.model_copy(update={"embedding": 4}), SPEC, 6, "x")
+    wide = models.build(model.model_copy(update={"embedding": 4}), SPEC._replace(bins=4), 6, "x")
     assert judged_by("similarity", wide, loss, model, "x") == "cosine"
 
 

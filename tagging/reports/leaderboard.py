@@ -109,7 +109,8 @@ def result(facts: Facts) -> str:
     """Say how the chosen entry does beside the published rows, where there are any."""
     best, metric, name = facts.chosen, facts.metric, facts.task.chooses
     published = [row for row in facts.rows if row.kind == "published" and row.test.get(name)]
-    if best is None or not published:
+    # Others' embeddings are scored on their own clips.
+    if best is None or not published or facts.task.kind == "similarity":
         return ""
     text = f"`{best.name}` has the {metric.title} **{cell(metric, best.test, name)}** on test."
     low, high = best.test[f"{name}_low"], best.test[f"{name}_high"]
