@@ -183,7 +183,7 @@ def train_run(training: Training, progress: Progress | Told) -> float:
     with distributed.first_alone():  # it removes states of trainings before
         state = state_path(f"{name}-{run.name}", description, files)
     with start_log(training) as live:
-        if isinstance(settings.loss, TripletLoss):
+        if live is not None and isinstance(settings.loss, TripletLoss):
             for key, value in examined(settings.loss, clips, settings.batch_size).items():
                 live.log_metric(f"triplets/{key}", value)
 

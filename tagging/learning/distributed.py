@@ -116,7 +116,7 @@ class Divided(nn.Module):
         start, stop = _part(len(x))
         first, last = _taken(len(x))
         own = self._network(x[first:last], None if frames is None else frames[first:last])
-        own = own[start - first : stop - first]
+        own = own[start - first : stop - first].float()  # which autocast does not leave them
         outputs = own.new_zeros(len(x), own.shape[1])
         outputs[start:stop] = own.detach()
         distributed.all_reduce(outputs)
