@@ -97,7 +97,8 @@ def tags_of(path: Path, clips: Clips) -> np.ndarray:
     Raises:
         UserError: if there are no weights, or they tell no classes.
     """
-    network, shape, _ = load_network(path, torch.device("cpu"))
+    trained = load_network(path, torch.device("cpu"))
+    network, shape = trained.network, trained.shape
     outputs = score(network, clips)
     if outputs.shape[1] != len(shape.classes):
         raise UserError(
