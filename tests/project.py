@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from tagging.sources.sounds import CLASSES, write_sounds
+from tagging.sources.sounds import CLASSES, sample_files, write_sounds
 
 ROOT = Path(__file__).parents[1]
 # Every pipeline's folder, relative to the root.
@@ -24,6 +24,7 @@ PIPELINES = sorted(
     if not file.parent.name.startswith(".")
 )
 TASKS = [folder for folder in PIPELINES if folder.parts[:1] == ("tasks",)]
+TEMPLATE = Path("tasks/own")  # its recordings are its user's
 # What the root's own pipeline does without.
 APART = ("tasks/", "replication/", "tests/", "benchmarks/")
 # Of the real runs, in a pipeline's folder.
@@ -198,6 +199,11 @@ def make_small(project: Project, folder: Path | str = "") -> None:
     for file in params.get("download", {}).get("files", []):
         file["sha256"] = project.mirrored(file["address"], write_sounds)
     if "decode" in params:
+        if params["decode"]["source"] == "folder":  # the template's
+            for name, content in sample_files().items():
+                file = project.root / folder / params["decode"]["path"] / name
+                file.parent.mkdir(exist_ok=True)
+                file.write_bytes(content)
         params["decode"] |= {"source": "folder", "seconds": 1}
     published = [name for name in params.get("weights", []) if generate_weights(project, name)]
     if "weights" in params:
