@@ -531,7 +531,7 @@ def test_ctrl_c_ends_work_that_is_under_way(here: Path, monkeypatch):
     assert 3600.0 not in heard
 
 
-@pytest.mark.parametrize("command", [[], ["tag"], ["export"]])
+@pytest.mark.parametrize("command", [[], ["tag"], ["export"], ["vggish"]])
 def test_help_is_there_without_pytorch(command: list[str]):
     code = (
         "import sys; from tagging.commands.main import run\n"

@@ -30,6 +30,17 @@ where ONNX can say them), or a folder for the Hugging Face hub.
   tagging export mn04_as --onnx mn04_as.onnx
   tagging export models/yac/seed0.safetensors --hub yac/
 """
+VGGISH = """\
+Run VGGish's weights on a sine of 1 kHz, and print mean and standard deviation after each step,
+beside those that Google's repository states. The exit status is 1 if they are others.
+
+  tagging vggish weights/         a folder with the two .pth files of harritaylor/torchvggish
+  tagging tag song.mp3 --vggish weights/
+"""
+WEIGHTS = (
+    "VGGish's weights: a folder with the two .pth files of harritaylor/torchvggish, or a "
+    ".safetensors file with their tensors"
+)
 MODEL = (
     "a file (.safetensors), a folder of runs, the name of a model of the project that you are in, "
     "or of published weights (mn04_as, musicnn_mtt, musicnn_msd, ..), which are fetched once"
@@ -93,6 +104,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--report", type=Path, metavar="PAGE.html",
         help="also write a page: spectrum, timeline, table and player of each recording",
     )  # fmt: skip
+    tag.add_argument(
+        "--vggish", type=Path, metavar="PATH",
+        help=f"hear recordings with a model of AudioSet's embeddings; {WEIGHTS}",
+    )  # fmt: skip
 
     export = commands.add_parser(
         "export", help="write a model for other programs", description=EXPORT, formatter_class=keep
@@ -101,6 +116,11 @@ def build_parser() -> argparse.ArgumentParser:
     where = export.add_mutually_exclusive_group(required=True)
     where.add_argument("--onnx", type=Path, metavar="FILE", help="the ONNX file to write")
     where.add_argument("--hub", type=Path, metavar="FOLDER", help="the folder to write")
+
+    vggish = commands.add_parser(
+        "vggish", help="check VGGish's weights", description=VGGISH, formatter_class=keep
+    )
+    vggish.add_argument("path", type=Path, metavar="PATH", help=WEIGHTS)
     return parser
 
 
@@ -119,6 +139,10 @@ def run(arguments: Sequence[str]) -> int:
 
         to_onnx(given.model, given.onnx) if given.onnx else to_hub(given.model, given.hub)
         return 0
+    if given.command == "vggish":
+        from tagging.commands.check_vggish import check
+
+        return 0 if check(given.path) else 1
     from tagging.commands.tag import Options, tag
 
     # What is written is renamed into place: a device must not be replaced by a file.
@@ -127,7 +151,9 @@ def run(arguments: Sequence[str]) -> int:
     names: list[str] = []
     for name in given.files:
         names += sys.stdin.read().splitlines() if name == "-" else [name]
-    options = Options(given.model, given.format, given.top, given.window, given.hop, given.report)
+    options = Options(
+        given.model, given.format, given.top, given.window, given.hop, given.report, given.vggish
+    )
     return 1 if tag([name for name in names if name], options) else 0
 
 

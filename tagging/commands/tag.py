@@ -39,6 +39,7 @@ class Options(NamedTuple):
     window: float | None = None
     hop: float | None = None
     report: Path | None = None
+    vggish: Path | None = None
 
 
 class Answer(NamedTuple):
@@ -59,7 +60,7 @@ def tag(names: Sequence[str], options: Options) -> int:
     """Tag files, print the answers in the order of the files, and return how many had none."""
     inputs, problems = find_inputs(names)
     total = sum(given.path.stat().st_size for given in inputs)
-    taggers = _Taggers(options.model)
+    taggers = _Taggers(options.model, options.vggish)
     report = Report() if options.report else None
     with Progress("tag", total, "B", "auto" if sys.stderr.isatty() else "none") as progress:
 
@@ -89,9 +90,14 @@ def tag(names: Sequence[str], options: Options) -> int:
 class _Taggers:
     """The models that files of each kind are tagged with, loaded when the first one comes."""
 
-    def __init__(self, model: str | None) -> None:
+    def __init__(self, model: str | None, vggish: Path | None) -> None:
         # What was asked for is refused before anything is done.
-        self._chosen = Tagger(models.find(model)) if model is not None else None
+        if vggish is not None and model is None:
+            model = str(models.EMBEDDINGS)
+        chosen = [Tagger(models.find(model))] if model is not None else []
+        if vggish is not None:
+            chosen.append(Tagger(chosen[0].path, vggish))
+        self._chosen = {tagger.kind: tagger for tagger in chosen}
         self._loaded: dict[str, Tagger | str] = {}
 
     def of(self, given: Input) -> Tagger:
@@ -101,12 +107,13 @@ class _Taggers:
             UserError: if the one that was asked for takes other files, or there is no default.
         """
         if self._chosen:
-            if self._chosen.kind != given.kind:
+            if given.kind not in self._chosen:
+                (tagger,) = self._chosen.values()
                 raise UserError(
                     f"{given.path} is {'sound' if given.kind == 'sound' else 'a file of records'}; "
-                    f"{self._chosen.name} takes {TAKES[self._chosen.kind]}"
+                    f"{tagger.name} takes {TAKES[tagger.kind]}"
                 )
-            return self._chosen
+            return self._chosen[given.kind]
         if given.kind not in self._loaded:
             try:
                 self._loaded[given.kind] = Tagger(_default(given.kind))

@@ -17,6 +17,7 @@ from tagging.commands import models
 from tagging.commands.examine import examine
 from tagging.data.spec import InputSpec
 from tagging.features import log_mel
+from tagging.features.vggish import Transform as VGGish
 from tagging.learning import embedding
 from tagging.learning.model import Activation, load_network
 from tagging.sources.weights import PUBLISHED
@@ -105,6 +106,10 @@ class Waveform(nn.Module):
 class Tagger:
     """A trained model, as its file has it.
 
+    Args:
+        path: the file.
+        vggish: of VGGish's weights, for a model of AudioSet's embeddings to hear sound.
+
     Attributes:
         name: what answers call it.
         kind: what it takes.
@@ -114,7 +119,7 @@ class Tagger:
         rate: of its waveforms (Hz), and `window`, how long one is (seconds); sound alone.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, vggish: Path | None = None) -> None:
         self.path, self.name = path, models.shown(path)
         trained = load_network(path, torch.device("cpu"))
         self.network, self.shape = trained.network, trained.shape
@@ -125,11 +130,20 @@ class Tagger:
         address = (self.about.get("published") or {}).get("address")
         self.published = next((of for of in PUBLISHED.values() if of.address == address), None)
         self.front = _front(self.shape.features, path)
+        if vggish is not None:
+            if self.front is not None:
+                raise UserError(f"{self.name} hears sound itself; it takes no --vggish")
+            self.front = VGGish(vggish)
         self.any_length = getattr(self.network, "any_length", True)
         self.kind: Kind = "embeddings" if self.front is None else "sound"
         if self.front is not None:
             self.rate: int = self.front.sample_rate
-            self.window = _seconds_of(self.front, self.shape.spec)
+            # AudioSet's clips of ten seconds have ten frames, of 0.96 s each.
+            self.window = (
+                float(self.shape.spec.frames)
+                if vggish
+                else _seconds_of(self.front, self.shape.spec)
+            )
 
     def hear(
         self,
@@ -335,7 +349,7 @@ class Tagger:
             batch = np.pad(batch, ((0, 0), (0, lacks)))
         x = self.front(torch.from_numpy(batch))
         frames = beyond // self.front.settings.hop if beyond else 0
-        return x[:, :, frames : x.shape[2] - frames]
+        return self.shape.spec.as_input(x[:, :, frames : x.shape[2] - frames])
 
     def _probabilities(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> np.ndarray:
         found = [
@@ -356,16 +370,17 @@ def _starts(clip: np.ndarray, size: int) -> list[int]:
     return starts if starts[-1] + size >= len(clip) else [*starts, len(clip) - size]
 
 
-def load(name: str) -> Tagger:
+def load(name: str, vggish: str | Path | None = None) -> Tagger:
     """Return a model that tags: `load("mn04_as")(waveform, rate)["labels"]`.
 
     Args:
         name: as `tagging tag --model` takes it: a file, a folder of runs, or a model's name.
+        vggish: of VGGish's weights, with which a model of AudioSet's embeddings hears sound.
 
     Raises:
-        UserError: if there is no such model.
+        UserError: if there is no such model, or no such weights.
     """
-    return Tagger(models.find(name))
+    return Tagger(models.find(name), None if vggish is None else Path(vggish))
 
 
 def activate(outputs: torch.Tensor, activation: Activation) -> torch.Tensor:
