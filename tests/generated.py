@@ -70,7 +70,7 @@ def write_params(**sections: Any) -> None:
     params |= {"models": {"yac": YAC}, "ensembles": {}, "students": {}}
     for name, section in sections.items():
         whole = name in ("models", "ensembles", "students", "protocol")
-        params[name] = section if whole else params[name] | section
+        params[name] = section if whole else params.get(name, {}) | section
     Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
 
 

@@ -41,6 +41,16 @@ WEIGHTS = (
     "VGGish's weights: a folder with the two .pth files of harritaylor/torchvggish, or a "
     ".safetensors file with their tensors"
 )
+SEARCH = """\
+Print what is nearest to a clip of an index, or to a recording among others.
+
+  tagging search eval:-0RWZT-miFs             clips of AudioSet that sound alike: where to hear them
+  tagging search song.mp3 --in recordings/    recordings that sound alike
+  tagging search a.wav --in 'b/*.wav' --top 3 --json
+
+An index is made by the stage index of a task: dvc repro tasks/similarity/dvc.yaml:index. The
+distance is 0 for what sounds the same to the model, 1.41 for what has nothing in common, at most 2.
+"""
 MODEL = (
     "a file (.safetensors), a folder of runs, the name of a model of the project that you are in, "
     "or of published weights (mn04_as, musicnn_mtt, musicnn_msd, ..), which are fetched once"
@@ -109,6 +119,26 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"hear recordings with a model of AudioSet's embeddings; {WEIGHTS}",
     )  # fmt: skip
 
+    search = commands.add_parser(
+        "search", help="print what sounds alike", description=SEARCH, formatter_class=keep
+    )
+    search.add_argument(
+        "query", metavar="QUERY", help="a clip, SUBSET:VIDEO_ID, or a recording (with --in)"
+    )
+    search.add_argument(
+        "--in", dest="among", nargs="+", metavar="FILE",
+        help="search among these recordings: files, folders, patterns",
+    )  # fmt: skip
+    search.add_argument(
+        "--index", type=Path, metavar="FILE",
+        help="the index to search in (default: the one of the project that you are in)",
+    )  # fmt: skip
+    search.add_argument("--model", help=f"for recordings: {MODEL}; default: mn04_as")
+    search.add_argument(
+        "--top", type=_top, default=10, metavar="N", help="how many; or all (default: 10)"
+    )
+    search.add_argument("--json", action="store_true", help="print JSON: a list, nearest first")
+
     export = commands.add_parser(
         "export", help="write a model for other programs", description=EXPORT, formatter_class=keep
     )
@@ -143,6 +173,11 @@ def run(arguments: Sequence[str]) -> int:
         from tagging.commands.check_vggish import check
 
         return 0 if check(given.path) else 1
+    if given.command == "search":
+        from tagging.commands.search import search
+
+        names = (given.among, given.index, given.model)
+        return 1 if search(given.query, *names, given.top, given.json) else 0
     from tagging.commands.tag import Options, tag
 
     # What is written is renamed into place: a device must not be replaced by a file.

@@ -38,7 +38,7 @@ def find(name: str) -> Path:
         return _first_run(path)
     if name in PUBLISHED:
         return _published(name)
-    root = _project()
+    root = project()
     named = root and re.fullmatch(r"[\w-]+(/[\w-]+)?", name)
     if named:
         folders = [root / "models", *sorted(root.glob("tasks/*/models"))]
@@ -86,7 +86,7 @@ def _first_run(folder: Path) -> Path:
     return (runs or files)[0]
 
 
-def _project() -> Path | None:
+def project() -> Path | None:
     """Return the root of the DVC project that the working directory is in."""
     here = Path.cwd()
     return next((folder for folder in (here, *here.parents) if (folder / ".dvc").is_dir()), None)

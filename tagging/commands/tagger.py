@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import soxr
@@ -19,7 +19,7 @@ from tagging.data.spec import InputSpec
 from tagging.features import log_mel
 from tagging.features.vggish import Transform as VGGish
 from tagging.learning import embedding
-from tagging.learning.model import Activation, load_network
+from tagging.learning.model import Activation, Distance, load_network
 from tagging.sources.weights import PUBLISHED
 
 Kind = Literal["sound", "embeddings"]
@@ -123,6 +123,11 @@ class Tagger:
         self.path, self.name = path, models.shown(path)
         trained = load_network(path, torch.device("cpu"))
         self.network, self.shape = trained.network, trained.shape
+        if self.shape.activation in get_args(Distance):
+            raise UserError(
+                f"{path} says what is similar, not what is heard; it takes a model of labels, and "
+                "tagging search takes the index of this one"
+            )
         with safe_open(path, framework="numpy") as file:
             self.about: dict[str, Any] = json.loads(file.metadata()["model"])
         self.classes = [of.name for of in self.shape.classes]
@@ -183,6 +188,20 @@ class Tagger:
         length = how.step if how.drop_rest else how.size
         ends = [min((start + length) / self.rate, seconds) for start in starts]
         return Heard(seconds, [start / self.rate for start in starts], ends, np.concatenate(found))
+
+    def embed(self, parts: Iterable[np.ndarray]) -> np.ndarray:
+        """Return a recording's embedding, the mean over its windows: float32 (width,).
+
+        Args:
+            parts: its waveform at `rate`, float32 (samples,), in pieces.
+        """
+        how = self._windows(None, None)
+        with torch.inference_mode():
+            found = [
+                self.network.embed(self._input(batch, how.beyond))
+                for _, batch in self._batches(how.cut(parts))
+            ]
+        return torch.cat(found).mean(0).numpy()
 
     def read(self, clips: Sequence[np.ndarray], names: Sequence[str]) -> list[Heard | None]:
         """Return what AudioSet's embeddings say, of each clip; None of one too short.
