@@ -1,0 +1,90 @@
+"""Models are had from another repository: by path and by name."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import dvc.api
+import numpy as np
+import pytest
+import yaml
+
+import tagging
+from tagging.scoring.metric import load_metric
+from tests.project import PIPELINES, ROOT
+from tests.test_tag import yac_model
+
+MODEL = "models/attention_feature/seed0.safetensors"
+
+
+def read(folder: Path, name: str) -> dict:
+    return yaml.safe_load((ROOT / folder / name).read_text(encoding="utf-8"))
+
+
+NAMING = [folder for folder in PIPELINES if "artifacts" in read(folder, "dvc.yaml")]
+
+
+@pytest.mark.parametrize("folder", NAMING, ids=str)
+def test_the_best_model_of_a_task_has_a_name(folder: Path) -> None:
+    """By validation; where nothing validates, the one that the report compares others with."""
+    params = read(folder, "params.yaml")
+    chooses = params["task"]["chooses"]
+    best, best_value = params["compare"].get("chosen"), None
+    for name in [*params["models"], *params["students"]]:
+        metrics = ROOT / folder / f"metrics/{name}.json"
+        if params["compare"].get("chosen") or not metrics.is_file():
+            continue
+        scores = json.loads(metrics.read_text(encoding="utf-8"))
+        value = scores.get("val", {}).get(chooses)
+        if value is not None and (
+            best_value is None or load_metric(chooses).better(value, best_value)
+        ):
+            best, best_value = name, value
+    (artifact,) = read(folder, "dvc.yaml")["artifacts"].values()
+    assert artifact["type"] == "model" and artifact["desc"] and artifact["labels"]
+    assert Path(artifact["path"]).parent == Path("models", best)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another repository, which keeps a model with DVC under the name that the root gives it."""
+    root = tmp_path_factory.mktemp("other")
+    yac_model(root / MODEL)
+    (root / "dvc.yaml").write_text(
+        yaml.safe_dump({"artifacts": read(Path(), "dvc.yaml")["artifacts"]})
+    )
+    for command in (
+        "git init -q", "dvc init -q", f"dvc add -q {MODEL}", "git add .", "git commit -qm A-model",
+        "git tag top-10@v1.0.0 -m first",
+    ):  # fmt: skip
+        subprocess.run(command.split(), cwd=root, check=True, capture_output=True)
+    shutil.copy(root / MODEL, root.with_suffix(".copy"))
+    (root / MODEL).unlink()  # so it is had of DVC's cache
+    return root
+
+
+@pytest.mark.parametrize(
+    "command", [["get", "{repo}", MODEL], ["artifacts", "get", "{repo}", "top-10"]]
+)
+def test_a_model_is_had_on_the_command_line(
+    other: Path, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = [word.format(repo=other) for word in command]
+    subprocess.run(["dvc", *given, "-q", "-o", "had.safetensors"], check=True, capture_output=True)
+    assert Path("had.safetensors").read_bytes() == other.with_suffix(".copy").read_bytes()
+    embedding = np.random.default_rng(0).normal(127, 60, (10, 128)).clip(0, 255).astype(np.uint8)
+    assert len(tagging.load("had.safetensors")(embedding)["labels"]) == 10
+
+
+def test_a_model_is_had_in_python(other: Path, tmp_path: Path) -> None:
+    content = other.with_suffix(".copy").read_bytes()
+    with dvc.api.open(MODEL, repo=str(other), mode="rb") as file:
+        assert file.read() == content
+    files = dvc.api.DVCFileSystem(str(other))
+    assert MODEL in files.ls("models/attention_feature", detail=False)
+    files.get_file(MODEL, str(tmp_path / "had.safetensors"))
+    assert (tmp_path / "had.safetensors").read_bytes() == content
+    about = dvc.api.artifacts_show("top-10", repo=str(other))
+    assert about["path"] == MODEL
