@@ -13,7 +13,7 @@ def test_the_best_rows_and_those_to_compare_with_take_the_place_between_the_mark
     others = ["| printed | published | 7 |", "| chance | baseline | 8 |"]
     header = ["| entry | kind | n |", "| --- | --- | ---: |"]
     board = "\n".join(["# Leaderboard", "", *header, *entries, *others, "text", "", "| another |"])
-    kept = [*header, *entries[:5], entries[6], *others]
+    kept = [*header, *entries[:3], entries[6], *others]
     assert with_table(README, board + "\n", ["e6", "e0"]) == "\n".join(
         ["before", "<!-- leaderboard -->", *kept, "<!-- /leaderboard -->", "after | this", ""]
     )
