@@ -13,7 +13,7 @@ from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
 
 from tests.closure import NAMED, ROOT, closure, named_imports
-from tests.project import PIPELINES
+from tests.project import PIPELINES, TEMPLATE
 
 MOST_DEPS = 13  # that a reader reads
 LISTS_FILES = "grid"  # no folders, on purpose: it trains for two hours
@@ -87,6 +87,8 @@ def decides(stage: Stage) -> set[str]:
     entry = entry_of(params, stage)
     files = closure(*stage.modules)
     named: list[str] = []
+    if stage.folder == ROOT / TEMPLATE and stage.name.endswith("decode"):
+        files.add(str(TEMPLATE / params["decode"]["path"]))
     if "architecture" in entry:
         named.append(f"tagging/networks/{entry['architecture']}.py")
     if "tagging/learning/embedding.py" in files and stage.modules[0].stem == "features":

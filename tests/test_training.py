@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from tagging.learning.model import (
     Model,
     Shape,
     answer,
+    begin_with,
     build,
     load_network,
     log_odds,
@@ -264,9 +266,14 @@ def test_checkpoints_are_the_last_epochs_weights_and_survive_the_file(tmp_path: 
     assert same(back.network.state_dict(), trained.weights)
     for epoch in (2, 3):
         assert same(back.checkpoints[epoch], after[epoch - 1])
-    (tmp_path / "x").write_bytes((tmp_path / "x").read_bytes()[:-9])
-    with pytest.raises(UserError, match="is no trained network"):
-        load_network(tmp_path / "x", CPU)
+    other = build(Model(**ATTENTION), SPEC, 10, "other")
+    with pytest.raises(UserError, match="x is of another network: it has no "):
+        begin_with(other, tmp_path / "x")
+    cut_off, pickled = (tmp_path / "x").read_bytes()[:-9], pickle.dumps(trained.weights)
+    for content in (cut_off, pickled):
+        (tmp_path / "x").write_bytes(content)
+        with pytest.raises(UserError, match="x is no trained network"):
+            load_network(tmp_path / "x", CPU)
 
 
 def test_the_state_of_what_a_training_was_goes_and_no_other(tmp_path, monkeypatch) -> None:

@@ -1,0 +1,56 @@
+"""tasks/own: a folder of sounds and its table become a leaderboard, and a model for anyone."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tagging.data.clips import read_features, read_index
+from tagging.sources.sounds import CLASSES, CLIPS, INSTRUMENTS
+from tests.archives import assert_one_sentence, run_stage
+from tests.project import ROOT, TEMPLATE, Project
+
+RECORDINGS = len(CLASSES) * INSTRUMENTS * CLIPS
+
+
+def test_windows_of_long_recordings_are_clips_and_recordings_are_scored(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(whole / TEMPLATE)
+    index = read_index()
+    assert len(set(index.recordings.tolist())) == RECORDINGS < len(index.ids)
+    mel = read_features("mel")
+    assert mel.spec.any_length  # a short window is padded, and its end is known
+    assert mel.frames.min() < mel.spec.frames == mel.frames.max()
+    for model in ("probe", "cnn"):
+        answered = pd.read_csv(f"plots/evaluate/{model}/confusion.csv")["clips"]
+        assert answered.sum() == RECORDINGS
+    assert f"{RECORDINGS} clips in 5 folds" in Path("leaderboard/README.md").read_text()
+
+
+def test_the_probe_is_all_that_another_takes(
+    whole: Path, mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mn04_as is fetched by its name, which the probe's file has."""
+    shutil.copytree(whole / TEMPLATE / "models/probe", tmp_path / "probe")
+    sound = next((whole / TEMPLATE / "recordings/audio").glob("*.wav"))
+    elsewhere = Project(tmp_path, mirror, Path(sys.executable).parent)
+    said = elsewhere.run(
+        sys.executable, "-m", "tagging.commands.main",
+        "tag", "--json", "--top", "all", "--model", "probe", str(sound),
+        PYTHONPATH=str(whole), XDG_CACHE_HOME=str(tmp_path / "cache"),
+    ).stdout  # fmt: skip
+    (answer,) = json.loads(said[said.index("[") :])
+    assert answer["model"] == "probe/fold0-seed0"
+    assert sorted(label["label"] for label in answer["labels"]) == sorted(CLASSES)
+    assert sum(label["probability"] for label in answer["labels"]) == pytest.approx(1, abs=1e-4)
+    assert (tmp_path / "cache/tagging/mn04_as.safetensors").is_file()
+
+
+def test_without_a_table_one_sentence_says_what_it_takes(tmp_path: Path) -> None:
+    shutil.copy(ROOT / TEMPLATE / "params.yaml", tmp_path / "params.yaml")
+    (tmp_path / "recordings").mkdir()
+    assert_one_sentence(run_stage(tmp_path, "decode"), "recordings", "clips.csv", "file, labels")
