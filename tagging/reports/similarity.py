@@ -56,11 +56,17 @@ def verdict(facts: Facts, reference: Row) -> str:
     if best is None or best.name == reference.name:
         return f"Validation finds none better than `{reference.name}`."
     found = gains(facts, best, reference)
-    surely = [facts.metrics[name].title for name, of in found.items() if of.verdict() == "gain"]
-    said = "on none of them" if not surely else f"on {', '.join(surely)}"
-    if len(surely) == len(found):
-        said = "on all of them"
-    return f"`{best.name}`, which validation chooses, is above it by more than seeds do {said}."
+
+    def titles(verdict: str) -> str:
+        return ", ".join(
+            facts.metrics[name].title for name, of in found.items() if of.verdict() == verdict
+        )
+
+    text = f"`{best.name}`, which validation chooses, "
+    text += f"is above it on {gain}" if (gain := titles("gain")) else "is above it on none"
+    if loss := titles("loss"):
+        text += f", and below on {loss}: there classification stays best, as Lee et al. found"
+    return f"{text}, by more than seeds differ."
 
 
 def section(facts: Facts) -> str:
