@@ -24,6 +24,7 @@ from benchmarks import (
     scale,
     sound,
     stack,
+    tag,
     training,
     workspace,
 )
@@ -430,6 +431,22 @@ def test_sound_is_esc_10_s():
     assert len(files) == 400 / sound.EVERY
     stored = whole(sound.measure(1, files[:2]))
     assert stored["rows"][-1]["step"] == sound.SCORES
+
+
+@of_librosa
+@pytest.mark.skipif("DOWNLOAD_MIRROR" not in os.environ, reason="DOWNLOAD_MIRROR is not set")
+def test_tagging_is_measured():
+    stored = whole(tag.measure(1, list(recordings())[:1], hours=0.001))
+    ways = [row["way"] for row in stored["rows"]]
+    assert ways == [tag.OURS, tag.PYTHON, tag.ONNX, tag.THEIRS, tag.FIRST, tag.LONG]
+    assert all(row["times real time"] > 0 for row in stored["rows"])
+    assert stored["rows"][-1]["sound, s"] == pytest.approx(3.6)
+
+
+def test_tagging_takes_weights(monkeypatch):
+    monkeypatch.delenv("DOWNLOAD_MIRROR", raising=False)
+    with pytest.raises(NotMeasured, match="mn04_as in a mirror"):
+        tag.measure()
 
 
 # --- the command ---

@@ -16,6 +16,7 @@ from tagging.commands.tagger import Tagger, activate, load
 from tagging.data.classes import Class
 from tagging.data.spec import InputSpec
 from tagging.learning.model import Model, Shape, build, save_network
+from tests.archives import ROOT
 
 MIRROR = os.environ.get("DOWNLOAD_MIRROR")
 RATE = 8000
@@ -31,6 +32,13 @@ ATTENTION = (
     Model(
         architecture="attention",
         network={"hidden": 8, "layers": 1, "dropout": 0.1, "pooling": "decision"},
+    ),
+    RECORDS,
+)
+MULTI_LEVEL = (
+    Model(
+        architecture="multi_level_attention",
+        network={"hidden": 8, "layers": 2, "levels": 2, "dropout": 0.1},
     ),
     RECORDS,
 )
@@ -84,6 +92,7 @@ def test_a_model_of_sound_takes_waveforms_of_any_length(tmp_path: Path):
     [
         (YAC, [(1, 1, 10, 128), (7, 1, 10, 128)]),
         (ATTENTION, [(1, 1, 10, 128), (7, 1, 23, 128)]),
+        (MULTI_LEVEL, [(1, 1, 10, 128), (7, 1, 4, 128)]),
     ],
 )
 def test_models_of_the_top_10_study_take_embeddings(tmp_path: Path, entry, shapes):
@@ -91,6 +100,22 @@ def test_models_of_the_top_10_study_take_embeddings(tmp_path: Path, entry, shape
     export.to_onnx(str(model), onnx)
     answers_alike(model, onnx, *shapes)
     assert "sample_rate" not in metadata(onnx)
+
+
+@pytest.mark.skipif(MIRROR is None, reason="DOWNLOAD_MIRROR is not set")
+@pytest.mark.parametrize("folder", ["", "tasks/official", "tasks/esc10"])
+def test_the_best_model_of_each_task_is_exported(folder: str, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    text = (ROOT / folder / "dvc.yaml").read_text(encoding="utf-8")
+    (artifact,) = yaml.safe_load(text)["artifacts"].values()
+    model = ROOT / folder / artifact["path"]
+    if not model.is_file():
+        pytest.skip(f"{model.relative_to(ROOT)} is not there")
+    export.to_onnx(str(model), tmp_path / "best.onnx")
+    tagger = Tagger(model)
+    spec = tagger.shape.spec
+    shape = (3, 1, spec.frames, spec.bins) if tagger.front is None else (2, tagger.rate)
+    answers_alike(model, tmp_path / "best.onnx", shape)
 
 
 @pytest.mark.skipif(MIRROR is None, reason="DOWNLOAD_MIRROR is not set")
