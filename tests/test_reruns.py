@@ -25,6 +25,7 @@ SECTIONS = {
     "task": {"train", "evaluate", "ensemble", "student", "compare"},
     "task.features": {"prepare", "train", "evaluate", "ensemble", "student", "compare"},
     "task.shown": {"evaluate", "ensemble", "student", "compare"},  # and no training
+    "task.pooled": {"evaluate", "ensemble", "student", "compare"},
     "task.kind": {"decode", "evaluate", "ensemble", "student", "compare"},
     "download": {"download"},
     "convert": {"prepare"},  # and the subsets' own stages, which come and go
@@ -40,6 +41,7 @@ SECTIONS = {
     "students": {"student@", "compare"},
     "evaluate": {"evaluate", "ensemble", "student"},
     "compare": {"compare"},
+    "index": {"index"},
     "run": set(),
 }
 
