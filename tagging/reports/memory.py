@@ -5,7 +5,7 @@ groups held out none does.
 """
 
 from pathlib import Path
-from statistics import mean
+from statistics import median
 
 from tagging.base.errors import UserError
 from tagging.reports.facts import Facts, read_json
@@ -55,14 +55,14 @@ def section(facts: Facts) -> str:
             "same models"
         )
     header = ["entry", "split at random", "groups held out", "lost", "memory"]
-    average = f", {mean(shares):.0%} on average" if shares else ""
+    middle = f"; the median is {median(shares):.0%}" if shares else ""
     return f"""\
 ## How much is memory
 
 Each entry was trained twice with the same settings: split at random, where windows of one recording
 train and test, and with groups (instruments, say) held out. What is lost from the first to the
 second is memory of recordings and groups. The last column is its share of what an entry, split at
-random, is better by than chance ({chance:.{metric.decimals}f}){average}. Published rows are of
+random, is better by than chance ({chance:.{metric.decimals}f}){middle}. Published rows are of
 other clips, split at random.
 
 {to_markdown(header, rows, right=1)}"""
