@@ -30,6 +30,7 @@ TABLE: dict[str, list[dict]] = {
     "mobilenet": [{"width": 0.1}],
     "multi_level_attention": [{"hidden": 24, "layers": 3, "levels": 2}],
     "musicnn": [{"filters": 3, "middle": 8, "hidden": 24}],
+    "projection": [{"width": 12}, {}],
     "psla": [
         {"width": 0.25, "depth": 0.3, "drop_blocks": 0.0},
         {"width": 0.25, "depth": 0.3, "drop_blocks": 0.0, "pooling": "mean_max", "norm": "batch"},

@@ -36,7 +36,7 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     index = write_clips(multi_hot(CLIPS, 6), [fold])
     embeddings = np.random.default_rng(1).standard_normal((CLIPS, 4)).astype(np.float32)
     outputs = {f"seed0/{split}": embeddings[getattr(fold, split)] for split in Fold._fields}
-    write_scores(scores_path("students", "near"), Scores(outputs, {"seed0": 0}, 1), np.zeros(9))
+    write_scores(scores_path("students", "near"), Scores(outputs, {"seed0": 0}, 1))
     write_params(
         models={"tagger": {"architecture": "attention"}}, students={"near": STUDENT}, index=INDEX
     )
