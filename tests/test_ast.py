@@ -12,22 +12,16 @@ from tagging.networks.ast import (
     from_transformers,
     load_weights,
 )
+from tests.padded import EMBEDDINGS, clips
 
 SMALL = {"patch": (4, 32), "stride": (2, 16), "width": 32, "heads": 4, "layers": 2}
-SPEC = InputSpec(1, 10, 128)
 PUBLIC = {"patch": (16, 16), "stride": (10, 10), "distillation": True}
 PUBLIC_SPEC = InputSpec(1, 96, 56)  # 9 x 5 patches
 
 
-def make(spec: InputSpec = SPEC, labels: int = 6, **settings) -> Network:
+def make(spec: InputSpec = EMBEDDINGS, labels: int = 6, **settings) -> Network:
     torch.manual_seed(0)
     return Network(Settings(**SMALL | settings), spec, labels).eval()
-
-
-def clips(number: int, spec: InputSpec = SPEC, frames: int | None = None) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(1)
-    shape = (number, spec.channels, frames or spec.frames, spec.bins)
-    return torch.randn(shape, generator=generator)
 
 
 def published(labels: int = 6):
@@ -342,7 +336,7 @@ def test_gradients_reach_every_parameter(norm, class_token, distillation):
         assert parameter.grad.abs().max() > 1e-10, name
 
 
-@pytest.mark.parametrize("spec", [SPEC, InputSpec(3, 24, 40), InputSpec(1, 61, 64)])
+@pytest.mark.parametrize("spec", [EMBEDDINGS, InputSpec(3, 24, 40), InputSpec(1, 61, 64)])
 @pytest.mark.parametrize("norm", ["fixed", "batch"])
 @pytest.mark.parametrize("class_token", ["first", "last"])
 @pytest.mark.parametrize("positions", ["interpolated", "cut"])
@@ -469,7 +463,7 @@ def test_the_top_10_study_s_settings_are_taken():
             "norm": "batch",
         }
     )
-    network = Network(settings, SPEC, 10).eval()
+    network = Network(settings, EMBEDDINGS, 10).eval()
     assert network(clips(2)).shape == (2, 10)
     assert network(clips(2)).dtype == torch.float32
     assert seen_by_layers(network, clips(2)).shape == (2, 10, 128)

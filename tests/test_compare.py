@@ -17,7 +17,7 @@ from tagging.data.clips import read_index
 from tagging.reports import sure
 from tagging.reports.classes import LINE, place_names
 from tagging.reports.curves import gain, plotted
-from tagging.reports.differences import Difference, paired_difference
+from tagging.reports.differences import Difference, changes, paired_difference
 from tagging.reports.facts import Row, choose, how_far_behind, read_facts
 from tagging.reports.leaderboard import cell
 from tagging.reports.missing_clips import subsets
@@ -383,6 +383,13 @@ def test_verdicts(new: list[float], old: list[float], verdict: str) -> None:
 def test_a_difference_as_text() -> None:
     assert Difference(0.01, (-0.002, 0.022)).text(3) == "+0.010 (-0.002 to +0.022)"
     assert Difference(-0.01, None).text(4) == "-0.0100"
+
+
+def test_what_an_entry_changes_is_named_wherever_it_stands() -> None:
+    reference = {"architecture": "cnn", "seeds": [0], "network": {"dropout": 0.2}}
+    assert changes(reference | {"seeds": [0, 1]}, reference) == ""
+    entry = reference | {"features": "mfcc", "network": {"dropout": 0.5}, "train": {"lr": 1}}
+    assert changes(entry, reference) == "`features: mfcc`, `dropout: 0.5`, `lr: 1`"
 
 
 def test_entries_are_compared_run_by_run_on_validation(task: Path) -> None:

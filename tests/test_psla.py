@@ -6,6 +6,7 @@ from torch.nn import functional
 from tagging.base.errors import UserError
 from tagging.data.spec import InputSpec
 from tagging.networks.psla import Network, Settings, from_image_model, load_weights
+from tests.padded import clips
 
 SMALL = {"width": 0.25, "depth": 0.3}
 SPEC = InputSpec(1, 96, 64)  # 3 x 2 in the last map
@@ -21,12 +22,6 @@ every = pytest.mark.parametrize("pooling", POOLING.values(), ids=POOLING)
 def make(spec: InputSpec = SPEC, labels: int = 5, **settings) -> Network:
     torch.manual_seed(0)
     return Network(Settings(**SMALL | settings), spec, labels).eval()
-
-
-def clips(number: int, spec: InputSpec = SPEC, frames: int | None = None) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(1)
-    shape = (number, spec.channels, frames or spec.frames, spec.bins)
-    return torch.randn(shape, generator=generator)
 
 
 def practised(network: Network, spec: InputSpec = SPEC) -> Network:
@@ -129,7 +124,7 @@ def test_an_image_model_hears_one_channel_as_it_sees_three_equal_ones(tmp_path):
     assert kept == [
         "head_weights", "attend.weight", "attend.bias", "classify.weight", "classify.bias",
     ]  # fmt: skip
-    x = clips(2)
+    x = clips(2, SPEC)
     with torch.inference_mode():
         image = x.transpose(2, 3).expand(-1, 3, -1, -1)
         expected = model.efficientnet(image).last_hidden_state.transpose(2, 3)
@@ -184,7 +179,7 @@ def test_a_damaged_file_is_refused(tmp_path):
 def test_gradients_reach_every_parameter(pooling, norm):
     network = make(**pooling, norm=norm, drop_blocks=0.0).double().train()
     weights = torch.randn(4, 5, generator=torch.Generator().manual_seed(2)).double()
-    (network(clips(4).double()) * weights).sum().backward()
+    (network(clips(4, SPEC).double()) * weights).sum().backward()
     for name, parameter in network.named_parameters():
         # It adds a constant that the next block's batch normalization takes away.
         without_effect = name.endswith("project.norm.bias")
@@ -224,7 +219,7 @@ def test_padding_does_not_change_training():
         network = make(drop_blocks=0.0).double().train()
         x = torch.zeros(4, 1, longest, 64, dtype=torch.float64)
         for row, length in zip(x, lengths, strict=True):
-            row[:, :length] = clips(1, frames=length)[0]
+            row[:, :length] = clips(1, SPEC, length)[0]
         weights = torch.randn(4, 5, generator=torch.Generator().manual_seed(2)).double()
         (network(x, torch.tensor(lengths)) * weights).sum().backward()
         gradients = [parameter.grad for parameter in network.parameters()]
@@ -238,7 +233,7 @@ def test_the_map_has_a_32nd_of_the_frames_and_bins_rounded_up():
         spec = InputSpec(1, frames, bins)
         h, _ = make(spec).map_of(clips(2, spec))
         assert h.shape == (2, 320, *expected)
-    _, mask = make().map_of(clips(5), torch.tensor([96, 65, 64, 33, 1]))
+    _, mask = make().map_of(clips(5, SPEC), torch.tensor([96, 65, 64, 33, 1]))
     assert mask.sum(1).tolist() == [3, 3, 2, 2, 1]
 
 
@@ -247,7 +242,7 @@ def test_attention_pools_as_the_paper_writes(heads):
     network = practised(make(heads=heads)).double()
     if heads > 1:
         network.head_weights.data = torch.tensor([0.5, -1.0, 2.0, 0.0], dtype=torch.float64)
-    x = clips(3).double()
+    x = clips(3, SPEC).double()
     with torch.no_grad():
         h = network.map_of(x)[0].mean(3).transpose(1, 2)  # (batch, frames, width)
         expected = 0
@@ -268,7 +263,7 @@ def test_heads_begin_alike_and_sum_to_one():
 @pytest.mark.parametrize("pooling", ["mean", "mean_max"])
 def test_what_is_classified_is_pooled_over_bins_then_frames(pooling):
     network = practised(make(pooling=pooling))
-    x = clips(3)
+    x = clips(3, SPEC)
     with torch.inference_mode():
         h = network.map_of(x)[0].mean(3)
         expected = h.mean(2) + h.amax(2) if pooling == "mean_max" else h.mean(2)
@@ -306,6 +301,6 @@ def test_features_are_normalized_by_their_mean_and_spread():
 @every
 @pytest.mark.parametrize("labels", [1, 5])
 def test_gives_a_logit_a_label(pooling, labels):
-    out = make(labels=labels, **pooling)(clips(2))
+    out = make(labels=labels, **pooling)(clips(2, SPEC))
     assert out.shape == (2, labels)
     assert out.dtype == torch.float32

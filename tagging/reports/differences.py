@@ -108,12 +108,15 @@ def comparisons(facts: Facts) -> list[Comparison]:
 
 
 def changes(entry: dict[str, Any], reference: dict[str, Any]) -> str:
-    """Return what an entry of params.yaml sets otherwise than another."""
+    """Return what an entry of params.yaml sets otherwise than another, seeds aside."""
+
+    def settings(of: dict[str, Any]) -> dict[str, Any]:
+        own = {key: value for key, value in of.items() if key not in ("network", "train", "seeds")}
+        return own | of.get("network", {}) | of.get("train", {})
+
+    theirs = settings(reference)
     return ", ".join(
-        f"`{key}: {value}`"
-        for section in ("network", "train")
-        for key, value in entry.get(section, {}).items()
-        if reference.get(section, {}).get(key) != value
+        f"`{key}: {value}`" for key, value in settings(entry).items() if theirs.get(key) != value
     )
 
 
