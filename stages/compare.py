@@ -23,10 +23,9 @@ from tagging.reports import (
     sure,
 )
 from tagging.reports.curves import write_curves
-from tagging.reports.facts import LEADERBOARD, read_facts
+from tagging.reports.facts import LEADERBOARD, PLOTS, read_facts
 from tagging.reports.picture import draw_leaderboard
 
-PLOTS = Path("plots/compare")
 SECTIONS = {
     "classes": classes.section,
     "enhancement": enhancement.section,

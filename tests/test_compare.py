@@ -344,7 +344,7 @@ def test_confusions_are_counted_and_drawn(folds: Path) -> None:
     assert lines(table, most["label"])[1:] == [
         most["answered"], f"{float(most['share']):.1%}", most["clips"],
     ]  # fmt: skip
-    drawn = Path("leaderboard/confusion.svg").read_text()
+    drawn = Path("plots/compare/confusion.svg").read_text()
     assert drawn.count('aria-roledescription="rect mark"') == 16 or drawn.count("class 3") >= 2
 
 

@@ -33,7 +33,8 @@ def test_run_with_another_rate_and_an_added_model(project: Project) -> None:
     output = project.dvc("exp", "run", "--name", "faster", *options)
     assert stages_run(output) == {
         "train@attention", "evaluate@attention", "train@new", "evaluate@new",
-        "ensemble@three_architectures", "student@yac_distilled", "compare",
+        "ensemble@three_architectures", "train_student@yac_distilled",
+        "evaluate_student@yac_distilled", "compare",
     }  # fmt: skip
     assert project.params()["models"]["attention"]["train"]["lr"] == 0.02
     # Nothing but parameters and results differs; dvc.yaml is the project's, also in a training.

@@ -52,3 +52,23 @@ def test_without_a_table_one_sentence_says_what_it_takes(tmp_path: Path) -> None
     shutil.copy(ROOT / TEMPLATE / "params.yaml", tmp_path / "params.yaml")
     (tmp_path / "recordings").mkdir()
     assert_one_sentence(run_stage(tmp_path, "decode"), "recordings", "clips.csv", "file, labels")
+
+
+def test_with_several_labels_a_leaderboard_comes_of_it_as_well(all_tasks: Project) -> None:
+    """As params.yaml says: kind, metrics and loss."""
+    table = all_tasks.root / TEMPLATE / "recordings/clips.csv"
+    clips = pd.read_csv(table)
+    clips["labels"] += ";sound"
+    clips.loc[::2, "labels"] = clips["labels"].str.removesuffix(";sound")
+    clips.to_csv(table, index=False)
+    for key, value in {
+        "task.kind": "multi_label",
+        "task.chooses": "mean_average_precision",
+        "task.shown": ["mean_average_precision"],
+        "train.loss": "bce",
+    }.items():
+        all_tasks.change(key, value, str(TEMPLATE))
+    all_tasks.dvc("repro", "--quiet", f"{TEMPLATE}/dvc.yaml")
+    page = (all_tasks.root / TEMPLATE / "leaderboard/README.md").read_text()
+    assert "mAP" in page
+    assert "mistaken" not in page

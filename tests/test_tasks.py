@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from dvc.repo import Repo
 
 from tagging.data.clips import Index, read_index
 from tests.project import TASKS, Project
@@ -39,6 +40,17 @@ def test_a_task_has_its_results_in_its_folder(whole: Path, folder: Path) -> None
     assert (whole / folder / "leaderboard/leaderboard.svg").read_text().startswith("<svg")
 
 
+def test_all_that_stages_write_is_an_output(whole: Path) -> None:
+    """Else a folder of outputs is another one in a clone that pulled them."""
+    with Repo(whole) as repo:
+        outs = [Path(out.fs_path) for stage in repo.index.stages for out in stage.outs]
+    for folder in (Path(), *TASKS):
+        for name in ("data", "models", "metrics", "plots", "leaderboard"):
+            for file in (whole / folder / name).rglob("*"):
+                ours = file.is_dir() or file.name == ".gitignore"
+                assert ours or any(file.is_relative_to(out) for out in outs), file
+
+
 def test_tasks_leave_the_root_as_it_was(whole: Path, baseline: Path) -> None:
     assert all_results(whole) == all_results(baseline)
     before, after = ((root / "dvc.lock").read_bytes() for root in (baseline, whole))
@@ -55,7 +67,8 @@ def test_what_runs_when_a_task_changes(all_tasks: Project) -> None:
     ablation, official = (f"tasks/{name}/dvc.yaml:{{}}".format for name in ("ablation", "official"))
     assert all_tasks.repro(*targets) == {
         ablation("train@yac_focal"), ablation("evaluate@yac_focal"), ablation("compare"),
-        official("student@multi_level_enhanced"), official("compare"),
+        official("train_student@multi_level_enhanced"),
+        official("evaluate_student@multi_level_enhanced"), official("compare"),
     }  # fmt: skip
 
 

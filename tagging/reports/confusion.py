@@ -1,14 +1,15 @@
 """Which classes are taken for which others, where each clip has one label."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 from tagging.base.files import write_text
-from tagging.reports.facts import LEADERBOARD, Facts
+from tagging.reports.facts import LEADERBOARD, PLOTS, Facts
 from tagging.reports.picture import draw, in_the_look
 from tagging.scoring.tables import read_rows, to_markdown
 
-PICTURE = "confusion.svg"
+PICTURE = PLOTS / "confusion.svg"
 SHOWN = 10  # pairs in the table
 CELL = 18  # pixels
 MOST_NUMBERS = 20  # with more classes, cells have no numbers
@@ -53,7 +54,7 @@ def section(facts: Facts) -> str:
     """Return this section of the page, and draw its picture."""
     name = facts.subject.name
     rows = read_rows(Path(f"plots/evaluate/{name}/confusion.csv"))
-    write_text(LEADERBOARD / PICTURE, draw(in_the_look(chart(rows, f"What {name} answers"))))
+    write_text(PICTURE, draw(in_the_look(chart(rows, f"What {name} answers"))))
     wrong = [row for row in rows if row["label"] != row["answered"] and int(row["clips"])]
     wrong.sort(key=lambda row: -float(row["share"]))
     cells = [
@@ -66,7 +67,7 @@ def section(facts: Facts) -> str:
 
 Of each class's test clips, the share that `{name}` answers with each class.{runs}
 
-![Confusion matrix]({PICTURE})
+![Confusion matrix]({os.path.relpath(PICTURE, LEADERBOARD)})
 
 The classes that are mistaken most often:
 

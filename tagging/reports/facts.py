@@ -24,6 +24,7 @@ from tagging.scoring.scores import read_resampled, read_scores, resampled_path, 
 
 METRICS = Path("metrics")
 LEADERBOARD = Path("leaderboard")  # where the report is written
+PLOTS = Path("plots/compare")  # .. and the data of plots of all entries
 SAMPLE = "generated sample"  # what data.json calls clips that are no recordings
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
