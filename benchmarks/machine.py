@@ -8,12 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-
-def cores() -> int:
-    """Return the number of cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+from tagging.base.processes import cores
 
 
 def machine() -> dict[str, Any]:

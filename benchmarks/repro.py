@@ -13,12 +13,13 @@ from typing import Any
 
 import yaml
 
-from benchmarks.machine import cores, on_cores
+from benchmarks.machine import on_cores
 from benchmarks.ratios import alternate, ratios, spread, timed
 from benchmarks.results import Result, Target
 from benchmarks.turns import ROOT
 from benchmarks.workspace import prepare, run, source, write_params
 from tagging.base.errors import UserError
+from tagging.base.processes import cores
 from tagging.base.progress import Progress
 from tools.demo import copy_project, make_repository
 

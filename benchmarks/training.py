@@ -11,12 +11,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from benchmarks.machine import cores
 from benchmarks.ratios import alternate, ratios, spread
 from benchmarks.results import Result, Target
 from benchmarks.turns import Failed, Worker
 from benchmarks.workspace import make_workspace, prepare, source, stage_environment
 from tagging.base.errors import UserError
+from tagging.base.processes import cores
 from tagging.base.progress import Progress
 
 TURNS = 5

@@ -29,7 +29,7 @@ from benchmarks import (
     workspace,
 )
 from benchmarks.large_archive import subsets, write_large_archive
-from benchmarks.machine import cores, machine, on_cores
+from benchmarks.machine import machine, on_cores
 from benchmarks.page import page, shown, verdict
 from benchmarks.peak import measure_command
 from benchmarks.ratios import Spread, alternate, ratios, spread
@@ -37,6 +37,7 @@ from benchmarks.readers.serve import fingerprint
 from benchmarks.results import NotMeasured, Result, Target, as_json
 from benchmarks.turns import ROOT, Failed, Worker
 from tagging.base.errors import UserError
+from tagging.base.processes import cores
 from tagging.base.progress import Progress
 from tagging.sources.audioset.archive import read_shards as shards_of
 from tagging.sources.audioset.records import read_clips

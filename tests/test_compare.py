@@ -414,7 +414,7 @@ def test_entries_are_compared_run_by_run_on_validation(task: Path) -> None:
 
 def test_the_picture_of_differences_has_the_methods_of_all_models(task: Path) -> None:
     """A model's methods are not another's."""
-    drawn = Path("leaderboard/differences.svg").read_text()
+    drawn = Path("plots/compare/differences.svg").read_text()
     texts = re.findall("<text[^>]*>([^<]*)</text>", drawn)
     assert {"focal", "poor", "wide", "yac", "deep"} <= set(texts)
     assert "difference in validation NDCG" in texts

@@ -4,6 +4,8 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -175,22 +177,39 @@ def test_no_import_is_hidden_from_the_closure() -> None:
     assert [file for file in CODE if file.name == "__init__.py"] == [ROOT / "stages/__init__.py"]
 
 
+def test_what_is_imported_is_required() -> None:
+    required = {
+        re.split(r"[\[=]", line)[0].lower()
+        for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+        if line and not line.startswith("#")
+    }
+    of_module = packages_distributions()
+    for file in [*CODE, *ROOT.glob("tagging/commands/*.py"), *ROOT.glob("tools/*.py")]:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for module in {name.split(".")[0] for name in imported(tree)}:
+            ours = (ROOT / module).is_dir() or module in sys.stdlib_module_names
+            there = {name.lower().replace("_", "-") for name in of_module.get(module, [])}
+            assert ours or there & required, f"{file}: {module} is in no line of requirements.txt"
+
+
 # tagging/base decides no byte of an output.
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Yield the names of all modules that code imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
 
 
 def test_base_knows_nothing_of_what_is_computed() -> None:
     for file in ROOT.glob("tagging/base/*.py"):
         tree = ast.parse(file.read_text(encoding="utf-8"))
         modules = [
-            name.split(".")[0] if not name.startswith("tagging") else name.rpartition(".")[0]
-            for node in ast.walk(tree)
-            for name in (
-                [alias.name for alias in node.names]
-                if isinstance(node, ast.Import)
-                else [node.module]
-                if isinstance(node, ast.ImportFrom)
-                else []
-            )
+            name.rpartition(".")[0] if name.startswith("tagging") else name.split(".")[0]
+            for name in imported(tree)
         ]
         assert set(modules) <= {*sys.stdlib_module_names, "tqdm", "tagging.base"}, file
 

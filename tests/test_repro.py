@@ -190,7 +190,7 @@ def test_with_one_job_it_is_dvc_repro(pipeline: Pipeline):
     shown = pipeline.side_by_side(JOBS="1")
     assert stages_run(shown) == {"a", "b"}
     assert " | " not in shown
-    assert (pipeline.root / "a").read_text() == "\n"
+    assert (pipeline.root / "a").read_text() == "1\n"
     assert "didn't change, skipping" in pipeline.side_by_side(JOBS="1")
 
 

@@ -49,7 +49,7 @@ from tests.generated import (
     write_clips,
     write_params,
 )
-from tests.test_networks import SPECS_OF, TABLE
+from tests.test_networks import FILES, SPECS_OF, settings_of
 
 CPU = torch.device("cpu")
 SHARED = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["train"]
@@ -297,7 +297,7 @@ def test_the_state_of_what_a_training_was_goes_and_no_other(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("kind", ["multi_label", "single_label"])
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", sorted(FILES))
 def test_every_network_trains_on_other_clips_for_both_kinds_of_task(
     name: str, kind: str, tmp_path: Path
 ) -> None:
@@ -305,7 +305,7 @@ def test_every_network_trains_on_other_clips_for_both_kinds_of_task(
     spec = spec._replace(scale=1 / 128, offset=-1)
     module = importlib.import_module(f"tagging.networks.{name}")
     dropout = {"dropout": 0.1} if "dropout" in module.Settings.model_fields else {}
-    model = Model(architecture=name, network=dropout | TABLE[name][0])
+    model = Model(architecture=name, network=dropout | settings_of(name)[0])
     torch.manual_seed(0)
     labels = np.eye(7, dtype=np.uint8)[np.arange(16) % 7]
     if kind == "multi_label":

@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 from tagging.base.errors import UserError, entry_point
 from tagging.base.files import write_text
+from tagging.base.processes import cores
 
 DVC = (sys.executable, "-m", "dvc")
 # Several at once take turns with the lock; without the option they give up after three seconds.
@@ -543,7 +544,7 @@ def number_of_jobs() -> int:
         UserError: if it is no number of processes.
     """
     if not (given := os.environ.get("JOBS", "")):
-        return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        return cores()
     if not re.fullmatch(r"0*[1-9]\d{0,3}", given, re.ASCII):
         raise UserError(f"JOBS is {given!r}; it takes a whole number of processes, 1 to 9999")
     return int(given)
@@ -571,7 +572,8 @@ def main() -> None:
         repository.mend()
         if jobs == 1:
             with Group(repository, call) as group:
-                sys.exit(group.start((*REPRO, *targets), None, ENVIRONMENT).wait())
+                alone = ENVIRONMENT | {"RUNS_AT_ONCE": "1"}
+                sys.exit(group.start((*REPRO, *targets), None, alone).wait())
         plan = make_plan(targets)
         lists = Lists(repository, plan.order)
         lists.order()

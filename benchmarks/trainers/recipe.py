@@ -14,9 +14,9 @@ import lightning
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.machine import cores
 from benchmarks.trainers.splits import Split, in_memory, validation
 from benchmarks.turns import Turns
+from tagging.base.processes import cores
 from tagging.data.spec import InputSpec
 from tagging.learning.loop import Validation
 from tagging.learning.losses import LOSSES

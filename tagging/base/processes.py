@@ -12,6 +12,13 @@ from tagging.base.errors import UserError
 from tagging.base.progress import Progress
 
 
+def cores() -> int:
+    """Return the number of cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def at_once() -> int:
     """Return how many pieces of work run side by side: all cores, or what RUNS_AT_ONCE says.
 
@@ -20,7 +27,7 @@ def at_once() -> int:
     Raises:
         UserError: if that is no number.
     """
-    given = os.environ.get("RUNS_AT_ONCE") or str(os.cpu_count() or 1)
+    given = os.environ.get("RUNS_AT_ONCE") or str(cores())
     if not given.isdecimal() or not int(given):
         raise UserError(f"RUNS_AT_ONCE is {given!r}; it takes a whole number of 1 or more")
     return int(given)

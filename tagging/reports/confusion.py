@@ -1,11 +1,10 @@
 """Which classes are taken for which others, where each clip has one label."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 from tagging.base.files import write_text
-from tagging.reports.facts import LEADERBOARD, PLOTS, Facts
+from tagging.reports.facts import PLOTS, Facts, linked
 from tagging.reports.picture import draw, in_the_look
 from tagging.scoring.tables import read_rows, to_markdown
 
@@ -67,7 +66,7 @@ def section(facts: Facts) -> str:
 
 Of each class's test clips, the share that `{name}` answers with each class.{runs}
 
-![Confusion matrix]({os.path.relpath(PICTURE, LEADERBOARD)})
+![Confusion matrix]({linked(PICTURE)})
 
 The classes that are mistaken most often:
 

@@ -8,13 +8,13 @@ from scipy import stats
 
 from tagging.base.errors import UserError
 from tagging.base.files import write_text
-from tagging.reports.facts import LEADERBOARD, Facts, Row, find
+from tagging.reports.facts import PLOTS, Facts, Row, find, linked
 from tagging.reports.leaderboard import cell
 from tagging.reports.picture import draw, in_the_look
 from tagging.scoring.tables import to_markdown
 
 CONFIDENCE = 0.95
-PICTURE = "differences.svg"
+PICTURE = PLOTS / "differences.svg"
 NEITHER = {"none shown": "No difference shown", "one run": "One run, which shows no spread"}
 
 
@@ -201,7 +201,7 @@ def section(facts: Facts) -> str:
         return ""
     judged = f"{'validation' if facts.by_validation else 'test'} {facts.metric.title}"
     picture = draw(in_the_look(chart(found, f"difference in {judged}")))
-    write_text(LEADERBOARD / PICTURE, picture)
+    write_text(PICTURE, picture)
     of_reference: dict[str, list[Comparison]] = {}
     for each in found:
         of_reference.setdefault(each.reference.name, []).append(each)
@@ -212,7 +212,7 @@ def section(facts: Facts) -> str:
 Each entry is compared with the one that it changes, run by run: the same folds and seeds.
 
 {summary(found, facts.metric.decimals)}
-![Differences in {judged}]({PICTURE})
+![Differences in {judged}]({linked(PICTURE)})
 
 A difference is the mean over runs; in brackets its {CONFIDENCE:.0%} t-interval. A gain or a loss is
 one whose interval on {judged} leaves out zero; what else is shown decides nothing. If no change did

@@ -5,6 +5,7 @@ that lie there: those of an entry that was removed stay until somebody deletes t
 """
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +29,11 @@ PLOTS = Path("plots/compare")  # .. and the data of plots of all entries
 SAMPLE = "generated sample"  # what data.json calls clips that are no recordings
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+def linked(file: Path) -> str:
+    """Return the way from the report to a file, for a link."""
+    return os.path.relpath(file, LEADERBOARD)
 
 
 class Row(NamedTuple):
