@@ -485,7 +485,31 @@ def test_easy_and_hard_classes(task: Path) -> None:
     assert lines(section, best["label"])[1:4] == [
         f"{float(best['all']):.3f}", f"{float(best['poor']):.3f}", best["test_clips"],
     ]  # fmt: skip
-    assert "`poor` beside it is the entry that\nvalidation ranks last" in section
+    assert "`poor` beside it is the one that validation ranks last of the other entries" in section
+
+
+def easy_and_hard(models: list[str], chosen: str) -> str:
+    """Return that section of a task without validation, with some of FOLDED's models."""
+    params = copy.deepcopy(FOLDED) | {"ensembles": {}}
+    params["models"] = {name: FOLDED["models"][name] for name in models}
+    params["compare"] = {"plotted": [chosen], "chosen": chosen, "sections": ["classes"]}
+    write_task(params, single_label(), FOLDED_QUALITIES, source="esc")
+    compare.main()
+    return page()[page().index("## Easy and hard") :]
+
+
+def test_the_hardest_classes_are_shown_beside_another_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    section = easy_and_hard(["good", "bad"], chosen="bad")
+    assert "`good` beside it is the one that test ranks last of the other entries" in section
+    assert "of good" in section
+    section = easy_and_hard(["good"], chosen="good")
+    assert "Beside it is a ranking at random, as there is no other entry." in section
+    rows = read_rows(Path("leaderboard/per_class.csv"))
+    best = max(rows, key=lambda row: float(row["good"]))
+    assert lines(section, best["label"])[2] == f"{int(best['test_clips']) / 90:.3f}"
 
 
 def test_names_in_the_picture_of_classes_do_not_overlap() -> None:

@@ -17,14 +17,14 @@ SIZE = 560  # pixels of the picture
 LINE = 13 / SIZE  # height of a name, in average precision
 
 
-def weakest(facts: Facts) -> Row:
-    """Return the entry that validation ranks last; without validation, test's last."""
-    name, entries = facts.task.chooses, facts.entries
-    last = entries[0]
-    for row in entries[1:]:
-        value, lowest = (of.val.get(name, of.test[name]) for of in (row, last))
-        last = row if facts.metric.better(lowest, value) else last
-    return last
+def weakest(facts: Facts) -> Row | None:
+    """Return the entry, other than the subject, that validation (or test without it) ranks last.
+
+    None where the subject is the only entry.
+    """
+    name, sign = facts.task.chooses, 1 if facts.metric.higher_is_better else -1
+    others = [row for row in facts.entries if row.name != facts.subject.name]
+    return min(others, key=lambda row: sign * row.val.get(name, row.test[name]), default=None)
 
 
 def table(ours: dict[str, float], other: str, theirs: dict[str, float], clips: dict) -> str:
@@ -96,7 +96,7 @@ def chart(rows: list[dict[str, Any]], subject: str, other: str) -> dict[str, Any
 
 def section(facts: Facts) -> str:
     """Return this section of the page, and write its picture and table."""
-    subject, other = facts.subject.name, weakest(facts).name
+    subject, last = facts.subject.name, weakest(facts)
     classes = {row.name: read_classes(row.name) for row in facts.entries}
     clips = {label: int(of["test_clips"]) for label, of in classes[subject].items()}
     found = {
@@ -106,8 +106,16 @@ def section(facts: Facts) -> str:
     table_rows = [[label, n, *(of[label] for of in found.values())] for label, n in clips.items()]
     write_text(LEADERBOARD / TABLE, to_csv(["label", "test_clips", *found], table_rows))
     ours = {label: value for label, value in found[subject].items() if not math.isnan(value)}
+    if last is not None:
+        other, theirs = last.name, found[last.name]
+        judge = "validation" if facts.by_validation else "test"
+        beside = f"`{other}` beside it is the one that {judge} ranks last of the other entries."
+    else:  # its average precision is the share of the clips that have the label
+        tested = sum(len(fold.test) for fold in facts.index.folds)
+        other, theirs = "random ranking", {label: n / tested for label, n in clips.items()}
+        beside = "Beside it is a ranking at random, as there is no other entry."
     rows = [
-        {"class": label, "ours": value, "other": found[other][label], "clips": clips[label]}
+        {"class": label, "ours": value, "other": theirs[label], "clips": clips[label]}
         for label, value in ours.items()
     ]
     write_text(LEADERBOARD / PICTURE, draw(in_the_look(chart(rows, subject, other))))
@@ -116,10 +124,9 @@ def section(facts: Facts) -> str:
 ## Easy and hard classes
 
 Of {len(ours)} classes with test clips, `{subject}` has an average precision of 0.5 or more on
-{high}, and of less than 0.1 on {low}. `{other}` beside it is the entry that
-{"validation" if facts.by_validation else "test"} ranks last. All classes and entries:
-[{TABLE}]({TABLE}).
+{high}, and of less than 0.1 on {low}. {beside}
+All classes and entries: [{TABLE}]({TABLE}).
 
-{table(ours, other, found[other], clips)}
+{table(ours, other, theirs, clips)}
 ![Average precision of each class]({PICTURE})
 """
