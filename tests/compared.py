@@ -52,6 +52,14 @@ def index_of(labels: np.ndarray, folds: list[Fold]) -> Index:
     return Index(ids, labels, classes, folds)
 
 
+def in_windows(index: Index) -> Index:
+    """Return an index of two windows of each of these clips, one after the other."""
+    labels = np.repeat(index.labels, 2, axis=0)
+    folds = [Fold(*((2 * of[:, None] + [0, 1]).ravel() for of in fold)) for fold in index.folds]
+    recordings = np.repeat(np.arange(len(index.ids), dtype=np.int32), 2)
+    return index_of(labels, folds)._replace(recordings=recordings)
+
+
 def answers(index: Index, quality: float, names: Mapping[str, int]) -> Scores:
     """Return made-up log odds: the labels times `quality`, and the same noise for all entries."""
     outputs = {}

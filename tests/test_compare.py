@@ -18,6 +18,7 @@ from tagging.reports import sure
 from tagging.reports.classes import LINE, place_names
 from tagging.reports.curves import gain, plotted
 from tagging.reports.differences import Difference, changes, paired_difference
+from tagging.reports.epochs import by_epoch
 from tagging.reports.facts import Row, choose, how_far_behind, read_facts
 from tagging.reports.leaderboard import cell
 from tagging.reports.missing_clips import subsets
@@ -26,7 +27,7 @@ from tagging.scoring.evaluation import Answers
 from tagging.scoring.metric import Metric, load_metric
 from tagging.scoring.scores import read_resampled, read_scores, scores_path, write_scores
 from tagging.scoring.tables import read_rows
-from tests.compared import multi_label, single_label, write_task
+from tests.compared import in_windows, multi_label, single_label, write_task
 
 SEEDS = [0, 1, 2]
 YAC = {"architecture": "yac", "network": {"head": "logits"}, "seeds": SEEDS}
@@ -715,3 +716,22 @@ def test_choosing_the_epoch_on_test_flatters(folds: Path) -> None:
     assert last < together == each
     assert row[5].startswith(f"{np.mean(list(expected.values())):.4f} ± ")
     assert "| bad |" not in table.partition("## ")[0]  # no epoch of it is kept
+
+
+def test_windows_of_a_recording_answer_together_after_each_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_task(FOLDED, in_windows(single_label()), FOLDED_QUALITIES, source="folder")
+    path = scores_path("models", "good")
+    scores = read_scores(path)
+    for run in scores.runs:
+        last = scores.outputs[f"{run}/test"]
+        scores.outputs.update({f"{run}/test@8": np.zeros_like(last), f"{run}/test@9": last})
+    write_scores(path, scores)
+    compare.main()
+    good = next(row for row in read_facts().entries if row.name == "good")
+    after = by_epoch(read_facts(), good)
+    assert after[:, 1].tolist() == [run["test"]["accuracy"] for run in good.runs.values()]
+    assert (after[:, 0] < after[:, 1]).all()
+    assert lines(page(), "good | 2")[2] == f"{good.test['accuracy']:.4f}"

@@ -6,6 +6,7 @@ Of models whose last epochs' weights are kept (`train.checkpoints`), each epoch 
 import numpy as np
 
 from tagging.reports.facts import Facts, Row
+from tagging.scoring.evaluation import answers_for
 from tagging.scoring.scores import read_scores, scores_path
 from tagging.scoring.tables import to_markdown
 
@@ -17,17 +18,13 @@ def by_epoch(facts: Facts, row: Row) -> np.ndarray:
     """
     scores = read_scores(scores_path(f"{row.kind}s", row.name))
     epochs = sorted({int(name.partition("@")[2]) for name in scores.outputs if "@" in name})
-    values = [
-        [
-            facts.metric.value(
-                facts.index.labels[facts.index.folds[fold].test],
-                scores.outputs[f"{run}/test@{epoch}"],
-            )
-            for epoch in epochs
-        ]
-        for run, fold in scores.runs.items()
-    ]
-    return np.array(values, np.float64)
+    values = np.empty((len(scores.runs), len(epochs)))
+    for column, epoch in enumerate(epochs):
+        outputs = {f"{run}/test": scores.outputs[f"{run}/test@{epoch}"] for run in scores.runs}
+        then = scores._replace(outputs=outputs)
+        answers = answers_for(then, facts.windows, "test", facts.task.pooled)
+        values[:, column] = [facts.metric.value(of.labels, of.scores) for of in answers]
+    return values
 
 
 def section(facts: Facts) -> str:
