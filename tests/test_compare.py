@@ -270,6 +270,19 @@ def test_published_rows_stand_beside_results_on_the_same_clips(
     assert any(row.kind == "published" for row in read_facts().rows) == shown
 
 
+def test_with_published_rows_of_other_clips_nothing_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = small()
+    params["compare"] |= {"published": PARAMS["compare"]["published"], "published_clips": "other"}
+    changed(tmp_path, params)
+    compare.main()
+    assert lines(page(), "Somebody |")[1] == "published"
+    assert page().count("Published rows (a paper) are of other clips with other labels") == 1
+    assert "That is" not in page()
+
+
 def small() -> dict:
     """Return the parameters of two models alone."""
     params = copy.deepcopy(PARAMS) | {"students": {}, "ensembles": {}}
@@ -287,6 +300,7 @@ def small() -> dict:
         ({"published": {"deep": {}}}, "has the name of a model, student, ensemble or baseline"),
         ({"published": {"a": {"ndgc": 1}}}, "compare.published.a.ndgc is unknown; .* takes train"),
         ({"published": {"a": {"ndcg": "b"}}}, "compare.published.a.ndcg is 'b'; it takes a number"),
+        ({"published_clips": "all"}, "published_clips is 'all'; .* rows are shown, or other .they"),
         ({"sections": ["class"]}, "compare.sections is .'class'.; it takes a list of classes, enh"),
     ],
 )

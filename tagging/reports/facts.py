@@ -187,8 +187,8 @@ def read_facts() -> Facts:
             "params.yaml: a row of compare.published has the name of a model, student, ensemble or "
             "baseline; it takes another"
         )
-    # Others' results stand beside results on the same clips alone.
-    if data["source"] != SAMPLE and settings.published_clips in (None, len(index.ids)):
+    # Others' results stand beside results on the same clips, or the page says that they are not.
+    if data["source"] != SAMPLE and settings.published_clips in (None, "other", len(index.ids)):
         others += [
             Row(k, "published", row, train_clips=row["train_clips"], source=row["source"])
             for k, row in published.items()

@@ -106,15 +106,21 @@ def table(facts: Facts) -> str:
 
 
 def result(facts: Facts) -> str:
-    """Say how the chosen entry does beside the published rows, where there are any."""
+    """Say how the chosen entry does beside the published rows, or that these are of other clips."""
     best, metric, name = facts.chosen, facts.metric, facts.task.chooses
-    published = [row for row in facts.rows if row.kind == "published" and row.test.get(name)]
-    # Others' embeddings are scored on their own clips.
-    if best is None or not published or facts.task.kind == "similarity":
+    published = [row for row in facts.rows if row.kind == "published"]
+    if published and facts.settings.published_clips == "other":
+        sources = "; ".join(dict.fromkeys(row.source for row in published if row.source))
+        return (
+            f"Published rows{f' ({sources})' if sources else ''} are of other clips with other "
+            "labels: their numbers do not compare with these, at most their order does.\n\n"
+        )
+    compared = [row for row in published if row.test.get(name)]
+    if best is None or not compared:
         return ""
     text = f"`{best.name}` has the {metric.title} **{cell(metric, best.test, name)}** on test."
     low, high = best.test[f"{name}_low"], best.test[f"{name}_high"]
-    for row in published:
+    for row in compared:
         gap = best.test[name] - row.test[name]
         side = f"{abs(gap):.{metric.decimals}f} {'above' if gap > 0 else 'below'}"
         if low <= row.test[name] <= high:

@@ -63,6 +63,6 @@ Each entry was trained twice with the same settings: split at random, where wind
 train and test, and with groups (instruments, say) held out. What is lost from the first to the
 second is memory of recordings and groups. The last column is its share of what an entry, split at
 random, is better by than chance ({chance:.{metric.decimals}f}){middle}. Published rows are of
-other clips, split at random.
+splits at random.
 
 {to_markdown(header, rows, right=1)}"""

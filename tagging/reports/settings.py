@@ -28,8 +28,10 @@ class Compare(Section):
     published: dict[str, Any] = Field(
         {}, description="a mapping of names to {metric: value, .., train_clips: .., source: ..}"
     )
-    published_clips: Int | None = Field(
-        None, description="the number of prepared clips with which the published rows are shown"
+    published_clips: Int | Literal["other"] | None = Field(
+        None,
+        description="the number of prepared clips with which the published rows are shown, or "
+        "other (they are of other clips, and are not compared)",
     )
     differences: dict[str, list[str]] = Field(
         {}, description="a mapping of names of entries, each to a list of others compared with it"

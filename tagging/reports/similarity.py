@@ -6,9 +6,6 @@ from tagging.reports.differences import Difference, compare
 from tagging.reports.facts import Facts, Row, find
 from tagging.scoring.tables import read_rows, to_markdown
 
-OTHERS = (
-    "Published rows are of other clips with other labels: their order alone stands beside ours."
-)
 TRIPLETS = ("anchors", "positives", "negatives", "clips")  # what training logs of those it chooses
 
 
@@ -75,14 +72,12 @@ def section(facts: Facts) -> str:
     counts = facts.index.labels[facts.index.folds[0].test].sum(axis=0, dtype=int)
     first, second = (facts.index.classes[place].name for place in (-counts).argsort()[:2])
     queries = len(facts.index.folds[0].test)
-    published = any(row.kind == "published" for row in facts.rows)
-    others = f" {OTHERS}" if published else ""
     return f"""\
 ## What is near shares labels
 
 Each of the {queries:,} test clips asks once, among all others. R@K is the share of its labels that
 its K nearest have (Lee et al., 2020, arXiv 2008.03729); any@K, looser, whether they have one of
-them; rarer R@K is R@K without {first} and {second}.{others}
+them; rarer R@K is R@K without {first} and {second}.
 
 What entries add to `{reference.name}` on test, the same seeds compared, with 95% t-intervals where
 there are several:
