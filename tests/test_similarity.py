@@ -26,6 +26,8 @@ from tagging.learning.metric_losses import (
 )
 from tagging.learning.similarity import judged_by, tags_of
 from tagging.parameters import parse
+from tagging.reports.facts import find, read_facts
+from tagging.reports.similarity import verdict
 from tagging.scoring.metric import load_metric
 from tagging.scoring.neighbours import any_label, label_recall, nearest, rarer_label_recall
 from tagging.scoring.scores import read_scores, scores_path
@@ -308,6 +310,26 @@ def test_the_page_compares_with_the_tagger_and_tells_of_triplets(task: Path) -> 
     rows = [line for line in section.splitlines() if line.startswith("| `projection` | ")]
     assert rows[1].split(" | ")[2:4] == ["100.0%", "100.0%"]  # by labels, they are never wrong
     assert not (task / "plots/compare/average_precision.csv").exists()
+
+
+def test_one_run_is_not_said_to_be_above_or_not(task: Path, monkeypatch) -> None:
+    monkeypatch.chdir(task)
+    tagger, wide = (find(read_facts().entries, name, "plotted") for name in ("tagger", "wide"))
+    facts = read_facts()._replace(chosen=wide)
+    assert verdict(facts, tagger).endswith(
+        "One run shows no spread: whether it is above is not told."
+    )
+    # The same gain in each of several runs is one.
+    runs = {
+        of.name: {
+            f"seed{seed}": {"test": dict.fromkeys(("recall_at_1", "recall_at_2"), value)}
+            for seed in range(3)
+        }
+        for of, value in ((tagger, 0.5), (wide, 0.6))
+    }
+    tagger, wide = (of._replace(runs=runs[of.name]) for of in (tagger, wide))
+    said = verdict(facts._replace(chosen=wide), tagger)
+    assert said.endswith("is above it on R@1, R@2, by more than seeds differ.")
 
 
 @pytest.mark.parametrize(

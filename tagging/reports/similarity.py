@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tagging.reports.differences import Difference, compare
+from tagging.reports.differences import Difference, common_runs, compare
 from tagging.reports.facts import Facts, Row, find
 from tagging.scoring.tables import read_rows, to_markdown
 
@@ -52,6 +52,11 @@ def verdict(facts: Facts, reference: Row) -> str:
     best = facts.chosen
     if best is None or best.name == reference.name:
         return f"Validation finds none better than `{reference.name}`."
+    if len(common_runs(best, reference)) == 1:
+        return (
+            f"`{best.name}`, which validation chooses, has one run in common with "
+            f"`{reference.name}`. One run shows no spread: whether it is above is not told."
+        )
     found = gains(facts, best, reference)
 
     def titles(verdict: str) -> str:
