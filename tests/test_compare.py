@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -26,7 +27,7 @@ from tagging.reports.prevalence import DRAWS, thinned
 from tagging.scoring.evaluation import Answers
 from tagging.scoring.metric import Metric, load_metric
 from tagging.scoring.scores import read_resampled, read_scores, scores_path, write_scores
-from tagging.scoring.tables import read_rows
+from tagging.scoring.tables import read_rows, to_csv
 from tests.compared import in_windows, multi_label, single_label, write_task
 
 SEEDS = [0, 1, 2]
@@ -568,7 +569,7 @@ def test_labels_are_sure_by_the_best_entry_that_has_thresholds(task: Path) -> No
     # The best of all is an ensemble: it has no weights of its own.
     assert text.startswith("## Which labels are sure The weights of `deep` keep thresholds")
     found = board()["rows"]["deep"]["sure"]
-    assert "Of 6 labels 2 have one" in text
+    assert "There is a threshold for 2 of 6 labels. On test" in text
     assert f"sure labels are right {found['precision']:.1%} of the time" in text
     row = read_rows(Path("plots/evaluate/deep/sure.csv"))[1]
     cells = lines(section, "class 1")
@@ -576,6 +577,20 @@ def test_labels_are_sure_by_the_best_entry_that_has_thresholds(task: Path) -> No
     assert cells[6] == f"{float(row['precision']):.2f}"
     assert cells[7] == f"{float(row['precision_low']):.2f} to {float(row['precision_high']):.2f}"
     assert lines(section, "class 2")[6:] == ["", "", ""]
+
+
+@pytest.mark.parametrize(("below", "said"), [(0, "no label"), (1, "1 label"), (2, "2 labels")])
+def test_the_number_of_labels_that_break_their_promise_is_a_sentence(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: int, said: str
+) -> None:
+    monkeypatch.chdir(shutil.copytree(written, tmp_path / "task"))
+    path = Path("plots/evaluate/deep/sure.csv")
+    rows = read_rows(path)
+    for place, row in enumerate(rows[:2]):
+        row["precision_high"] = "0.79" if place < below else "0.81"
+    path.write_text(to_csv(list(rows[0]), [list(row.values()) for row in rows]))
+    text = " ".join(sure.section(read_facts()).split())
+    assert f"; with {said} it is surely less often than promised" in text
 
 
 def test_without_validation_no_label_is_sure(folds: Path) -> None:

@@ -52,13 +52,15 @@ def section(facts: Facts) -> str:
 ## Which labels are sure
 
 The weights of `{entry.name}` keep thresholds, chosen on validation: labels that are as probable are
-sure, right {sure["promised"]:.0%} of the time or more. Of {len(rows)} labels {len(judged)} have
-one"""
+sure, right {sure["promised"]:.0%} of the time or more. There is a threshold for
+{len(judged)} of {len(rows)} labels"""
     if "precision" in sure:
         low, high = sure["precision_low"], sure["precision_high"]
+        labels = {0: "no label", 1: "1 label"}.get(below, f"{below} labels")
         text += f""". On test, sure labels are right {sure["precision"]:.1%} of the time
 (95% interval {low:.1%} to {high:.1%}), and are {sure["recall"]:.1%} of all true labels; with
-{below} labels it is surely less often than promised (of the first run, exact intervals)"""
-    return f"{text}. The others have too few clips that validate, or no threshold keeps it.\n\n" + (
-        to_markdown(HEADER, map(cells, rows[:SHOWN]), right=1)
-    )
+{labels} it is surely less often than promised (of the first run, exact intervals)"""
+    return f"""\
+{text}. Labels without have too few clips that validate, or no threshold keeps it.
+
+{to_markdown(HEADER, map(cells, rows[:SHOWN]), right=1)}"""
