@@ -629,8 +629,15 @@ def with_memory(**rows: dict) -> dict:
 def test_memory_is_what_a_split_at_random_is_better_by(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     somebody = {"kind": "published", "accuracy": 0.6}
+    frequent = single_label().labels.mean(axis=0).max()  # what one answer for all clips gets
+    poor = {
+        f"accuracy{end}": frequent + 0.01 * k for k, end in ((1, ""), (-1, "_low"), (3, "_high"))
+    }
     params = with_memory(
-        good={"accuracy": 0.99, "accuracy_std": 0.01}, bad={"accuracy": 0.2}, Somebody=somebody
+        good={"accuracy": 0.99, "accuracy_std": 0.01},
+        bad=poor,
+        both={"accuracy": 0.2},
+        Somebody=somebody,
     )
     write_task(params, single_label(), FOLDED_QUALITIES, source="nsynth")
     compare.main()
@@ -641,9 +648,9 @@ def test_memory_is_what_a_split_at_random_is_better_by(tmp_path: Path, monkeypat
     assert good[1] == "0.9900 ± 0.0100"
     assert good[2].startswith(f"{held_out:.4f} ± ")
     assert good[3:] == [f"{0.99 - held_out:.4f}", f"{share:.0%}"]
-    assert lines(section, "bad")[4] == ""  # no better than chance: there is nothing to lose
+    assert lines(section, "bad")[4] == lines(section, "both")[4] == "did not learn"
+    assert f"one answer for all clips gets ({frequent:.4f})" in " ".join(section.split())
     assert lines(section, "Somebody")[1:] == ["0.6", "", "", ""]
-    assert "both" not in section
     assert f"chance (0.2500); the median is {share:.0%}" in " ".join(section.split())
 
 

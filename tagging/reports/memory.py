@@ -7,10 +7,19 @@ groups held out none does.
 from pathlib import Path
 from statistics import median
 
+import numpy as np
+
 from tagging.base.errors import UserError
 from tagging.reports.facts import Facts, read_json
 from tagging.reports.leaderboard import cell
 from tagging.scoring.tables import to_markdown
+
+
+def of_one_answer(facts: Facts) -> float:
+    """Return the metric of the best answer that is the same for all clips: frequent classes."""
+    labels = facts.index.labels
+    scores = np.tile(labels.sum(axis=0, dtype=np.float64), (len(labels), 1))
+    return facts.metric.value(labels, scores)
 
 
 def section(facts: Facts) -> str:
@@ -30,7 +39,7 @@ def section(facts: Facts) -> str:
     at_random = read_json(path)["rows"]
     metric, name = facts.metric, facts.task.chooses
     chance = next(row.test[name] for row in facts.rows if row.kind == "baseline")
-    rows, shares = [], []
+    floor, rows, shares = max(chance, of_one_answer(facts)), [], []
     for row in facts.rows:
         there = at_random.get(row.name, {})
         if row.kind == "baseline" or there.get(name) is None:
@@ -38,15 +47,18 @@ def section(facts: Facts) -> str:
         if row.kind == "published":
             rows.append([row.name, str(round(there[name], metric.decimals)), "", "", ""])
             continue
-        lost, above = there[name] - row.test[name], there[name] - chance
-        shares += [lost / above] if above > 0 else []
+        lost = there[name] - row.test[name]
+        memory = "did not learn"
+        if there.get(f"{name}_low", there[name]) > floor:
+            shares.append(lost / (there[name] - chance))
+            memory = f"{shares[-1]:.0%}"
         rows.append(
             [
                 row.name,
                 cell(metric, there, name),
                 cell(metric, row.test, name),
                 f"{lost:.{metric.decimals}f}",
-                f"{lost / above:.0%}" if above > 0 else "",
+                memory,
             ]
         )
     if all(row.name not in at_random for row in facts.entries):
@@ -62,7 +74,8 @@ def section(facts: Facts) -> str:
 Each entry was trained twice with the same settings: split at random, where windows of one recording
 train and test, and with groups (instruments, say) held out. What is lost from the first to the
 second is memory of recordings and groups. The last column is its share of what an entry, split at
-random, is better by than chance ({chance:.{metric.decimals}f}){middle}. Published rows are of
-splits at random.
+random, is better by than chance ({chance:.{metric.decimals}f}){middle}. An entry did not learn
+where its interval, split at random, reaches what one answer for all clips gets
+({floor:.{metric.decimals}f}): it has no share. Published rows are of splits at random.
 
 {to_markdown(header, rows, right=1)}"""
