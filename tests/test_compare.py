@@ -11,12 +11,12 @@ from statistics import mean, stdev
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from stages import compare
 from tagging.data.clips import read_index
 from tagging.reports import sure
-from tagging.reports.classes import LINE, place_names
+from tagging.reports.classes import LINE, place_names, table
 from tagging.reports.curves import gain, plotted
 from tagging.reports.differences import Difference, changes, paired_difference
 from tagging.reports.epochs import by_epoch
@@ -495,13 +495,39 @@ def test_seconds_change_nothing_but_their_own_files(
 
 def test_easy_and_hard_classes(task: Path) -> None:
     rows = read_rows(Path("leaderboard/per_class.csv"))
-    assert list(rows[0]) == ["label", "test_clips", *QUALITIES]
-    best = max(rows, key=lambda row: float(row["all"]))
+    assert [row["entry"] for row in rows] == [*QUALITIES] * 6
+    found = {(row["label"], row["entry"]): row for row in rows}
+    labels, scores = multi_label().labels[-80:], read_scores(scores_path("models", "deep")).outputs
+    for place in range(6):
+        row = found[f"class {place}", "deep"]
+        assert row["test_clips"] == str(labels[:, place].sum())
+        for key, value in (
+            ("average_precision", average_precision_score), ("roc_auc", roc_auc_score),
+        ):  # fmt: skip
+            runs = [value(labels[:, place], scores[f"seed{k}/test"][:, place]) for k in SEEDS]
+            assert float(row[key]) == pytest.approx(mean(runs), rel=1e-5)
+            assert float(row[f"{key}_std"]) == pytest.approx(stdev(runs), rel=1e-5)
+    assert found["class 0", "all"]["roc_auc_std"] == ""  # of one run
     section = page()[page().index("## Easy and hard") :]
-    assert lines(section, best["label"])[1:4] == [
-        f"{float(best['all']):.3f}", f"{float(best['poor']):.3f}", best["test_clips"],
-    ]  # fmt: skip
     assert "`poor` beside it is the one that validation ranks last of the other entries" in section
+    for place in range(6):  # so few classes are all there
+        assert lines(section, f"class {place}")[1:] == [
+            found[f"class {place}", "all"]["test_clips"],
+            *(
+                f"{float(found[f'class {place}', name][key]):.3f}"
+                for name in ("all", "poor") for key in ("average_precision", "roc_auc")
+            ),
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("classes", "header"), [(20, "class"), (21, "best")])
+def test_of_many_classes_the_best_and_the_worst_are_shown(classes: int, header: str) -> None:
+    ours = {f"class {k}": [k / 100, 0.01, 0.5, 0.02] for k in range(classes)}
+    rows = table(ours, "other", ours, dict.fromkeys(ours, 9)).splitlines()
+    assert rows[0].startswith(f"| {header} | ")
+    best = f"class {classes - 1}"
+    assert (f"| {best} | 9 | 0.190 ± 0.010 | 0.500 ± 0.020 |" in rows[2]) == (header == "class")
+    assert len(rows) == 2 + (classes if header == "class" else 10)
 
 
 def easy_and_hard(models: list[str], chosen: str) -> str:
@@ -520,12 +546,14 @@ def test_the_hardest_classes_are_shown_beside_another_entry(
     monkeypatch.chdir(tmp_path)
     section = easy_and_hard(["good", "bad"], chosen="bad")
     assert "`good` beside it is the one that test ranks last of the other entries" in section
-    assert "of good" in section
+    assert lines(section, "class |")[4:] == ["AP of good", "ROC AUC of good"]
+    assert all(" ± " in cell for cell in lines(section, "class 0")[2:])  # over folds
     section = easy_and_hard(["good"], chosen="good")
     assert "Beside it is a ranking at random, as there is no other entry." in section
     rows = read_rows(Path("leaderboard/per_class.csv"))
-    best = max(rows, key=lambda row: float(row["good"]))
-    assert lines(section, best["label"])[2] == f"{int(best['test_clips']) / 90:.3f}"
+    for row in rows:
+        share = int(row["test_clips"]) / 90
+        assert lines(section, row["label"])[4:] == [f"{share:.3f}", "0.500"]
 
 
 def test_names_in_the_picture_of_classes_do_not_overlap() -> None:

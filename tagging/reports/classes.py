@@ -3,18 +3,27 @@
 import math
 from typing import Any
 
+import numpy as np
+
 from tagging.base.files import write_text
-from tagging.reports.curves import read_classes
 from tagging.reports.facts import LEADERBOARD, Facts, Row
 from tagging.reports.picture import draw, in_the_look
+from tagging.scoring.metrics.mean_average_precision import average_precision
+from tagging.scoring.metrics.roc_auc import roc_auc
 from tagging.scoring.tables import to_csv, to_markdown
 
 PICTURE = "per_class.svg"
 TABLE = "per_class.csv"
-SHOWN = 10  # best and worst classes
+HEADER = (
+    "label", "test_clips", "entry", "average_precision", "average_precision_std", "roc_auc",
+    "roc_auc_std",
+)  # fmt: skip
+SHOWN = 10  # best and worst classes; all, where there are no more
 NAMED = 5  # classes named in the picture, of those that gain and of those that lose most
 SIZE = 560  # pixels of the picture
 LINE = 13 / SIZE  # height of a name, in average precision
+
+Values = dict[str, list[float]]  # of each class: a row of `by_class`
 
 
 def weakest(facts: Facts) -> Row | None:
@@ -27,22 +36,55 @@ def weakest(facts: Facts) -> Row | None:
     return min(others, key=lambda row: sign * row.val.get(name, row.test[name]), default=None)
 
 
-def table(ours: dict[str, float], other: str, theirs: dict[str, float], clips: dict) -> str:
-    """Return the best and the worst classes side by side, as Markdown."""
-    falling = sorted(ours, key=lambda name: -ours[name])
-    number = min(SHOWN, len(falling) // 2)
+def by_class(facts: Facts, row: Row) -> np.ndarray:
+    """Return how an entry tells each class on test: float64 (classes, 4).
+
+    The average precision, the mean over the runs that have clips of the class, its standard
+    deviation over them, and both of the area under the ROC curve; NaN where there is none.
+    """
+    answers, columns = facts.answers(row, "test"), []
+    for of_classes in (average_precision, roc_auc):
+        values = np.ma.masked_invalid([of_classes(of.labels, of.scores) for of in answers])
+        columns += [values.mean(axis=0), values.std(axis=0, ddof=1)]
+    return np.ma.stack(columns, axis=1).filled(np.nan)
+
+
+def spread(mean: float, std: float) -> str:
+    """Return a value, with its standard deviation where there is one; nothing for NaN."""
+    if math.isnan(mean):
+        return ""
+    return f"{mean:.3f}" if math.isnan(std) else f"{mean:.3f} ± {std:.3f}"
+
+
+def table(ours: Values, other: str, theirs: Values, clips: dict[str, int]) -> str:
+    """Return all classes, the best first, or the best and the worst side by side, as Markdown.
+
+    Args:
+        ours: a row of `by_class` for each class.
+        other: the name of what stands beside.
+        theirs: its rows.
+        clips: how many clips of each class test.
+    """
+    falling = sorted(ours, key=lambda name: -ours[name][0])
+    if len(falling) <= 2 * SHOWN:
+        rows = [
+            [name, f"{clips[name]:,}"]
+            + [spread(*of[name][place : place + 2]) for of in (ours, theirs) for place in (0, 2)]
+            for name in falling
+        ]
+        header = ["class", "test clips", "AP", "ROC AUC", f"AP of {other}", f"ROC AUC of {other}"]
+        return to_markdown(header, rows, right=1)
 
     def cells(name: str) -> list[str]:
-        return [name, f"{ours[name]:.3f}", f"{theirs[name]:.3f}", f"{clips[name]:,}"]
+        return [name, f"{ours[name][0]:.3f}", f"{theirs[name][0]:.3f}", f"{clips[name]:,}"]
 
-    pairs = zip(falling[:number], falling[::-1][:number], strict=True)
+    pairs = zip(falling[:SHOWN], falling[::-1][:SHOWN], strict=True)
     header = ["AP", f"of {other}", "test clips"]
-    text = to_markdown(
+    lines = to_markdown(
         ["best", *header, "worst", *header],
         [cells(best) + cells(worst) for best, worst in pairs],
         right=1,
-    )
-    lines = text.split("\n")
+    ).split("\n")
     lines[1] = "| --- | ---: | ---: | ---: | --- | ---: | ---: | ---: |"  # names to the left
     return "\n".join(lines)
 
@@ -97,29 +139,41 @@ def chart(rows: list[dict[str, Any]], subject: str, other: str) -> dict[str, Any
 def section(facts: Facts) -> str:
     """Return this section of the page, and write its picture and table."""
     subject, last = facts.subject.name, weakest(facts)
-    classes = {row.name: read_classes(row.name) for row in facts.entries}
-    clips = {label: int(of["test_clips"]) for label, of in classes[subject].items()}
+    labels, names = facts.index.labels, [of.name for of in facts.index.classes]
+    counts = sum(labels[fold.test].sum(axis=0, dtype=int) for fold in facts.index.folds)
+    clips = dict(zip(names, counts.tolist(), strict=True))
     found = {
-        name: {label: float(of["average_precision"]) for label, of in rows.items()}
-        for name, rows in classes.items()
+        row.name: dict(zip(names, by_class(facts, row).tolist(), strict=True))
+        for row in facts.entries
     }
-    table_rows = [[label, n, *(of[label] for of in found.values())] for label, n in clips.items()]
-    write_text(LEADERBOARD / TABLE, to_csv(["label", "test_clips", *found], table_rows))
-    ours = {label: value for label, value in found[subject].items() if not math.isnan(value)}
+    table_rows = [
+        [label, n, name, *("" if math.isnan(value) else value for value in of[label])]
+        for label, n in clips.items()
+        for name, of in found.items()
+    ]
+    write_text(LEADERBOARD / TABLE, to_csv(HEADER, table_rows))
+    ours = {label: values for label, values in found[subject].items() if clips[label]}
     if last is not None:
         other, theirs = last.name, found[last.name]
         judge = "validation" if facts.by_validation else "test"
         beside = f"`{other}` beside it is the one that {judge} ranks last of the other entries."
     else:  # its average precision is the share of the clips that have the label
         tested = sum(len(fold.test) for fold in facts.index.folds)
-        other, theirs = "random ranking", {label: n / tested for label, n in clips.items()}
+        none = math.nan
+        other, theirs = "chance", {of: [n / tested, none, 0.5, none] for of, n in clips.items()}
         beside = "Beside it is a ranking at random, as there is no other entry."
     rows = [
-        {"class": label, "ours": value, "other": theirs[label], "clips": clips[label]}
-        for label, value in ours.items()
+        {
+            "class": label,
+            "ours": round(value, 6),
+            "other": round(theirs[label][0], 6),
+            "clips": clips[label],
+        }
+        for label, (value, *_) in ours.items()
     ]
     write_text(LEADERBOARD / PICTURE, draw(in_the_look(chart(rows, subject, other))))
-    high, low = sum(v >= 0.5 for v in ours.values()), sum(v < 0.1 for v in ours.values())
+    high = sum(values[0] >= 0.5 for values in ours.values())
+    low = sum(values[0] < 0.1 for values in ours.values())
     return f"""\
 ## Easy and hard classes
 
