@@ -21,7 +21,7 @@ from tagging.reports.curves import gain, plotted
 from tagging.reports.differences import Difference, changes, paired_difference
 from tagging.reports.epochs import by_epoch
 from tagging.reports.facts import Row, choose, how_far_behind, read_facts
-from tagging.reports.leaderboard import cell
+from tagging.reports.leaderboard import cell, describe
 from tagging.reports.missing_clips import subsets
 from tagging.reports.prevalence import DRAWS, thinned
 from tagging.scoring.evaluation import Answers
@@ -219,6 +219,18 @@ def test_the_table_has_a_column_for_all_that_is_there(task: Path) -> None:
         "the NDCG **" in page()
         and "of Somebody, from 10.0% of the training clips (a paper)." in page()
     )
+
+
+@pytest.mark.parametrize("windows", [True, False])
+def test_audioset_has_records_and_sounds_are_recordings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, windows: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    index = in_windows(single_label()) if windows else multi_label()
+    params = FOLDED if windows else small()
+    write_task(params, index, FOLDED_QUALITIES | QUALITIES, source="esc" if windows else "AudioSet")
+    what = "Recordings (esc): recordings" if windows else "AudioSet (Google, CC BY 4.0): records"
+    assert describe(read_facts()).startswith(f"{what} of eval (9,999); ")
 
 
 def test_the_json_has_every_metric_and_the_order_is_tests(task: Path) -> None:

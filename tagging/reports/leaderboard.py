@@ -43,7 +43,8 @@ def describe(facts: Facts) -> str:
     if facts.windows is not facts.index:
         split += f"; {len(facts.windows.ids):,} windows, and those of a clip answer together"
     what = SOURCES.get(data["source"], f"Recordings ({data['source']})")
-    of_records = f": records of {records}" if records else ""
+    them = "records" if facts.windows.recordings is None else "recordings"  # AudioSet's, or sounds
+    of_records = f": {them} of {records}" if records else ""
     return f"{what}{of_records}; {len(facts.index.classes)} classes; {split}."
 
 
