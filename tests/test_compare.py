@@ -21,7 +21,7 @@ from tagging.reports.curves import gain, plotted
 from tagging.reports.differences import Difference, changes, paired_difference
 from tagging.reports.epochs import by_epoch
 from tagging.reports.facts import Row, choose, how_far_behind, read_facts
-from tagging.reports.leaderboard import cell, describe
+from tagging.reports.leaderboard import cell, describe, how_chosen
 from tagging.reports.missing_clips import subsets
 from tagging.reports.prevalence import DRAWS, thinned
 from tagging.scoring.evaluation import Answers
@@ -231,6 +231,16 @@ def test_audioset_has_records_and_sounds_are_recordings(
     write_task(params, index, FOLDED_QUALITIES | QUALITIES, source="esc" if windows else "AudioSet")
     what = "Recordings (esc): recordings" if windows else "AudioSet (Google, CC BY 4.0): records"
     assert describe(read_facts()).startswith(f"{what} of eval (9,999); ")
+
+
+def test_a_choice_that_depends_on_the_processor_says_so(task: Path) -> None:
+    facts = read_facts()
+    deep = next(row for row in facts.entries if row.name == "deep")
+    rounded = {**facts.params["model"]["deep"], "train": {"precision": "bfloat16"}}
+    for entry, said in ((facts.params["model"]["deep"], False), (rounded, True)):
+        params = facts.params | {"model": {"deep": entry}}
+        text = how_chosen(facts._replace(chosen=deep, params=params))
+        assert ("depend on the processor" in text) == said
 
 
 def test_the_json_has_every_metric_and_the_order_is_tests(task: Path) -> None:

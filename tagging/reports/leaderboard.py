@@ -58,6 +58,9 @@ def how_chosen(facts: Facts) -> str:
         if facts.by_validation
         else "is named in params.yaml: nothing validates here, and nothing is chosen"
     )
+    entry = facts.params[facts.chosen.kind][facts.chosen.name]
+    if entry.get("train", {}).get("precision") == "bfloat16":
+        how += "; it is trained in bfloat16, so its results depend on the processor"
     return (
         f"The entry in bold {how}. The column behind {facts.chosen.name} is the 95% interval of "
         "what it is better by on the same clips, by a paired bootstrap; in bold where surely: "
