@@ -384,6 +384,15 @@ def test_the_page_takes_vega_from_beside_it_first():
     assert "html_template = plots/page.html" in config
 
 
+def test_the_page_is_of_any_clips_and_shrinks_wide_plots():
+    page = (TEMPLATES / "page.html").read_text(encoding="utf-8")
+    assert "AudioSet" not in page[: page.index("</header>")]
+    assert "Embeddings and labels of AudioSet, where they are used, are by Google" in page
+    # 1,000 pixels wide, the leaderboard's second panel would else begin to scroll.
+    (wide,) = re.findall(r"@media \(min-width: (\d+)px\) { main svg { max-width: 100%", page)
+    assert int(wide) < 1000
+
+
 def test_dvc_draws_the_page(task, tmp_path):
     """In a folder with what `dvc plots show` needs, and nothing else."""
     shutil.copytree(task / "plots/compare", tmp_path / "plots/compare")
