@@ -1,18 +1,23 @@
 """Stage `decode`: the recordings of a source as clips: waveforms at one rate, labels and splits.
 
-Each file is decoded once, from its archive, on all cores. A clip is a window of a recording: short
-recordings are padded, long ones cut into several.
+Each file is decoded once, from its archive or folder, on all cores, and cut while it is decoded: of
+a long one no more is held than a window, some seconds and, of one in an archive, its bytes there. A
+clip is a window of a recording: short recordings are padded, long ones cut into several.
 
 Files are read ahead by plain threads: torchdata.nodes was not faster, and its import of PyTorch
 takes a second.
 """
 
+import math
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from heapq import heapify, heappop, heappush
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile
+from threading import Lock
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -26,7 +31,7 @@ from tagging.data.clips import SPLITS, Index, write_features, write_index, write
 from tagging.data.protocols import Protocol, folds_of
 from tagging.data.spec import InputSpec
 from tagging.data.task import Task, load_task
-from tagging.features.decoding import decode
+from tagging.features.decoding import blocks
 from tagging.parameters import Float, Int, Machine, Section, load
 from tagging.sources import esc, folder, nsynth, sounds
 from tagging.sources.recording import Recording
@@ -34,6 +39,7 @@ from tagging.sources.recording import Recording
 METRICS = Path("metrics/data.json")
 FEATURE = "waveform"
 FULL_SCALE = 32768  # of 16-bit samples
+PIECE_SECONDS = 10  # of a recording that are decoded at a time
 
 
 class Decode(Section):
@@ -93,83 +99,132 @@ def multi_hot(recordings: list[Recording], task: Task) -> tuple[np.ndarray, list
     return labels, [Class(name, name) for name in names]
 
 
-def cut(waveform: np.ndarray, recording: Recording, settings: Decode) -> list[tuple[int, int]]:
-    """Return where the clips of a recording begin and end, in samples of `waveform`.
+def cut(
+    pieces: Iterable[np.ndarray], recordings: Mapping[int, Recording], settings: Decode
+) -> Iterator[tuple[Window, np.ndarray | None]]:
+    """Yield the windows of a file's recordings while it goes by, and the samples of each.
 
-    A rest shorter than half a clip is a clip only where there is no other.
+    Windows of one recording come in their order. A rest shorter than half a window is one only
+    where there is no other.
 
     Args:
-        waveform: float32 (samples,), the whole file.
-        recording: the part of it that is meant.
-        settings: how long a clip is, and how many there are.
+        pieces: the whole file, float32 (samples,) each.
+        recordings: the parts of it that are meant, by their places.
+        settings: how long a window is, and how many are clips.
+
+    Yields:
+        The window, and float32 (samples,); None in place of them where it is softer than
+        `settings.silence`, and no clip.
+
+    Raises:
+        UserError: if the file ends before a recording begins, or one is shorter than a sample.
     """
     size = round(settings.seconds * settings.rate)
-    first = round(recording.start * settings.rate)
-    end = len(waveform) if recording.end is None else round(recording.end * settings.rate)
-    end = min(end, len(waveform))
-    if first >= end:
-        raise UserError(
-            f"{recording.id} begins at {recording.start:g} s, but {recording.file} has "
-            f"{len(waveform) / settings.rate:.2f} s"
-        )
-    found = []
-    for start in range(first, end, size):
-        stop = min(start + size, end)
-        if found and stop - start < size / 2:
-            break
-        if settings.silence is not None:
-            power = np.mean(np.square(waveform[start:stop], dtype=np.float64))
-            if 10 * np.log10(max(power, 1e-20)) < settings.silence:
+    ends: dict[int, float] = {}
+    # Of each recording the next window: where it ends at most, where it begins, its recording's
+    # place, and how many clips there are before it.
+    following: list[tuple[float, int, int, int]] = []
+    for place, recording in recordings.items():
+        start = round(recording.start * settings.rate)
+        ends[place] = math.inf if recording.end is None else round(recording.end * settings.rate)
+        stop = min(start + size, ends[place])
+        if start >= stop:
+            raise UserError(
+                f"{recording.id} gives a clip without a sample at {settings.rate} Hz; it takes "
+                "longer parts of recordings, and decode.seconds"
+            )
+        following.append((stop, start, place, 0))
+    heapify(following)
+    held, begins = np.zeros(0, np.float32), 0  # what is held of the file, and where that begins
+    for piece in chain(pieces, [None]):
+        if piece is not None:
+            held = np.concatenate([held, piece])
+        reached = begins + len(held)
+        while following and (piece is None or following[0][0] <= reached):
+            stop, start, place, found = heappop(following)
+            recording = recordings[place]
+            stop = min(stop, reached)
+            if start >= stop and start == round(recording.start * settings.rate):
+                raise UserError(
+                    f"{recording.id} begins at {recording.start:g} s, but {recording.file} has "
+                    f"{reached / settings.rate:.2f} s"
+                )
+            if start >= stop or (found and stop - start < size / 2):
                 continue
-        found.append((start, stop))
-        if len(found) == settings.windows:
-            break
-    return found
+            samples = held[start - begins : stop - begins]
+            sounds = settings.silence is None or level(samples) >= settings.silence
+            yield Window(place, start, stop - start), samples if sounds else None
+            found += sounds
+            if found != settings.windows and stop < ends[place]:
+                heappush(following, (min(stop + size, ends[place]), stop, place, found))
+        # No window begins more than its length before the first end.
+        needed = min(following[0][0] - size, reached) if following else reached
+        held, begins = held[max(0, needed - begins) :], max(begins, needed)
 
 
-def clips_of(
-    recordings: list[Recording], settings: Decode, progress: Progress
-) -> Iterator[tuple[Window, np.ndarray]]:
-    """Yield each clip and its samples, int16, in the order in which the source gives files.
+def level(samples: np.ndarray) -> float:
+    """Return the mean power of samples, float32 (samples,), in decibels below full scale."""
+    power = np.mean(np.square(samples, dtype=np.float64))
+    return 10 * np.log10(max(power, 1e-20))
+
+
+def cut_all(
+    settings: Decode,
+    recordings: list[Recording],
+    put: Callable[[Window, np.ndarray | None], None],
+    progress: Progress,
+) -> None:
+    """Give `put` all windows and their samples, as `cut` does, from several threads, in any order.
 
     Raises:
         UserError: if a file cannot be read, is no sound, or ends before its clip begins.
         OSError: if the archive cannot be read.
     """
+    of_file: dict[str, list[int]] = {}
+    for place, recording in enumerate(recordings):
+        of_file.setdefault(recording.file, []).append(place)
+    files = list(of_file.items())
 
-    def of_file(place: int, content: bytes) -> list[tuple[Window, np.ndarray]]:
-        recording = recordings[place]
-        waveform = decode(content, recording.file, settings.rate)
-        pieces = cut(waveform, recording, settings)
-        whole = np.clip(np.rint(waveform * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1)
-        return [
-            (Window(place, start, stop - start), whole[start:stop].astype(np.int16))
-            for start, stop in pieces
-        ]
+    def cut_file(number: int, content: bytes | Path) -> int:
+        """Cut what is listed of a file; return how many recordings that are."""
+        file, places = files[number]
+        listed = {place: recordings[place] for place in places}
+        pieces = blocks(content, file, settings.rate, PIECE_SECONDS)
+        for window, samples in cut(pieces, listed, settings):
+            put(window, samples)
+        return len(places)
 
     # Threads: libsndfile and soxr work without the interpreter's lock. Files are read ahead, but
     # not all of them.
     at_work: deque[Future] = deque()
     with ThreadPoolExecutor(threads := at_once()) as pool:
-        for place, content in open_source(settings).contents(recordings):
-            at_work.append(pool.submit(of_file, place, content))
+        firsts = [recordings[places[0]] for _, places in files]
+        for number, content in open_source(settings).contents(firsts):
+            at_work.append(pool.submit(cut_file, number, content))
             if len(at_work) > 2 * threads:
-                yield from at_work.popleft().result()
-                progress.advance()
+                progress.advance(at_work.popleft().result())
         for done in at_work:
-            yield from done.result()
-            progress.advance()
+            progress.advance(done.result())
 
 
 def write_clips(settings: Decode, recordings: list[Recording], progress: Progress) -> list[Window]:
     """Write the waveforms of all clips, in the order of the recordings; return the clips."""
     size = round(settings.seconds * settings.rate)
     windows: list[Window] = []
+    writing = Lock()
     # How many clips there are is known at the end only; their order is the recordings'.
     with TemporaryFile(dir=".") as given:
-        for window, samples in clips_of(recordings, settings, progress):
-            windows.append(window)
-            given.write(np.pad(samples, (0, size - len(samples))).tobytes())
+
+        def put(window: Window, samples: np.ndarray | None) -> None:
+            if samples is None:
+                return
+            whole = np.clip(np.rint(samples * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1)
+            padded = np.pad(whole.astype(np.int16), (0, size - len(whole)))
+            with writing:
+                windows.append(window)
+                given.write(padded.tobytes())
+
+        cut_all(settings, recordings, put, progress)
         if not windows:
             raise UserError("no recording has a clip that is loud enough; see decode.silence")
         given.flush()

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import tracemalloc
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import pytest
 import soundfile
 import yaml
 
-from stages.decode import Decode, cut, multi_hot
+from stages.decode import Decode, Window, cut, multi_hot, open_source, write_clips
 from tagging.base.errors import UserError
+from tagging.base.progress import Progress
 from tagging.data.clips import read_features, read_index
 from tagging.data.task import Task
+from tagging.features import decoding
 from tagging.sources import sounds
 from tagging.sources.recording import Recording
 from tests.archives import assert_one_sentence, run_stage
@@ -30,6 +33,22 @@ def settings(**changed: Any) -> Decode:
 
 def recording(start: float = 0.0, end: float | None = None) -> Recording:
     return Recording("a", "a.wav", ("x",), start=start, end=end)
+
+
+def clips(waveform: np.ndarray, of: Recording, how: Decode) -> list[tuple[int, int]]:
+    """Return where the clips of a recording begin and end."""
+    pieces = np.split(waveform, range(700, len(waveform), 700))
+    return [
+        (window.start, window.start + window.samples)
+        for window, samples in cut(pieces, {0: of}, how)
+        if samples is not None
+    ]
+
+
+def written(how: Decode) -> list[Window]:
+    """Write the clips of a source into the working directory; return them."""
+    recordings = open_source(how).recordings()
+    return write_clips(how, recordings, Progress("decode", len(recordings), "recording", "none"))
 
 
 def write_params(folder: Path, decode: dict[str, Any] | None = None, **changed: Any) -> None:
@@ -73,39 +92,102 @@ def decoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_recording_is_one_clip_that_ends_with_it() -> None:
-    assert cut(np.zeros(1500, np.float32), recording(), settings()) == [(0, 1500)]
-    assert cut(np.zeros(9000, np.float32), recording(), settings()) == [(0, 2000)]
+    assert clips(np.zeros(1500, np.float32), recording(), settings()) == [(0, 1500)]
+    assert clips(np.zeros(9000, np.float32), recording(), settings()) == [(0, 2000)]
 
 
 def test_a_clip_begins_and_ends_where_the_recording_says() -> None:
     waveform = np.zeros(9000, np.float32)
-    assert cut(waveform, recording(3), settings()) == [(3000, 5000)]
-    assert cut(waveform, recording(3, 4.5), settings()) == [(3000, 4500)]
-    assert cut(waveform, recording(8.5, 99), settings()) == [(8500, 9000)]
+    assert clips(waveform, recording(3), settings()) == [(3000, 5000)]
+    assert clips(waveform, recording(3, 4.5), settings()) == [(3000, 4500)]
+    assert clips(waveform, recording(8.5, 99), settings()) == [(8500, 9000)]
 
 
 def test_windows_follow_each_other_and_a_rest_below_half_is_left_out() -> None:
     all_of = settings(windows=None)
-    assert cut(np.zeros(5000, np.float32), recording(), all_of) == [
+    assert clips(np.zeros(5000, np.float32), recording(), all_of) == [
         (0, 2000), (2000, 4000), (4000, 5000)
     ]  # fmt: skip
-    assert cut(np.zeros(4999, np.float32), recording(), all_of) == [(0, 2000), (2000, 4000)]
-    assert cut(np.zeros(900, np.float32), recording(), all_of) == [(0, 900)]
+    assert clips(np.zeros(4999, np.float32), recording(), all_of) == [(0, 2000), (2000, 4000)]
+    assert clips(np.zeros(900, np.float32), recording(), all_of) == [(0, 900)]
     two = settings(windows=2)
-    assert cut(np.zeros(9000, np.float32), recording(), two) == [(0, 2000), (2000, 4000)]
+    assert clips(np.zeros(9000, np.float32), recording(), two) == [(0, 2000), (2000, 4000)]
 
 
 def test_windows_that_are_softer_than_the_setting_are_left_out() -> None:
     waveform = np.zeros(6000, np.float32)
     waveform[2000:4000] = 0.1  # -20 dB
     loud = settings(windows=1, silence=-21)
-    assert cut(waveform, recording(), loud) == [(2000, 4000)]
-    assert cut(waveform, recording(), settings(windows=None, silence=-19)) == []
+    assert clips(waveform, recording(), loud) == [(2000, 4000)]
+    assert clips(waveform, recording(), settings(windows=None, silence=-19)) == []
 
 
 def test_a_recording_that_begins_after_its_file_ends_is_refused() -> None:
     with pytest.raises(UserError, match=r"a begins at 3 s, but a.wav has 2.00 s"):
-        cut(np.zeros(2000, np.float32), recording(3), settings())
+        clips(np.zeros(2000, np.float32), recording(3), settings())
+
+
+def test_a_recording_shorter_than_a_sample_is_refused() -> None:
+    with pytest.raises(UserError, match=r"a gives a clip without a sample at 1000 Hz; it takes"):
+        clips(np.zeros(2000, np.float32), recording(1, 1.0004), settings())
+
+
+@pytest.mark.parametrize("piece", [1, 700, 2000, 9000])
+def test_recordings_of_one_file_are_cut_together_whatever_its_pieces(piece: int) -> None:
+    """They begin and end anywhere, also in each other."""
+    waveform = np.random.default_rng(0).standard_normal(9000).astype(np.float32)
+    pieces = np.split(waveform, range(piece, 9000, piece))
+    parts = {7: recording(4), 2: recording(0.5, 8), 5: recording(0.7, 1.2), 3: recording(8.9)}
+    found = {}
+    for window, samples in cut(pieces, parts, settings(windows=None)):
+        assert np.array_equal(samples, waveform[window.start :][: window.samples])
+        found.setdefault(window.recording, []).append((window.start, window.samples))
+    assert found == {
+        7: [(4000, 2000), (6000, 2000), (8000, 1000)],
+        2: [(500, 2000), (2500, 2000), (4500, 2000), (6500, 1500)],
+        5: [(700, 500)],
+        3: [(8900, 100)],
+    }
+
+
+def test_a_file_is_decoded_once_for_all_its_rows(tmp_path: Path, monkeypatch) -> None:
+    rng = np.random.default_rng(0)
+    waveform = (rng.integers(-1000, 1000, 25000) / 32768).astype(np.float32)
+    (tmp_path / "a.wav").write_bytes(wav(waveform))
+    rows = [f"a.wav,x,{row / 10},{row / 10 + 0.2}" for row in range(29, -1, -1)]
+    (tmp_path / "clips.csv").write_text("\n".join(["file,labels,start,end", *rows]))
+    opened, really = [], decoding._opened
+
+    def counted(*arguments: Any) -> soundfile.SoundFile:
+        opened.append(arguments)
+        return really(*arguments)
+
+    monkeypatch.setattr(decoding, "_opened", counted)
+    monkeypatch.chdir(tmp_path)
+    windows = written(settings(path=".", rate=8000, seconds=0.2))
+    assert len(opened) == 1
+    assert [window.recording for window in windows] == list(range(30))
+    stored = read_features("waveform").values[:, 0, :, 0] / 32768
+    for row, clip in enumerate(stored):
+        assert np.array_equal(clip, waveform[800 * (29 - row) :][:1600])
+
+
+def test_memory_does_not_grow_with_a_recording(tmp_path: Path, monkeypatch) -> None:
+    seconds = 900
+    with soundfile.SoundFile(tmp_path / "a.wav", "w", 8000, 1, "PCM_16") as file:
+        for second in range(seconds):
+            file.write(np.full(8000, second, np.int16))
+    (tmp_path / "clips.csv").write_text("file,labels\na.wav,x\n")
+    monkeypatch.chdir(tmp_path)
+    tracemalloc.start()
+    try:
+        windows = written(settings(path=".", rate=8000, seconds=5, windows=None))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(windows) == seconds / 5
+    assert read_features("waveform").values[-1, 0, -1, 0] == seconds - 1
+    assert peak < seconds * 8000  # bytes: a quarter of the samples as they are decoded
 
 
 def test_classes_are_in_the_order_of_their_names() -> None:

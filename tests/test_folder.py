@@ -36,7 +36,7 @@ def test_files_and_labels_are_enough(tmp_path: Path) -> None:
         Recording("deep/c.flac", "deep/c.flac", ("dog",)),
         Recording("a.wav", "a.wav", ("dog", "rain", "car")),
     ]
-    assert list(source.contents(found)) == [(0, b"deep/c.flac"), (1, b"a.wav")]
+    assert list(source.contents(found)) == [(0, tmp_path / "deep/c.flac"), (1, tmp_path / "a.wav")]
 
 
 def test_all_columns_in_any_order_with_a_mark_and_carriage_returns(tmp_path: Path) -> None:
@@ -54,8 +54,9 @@ def test_all_columns_in_any_order_with_a_mark_and_carriage_returns(tmp_path: Pat
         Recording("deep/c.flac", "deep/c.flac", ("rain",), "", 3, "test"),
     ]
     assert dict(source.contents(found)) == {
-        0: b"a.wav", 1: b"a.wav", 2: b"b.wav", 3: b"deep/c.flac",
-    }  # fmt: skip
+        place: tmp_path / file
+        for place, file in enumerate(["a.wav", "a.wav", "b.wav", "deep/c.flac"])
+    }
 
 
 def test_the_parts_of_a_recording_are_a_group(tmp_path: Path) -> None:

@@ -63,10 +63,13 @@ class Container:
         Raises:
             UserError: if it cannot be read.
         """
-        return next(content for _, content in self.contents([name]))
+        content = next(content for _, content in self.contents([name]))
+        return content if isinstance(content, bytes) else content.read_bytes()
 
-    def contents(self, names: Sequence[str]) -> Iterator[tuple[int, bytes]]:
+    def contents(self, names: Sequence[str]) -> Iterator[tuple[int, bytes | Path]]:
         """Yield each name's place in `names` and its file's bytes; a file is read once.
+
+        Of a folder the file's path is yielded: whoever reads it need not hold all of it.
 
         The order is the one they lie in: that of the archive, or for a folder that of `names`.
 
@@ -80,15 +83,15 @@ class Container:
             for place in places[name]:
                 yield place, content
 
-    def _read(self, names: list[str]) -> Iterator[tuple[str, bytes]]:
+    def _read(self, names: list[str]) -> Iterator[tuple[str, bytes | Path]]:
         if self._offsets is None:
             for name in names:
                 try:
-                    content = (self.path / name).read_bytes()
+                    (self.path / name).open("rb").close()
                 except OSError as error:
                     problem = error.strerror or error
                     raise UserError(f"{self.path / name} cannot be read: {problem}") from None
-                yield name, content
+                yield name, self.path / name
             return
         with zipfile.ZipFile(self.path) as archive:
             for name in sorted(names, key=lambda name: self._offsets.get(name, 0)):

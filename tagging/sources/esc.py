@@ -58,8 +58,10 @@ class Source:
             seen[recording.id] = recording.file
         return found
 
-    def contents(self, recordings: Sequence[Recording]) -> Iterator[tuple[int, bytes]]:
-        """Yield each recording's place in the list and its file's bytes (Ogg Vorbis or WAV).
+    def contents(self, recordings: Sequence[Recording]) -> Iterator[tuple[int, bytes | Path]]:
+        """Yield each recording's place in the list and its file (Ogg Vorbis or WAV).
+
+        Of an archive these are the file's bytes, of a folder its path.
 
         Raises:
             UserError: if a file is damaged.

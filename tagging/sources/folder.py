@@ -78,8 +78,10 @@ class Source:
             self._check_whole(what, lines, found)
         return found
 
-    def contents(self, recordings: Sequence[Recording]) -> Iterator[tuple[int, bytes]]:
-        """Yield each clip's place in the list and the bytes of its file, of the whole recording.
+    def contents(self, recordings: Sequence[Recording]) -> Iterator[tuple[int, bytes | Path]]:
+        """Yield each clip's place in the list and its file, the whole recording.
+
+        Of an archive these are the file's bytes, of a folder its path.
 
         Raises:
             UserError: if a file cannot be read.
