@@ -59,8 +59,8 @@ class Decode(Section):
     )
     silence: Float | None = Field(
         None,
-        description="a number of decibels below full scale, such as -60: clips that are softer are "
-        "left out; null for none",
+        description="a number of decibels below full scale, such as -60: windows whose mean power "
+        "is lower are no clips, and the next ones are taken; null for none",
     )
 
 
@@ -207,16 +207,28 @@ def cut_all(
             progress.advance(done.result())
 
 
-def write_clips(settings: Decode, recordings: list[Recording], progress: Progress) -> list[Window]:
-    """Write the waveforms of all clips, in the order of the recordings; return the clips."""
+def write_clips(
+    settings: Decode, recordings: list[Recording], progress: Progress
+) -> tuple[list[Window], int]:
+    """Write the waveforms of all clips, in the order of the recordings.
+
+    Returns:
+        The clips, and how many windows were left out as softer than `settings.silence`.
+
+    Raises:
+        UserError: as by `cut_all`, or if there is no clip.
+        OSError: likewise, or if the disk takes no more.
+    """
     size = round(settings.seconds * settings.rate)
     windows: list[Window] = []
+    silent: list[Window] = []
     writing = Lock()
     # How many clips there are is known at the end only; their order is the recordings'.
     with TemporaryFile(dir=".") as given:
 
         def put(window: Window, samples: np.ndarray | None) -> None:
             if samples is None:
+                silent.append(window)
                 return
             whole = np.clip(np.rint(samples * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1)
             padded = np.pad(whole.astype(np.int16), (0, size - len(whole)))
@@ -236,7 +248,7 @@ def write_clips(settings: Decode, recordings: list[Recording], progress: Progres
             for row, place in enumerate(order):
                 values[row] = came[place]
                 frames[row] = windows[place].samples
-    return [windows[place] for place in order]
+    return [windows[place] for place in order], len(silent)
 
 
 @entry_point
@@ -247,7 +259,7 @@ def main() -> None:
     recordings = open_source(settings).recordings()
     of_recording, classes = multi_hot(recordings, task)
     with Progress("decode", len(recordings), "recording", machine.progress) as progress:
-        windows = write_clips(settings, recordings, progress)
+        windows, silent = write_clips(settings, recordings, progress)
     places = np.array([window.recording for window in windows])
     labels = of_recording[places]
     of_clip = [recordings[place] for place in places]
@@ -277,6 +289,7 @@ def main() -> None:
             "records": {Path(settings.path).name: len(recordings)},
             "clips": {"all": len(windows)},
             "recordings_without_a_clip": len(recordings) - len(set(places.tolist())),
+            "silent_windows": silent,
             "classes": {
                 of.name: {"id": of.id, "clips": int(count)}
                 for of, count in zip(classes, labels.sum(axis=0, dtype=int), strict=True)

@@ -247,7 +247,7 @@ def test_what_was_decoded_is_told_and_the_sample_called_so(decoded: Path) -> Non
     assert told["source"] == "generated sample"
     assert told["records"] == {"sounds.zip": 100}
     assert told["clips"] == {"all": 100}
-    assert told["recordings_without_a_clip"] == 0
+    assert (told["recordings_without_a_clip"], told["silent_windows"]) == (0, 0)
     assert told["classes"]["sweep"] == {"id": "sweep", "clips": 20}
     assert (told["folds"], told["split"]) == (5, {"train": 300, "val": 100, "test": 100})
 
@@ -286,6 +286,19 @@ def test_soft_recordings_are_left_out_and_counted(tmp_path: Path, monkeypatch) -
     assert (told["clips"]["all"], told["recordings_without_a_clip"]) == (5, 1)
     monkeypatch.chdir(tmp_path)
     assert read_index().recordings.tolist() == [0, 2, 3, 4, 5]
+
+
+def test_windows_that_are_left_out_as_silent_are_counted(tmp_path: Path) -> None:
+    """They are those before the last clip that is wanted, or all where there are too few."""
+    sounds_then_not = np.repeat([0.1, 0, 0.1, 0, 0.1], 800)
+    rows = {f"{i}.wav": ("x", wav(sounds_then_not)) for i in range(3)}
+    rows["3.wav"] = ("x", wav(np.repeat([0, 0, 0.1], 800)))
+    write_folder(tmp_path / "a.zip", rows)
+    write_params(tmp_path, {"path": "a.zip", "silence": -60, "seconds": 0.1, "windows": 2})
+    done = run_stage(tmp_path, "decode")
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "metrics/data.json").read_text())
+    assert (told["clips"]["all"], told["silent_windows"]) == (7, 3 + 2)
 
 
 def test_silence_everywhere_is_refused(tmp_path: Path) -> None:
