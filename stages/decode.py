@@ -27,7 +27,7 @@ from tagging.base.errors import UserError, entry_point
 from tagging.base.processes import at_once
 from tagging.base.progress import Progress
 from tagging.data.classes import Class
-from tagging.data.clips import SPLITS, Index, write_features, write_index, write_json
+from tagging.data.clips import SPLITS, Fold, Index, write_features, write_index, write_json
 from tagging.data.protocols import Protocol, folds_of
 from tagging.data.spec import InputSpec
 from tagging.data.task import Task, load_task
@@ -40,6 +40,9 @@ METRICS = Path("metrics/data.json")
 FEATURE = "waveform"
 FULL_SCALE = 32768  # of 16-bit samples
 PIECE_SECONDS = 10  # of a recording that are decoded at a time
+# Parts that all classes are in. Of several labels a clip, a rare one need not validate: metrics are
+# means over those that do. What is similar is asked of classes never seen as well.
+COMPLETE = {"single_label": SPLITS, "multi_label": ("train", "test"), "similarity": ()}
 
 
 class Decode(Section):
@@ -251,6 +254,55 @@ def write_clips(
     return [windows[place] for place in order], len(silent)
 
 
+def split_up(
+    protocol: Protocol,
+    recordings: list[Recording],
+    labels: np.ndarray,
+    names: list[str],
+    kind: str,
+) -> list[Fold]:
+    """Return the folds of the clips; classes are in all parts where the task's kind takes it.
+
+    Args:
+        protocol: the settings.
+        recordings: each clip's.
+        labels: 0 or 1, (clips, classes).
+        names: of the classes.
+        kind: of the task.
+
+    Raises:
+        UserError: if a class is missing from a part, or the clips are too few or lack what the
+            protocol takes.
+    """
+    fold_of = [recording.fold for recording in recordings]
+    try:
+        folds = folds_of(
+            protocol,
+            labels,
+            names,
+            [recording.split for recording in recordings],
+            None if None in fold_of else np.array(fold_of),
+            [recording.group or recording.file for recording in recordings],
+        )
+    except UserError as error:
+        if protocol.split != "groups" or protocol.folds == 2:  # fewer are none
+            raise
+        raise UserError(
+            f"{error}: fewer protocol.folds, another protocol.seed, or more files or groups of "
+            "each class"
+        ) from None
+    for part in COMPLETE[kind]:
+        for places in (getattr(fold, part) for fold in folds):
+            missing = ~labels[places].any(axis=0)
+            if len(places) and missing.any():
+                raise UserError(
+                    f"no clip of {names[missing.argmax()]} is in {part}; protocol.split "
+                    f"{protocol.split} takes clips of each class in {', '.join(COMPLETE[kind])}: "
+                    "more files of it, or another split"
+                )
+    return folds
+
+
 @entry_point
 def main() -> None:
     """Run the stage."""
@@ -264,16 +316,7 @@ def main() -> None:
     labels = of_recording[places]
     of_clip = [recordings[place] for place in places]
     names = [of.name for of in classes]
-    folds = folds_of(
-        protocol,
-        labels,
-        names,
-        [recording.split for recording in of_clip],
-        None
-        if any(recording.fold is None for recording in of_clip)
-        else np.array([recording.fold for recording in of_clip]),
-        [recording.group or recording.file for recording in of_clip],
-    )
+    folds = split_up(protocol, of_clip, labels, names, task.kind)
     ids = np.array(
         [
             f"{recordings[window.recording].id}@{window.start / settings.rate:g}".encode()

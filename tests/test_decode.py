@@ -308,6 +308,43 @@ def test_silence_everywhere_is_refused(tmp_path: Path) -> None:
     assert_one_sentence(run_stage(tmp_path, "decode"), "decode.silence")
 
 
+def write_split(folder: Path, clips: str, kind: str, **protocol: Any) -> None:
+    """Write a folder of short files and its params.yaml; `clips` are labels and splits."""
+    rows = [row.split(":") for row in clips.split()]
+    table = [f"{place}.wav,{labels},{split}" for place, (labels, split) in enumerate(rows)]
+    (folder / "clips.csv").write_text("\n".join(["file,labels,split", *table]))
+    for place in range(len(rows)):
+        (folder / f"{place}.wav").write_bytes(wav(np.full(80, 0.1)))
+    write_params(folder, {"path": "."}, task=TASK | {"kind": kind}, protocol=protocol)
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+@pytest.mark.parametrize("kind", ["single_label", "multi_label", "similarity"])
+def test_a_class_that_is_missing_from_a_part_is_refused(
+    tmp_path: Path, kind: str, part: str
+) -> None:
+    """.. but from what validates, where a clip has several labels; and where labels are none."""
+    clips = " ".join(f"{of}:{split}" for of in ("x", "y") for split in ("train", "val", "test"))
+    write_split(tmp_path, clips.replace(f"y:{part}", f"x:{part}"), kind, split="given")
+    done = run_stage(tmp_path, "decode")
+    if kind == "similarity" or (kind == "multi_label" and part == "val"):
+        assert done.returncode == 0, done.stderr
+    else:
+        assert_one_sentence(done, f"no clip of y is in {part}; protocol.split given takes clips")
+
+
+def test_a_class_that_is_missing_from_a_part_at_random_is_refused(tmp_path: Path) -> None:
+    write_split(tmp_path, " ".join(["y:", *["x:"] * 29]), "single_label", split="random")
+    assert_one_sentence(run_stage(tmp_path, "decode"), "no clip of y is in", "split random takes")
+
+
+def test_folds_that_cannot_be_drawn_are_refused_with_the_ways_out(tmp_path: Path) -> None:
+    write_split(tmp_path, " ".join(["y:"] * 2 + ["x:"] * 8), "single_label", split="groups")
+    assert_one_sentence(
+        run_stage(tmp_path, "decode"), "no clip of y to ", "fewer protocol.folds", "more files"
+    )
+
+
 def test_a_file_that_is_no_sound_is_refused_in_one_sentence(tmp_path: Path) -> None:
     good = wav(np.zeros(800, np.float32))
     rows = {f"{i}.wav": ("x", b"RIFF" if i == 2 else good) for i in range(6)}
