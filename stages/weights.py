@@ -36,23 +36,25 @@ def shape_of(published: Published) -> Shape:
 
 
 def bring(name: str, folder: Path, style: str) -> Path:
-    """Fetch and convert weights into `folder`; return the file.
+    """Fetch and convert weights into `folder`; return the file. Nothing else stays there.
 
     Raises:
-        UserError: if there are none of that name, or they cannot be had.
+        UserError: if there are none of that name, they cannot be had, or what came is not theirs.
     """
     published = find(name)
     path = folder / unquote(urlsplit(published.address).path).rpartition("/")[2]
     fetch_checked(published.address, path, published.sha256, style)
-    about = {
-        "address": published.address,
-        "sha256": file_sha256(path),
-        "licence": published.licence,
-    }
-    model = Model(architecture=published.architecture, network=published.network)
-    converted = folder / f"{name}.safetensors"
-    save_network(converted, convert(name, path), model, shape_of(published), about=about)
-    path.unlink()
+    try:
+        about = {
+            "address": published.address,
+            "sha256": file_sha256(path),
+            "licence": published.licence,
+        }
+        model = Model(architecture=published.architecture, network=published.network)
+        converted = folder / f"{name}.safetensors"
+        save_network(converted, convert(name, path), model, shape_of(published), about=about)
+    finally:
+        path.unlink()
     return converted
 
 

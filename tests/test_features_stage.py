@@ -1,5 +1,6 @@
 """`features` and `weights`: features of all clips, embeddings of published networks, and probes."""
 
+import hashlib
 import os
 import subprocess
 from pathlib import Path
@@ -22,6 +23,7 @@ from tagging.features import log_mel
 from tagging.learning import embedding
 from tagging.learning.model import Model, Shape, build, load_network, save_network
 from tagging.networks import linear, untrained
+from tagging.sources.weights import PUBLISHED
 from tests.archives import assert_one_sentence, run_stage
 
 RATE = 16000
@@ -268,6 +270,25 @@ def test_the_stage_is_a_command_and_says_what_is_missing(folder: Path, clips) ->
 def test_weights_are_refused_by_a_name_that_none_has(folder: Path) -> None:
     with pytest.raises(UserError, match=r"'mn99_as'; the names are mn01_as"):
         weights.bring("mn99_as", folder, "none")
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_weights_that_are_refused_do_not_stay_and_their_hash_is_told(
+    tmp_path: Path, monkeypatch, capfd: pytest.CaptureFixture, own: bool
+) -> None:
+    """mn01_as has no pinned hash: any file comes, and is looked at."""
+    monkeypatch.setenv("DOWNLOAD_MIRROR", str(tmp_path / "mirror"))
+    file = tmp_path / "mirror" / PUBLISHED["mn01_as"].address.removeprefix("https://")
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"junk")
+    sha256 = hashlib.sha256(b"junk").hexdigest()
+    if own:
+        file.with_name(f"{file.name}.sha256").write_text(sha256)
+    with pytest.raises(UserError, match="is damaged"):
+        weights.bring("mn01_as", tmp_path / "weights", "none")
+    assert list((tmp_path / "weights").iterdir()) == []
+    whose = "the mirror's own; none is pinned" if own else "not pinned"
+    assert capfd.readouterr().err == f"{file.name}: {file}: SHA-256 {sha256}, {whose}\n"
 
 
 @pytest.mark.skipif("DOWNLOAD_MIRROR" not in os.environ, reason="DOWNLOAD_MIRROR is not set")

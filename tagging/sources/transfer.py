@@ -46,14 +46,15 @@ class Place(NamedTuple):
     is_mirror: bool = False
 
 
-def fetch_checked(address: str, path: Path, sha256: str, style: str) -> None:
+def fetch_checked(address: str, path: Path, sha256: str | None, style: str) -> None:
     """Put the file at `address`, a URL or a path, into `path`, or its copy in `DOWNLOAD_MIRROR`.
 
     Args:
         address: where the file is published.
         path: where it goes, whole or not at all; what has come before a failure is kept for the
             next try.
-        sha256: what it must have, unless a mirror has a `.sha256` of its own.
+        sha256: what it must have, unless a mirror has a `.sha256` of its own; None if that is not
+            known: then any file is taken, and told to be so.
         style: of the progress: auto, bar, lines or none.
 
     Raises:
@@ -109,19 +110,25 @@ def fetch_from_any(places: Sequence[Place], path: Path, style: str) -> Place:
     raise UserError(f"{path.name} could not be fetched: {'; '.join(problems)}")
 
 
-def finish_checked(path: Path, place: Place, pinned: str) -> None:
+def finish_checked(path: Path, place: Place, pinned: str | None) -> None:
     """Rename what came from `place` into place, if its SHA-256 is `pinned` or the mirror's own.
+
+    Where neither is known, it is told which one the file has.
 
     Raises:
         UserError: if the checksum is another; what came is removed.
     """
     expected = expected_sha256(path, place, pinned)
     finish(path, place.address, expected)
-    whose = "as pinned" if expected == pinned else "the mirror's own, not the one pinned"
-    print(f"{path.name}: {place.address}: SHA-256 {expected}, {whose}", file=sys.stderr)
+    if pinned is None:
+        whose = "not pinned" if expected is None else "the mirror's own; none is pinned"
+    else:
+        whose = "as pinned" if expected == pinned else "the mirror's own, not the one pinned"
+    sha256 = expected or file_sha256(path)
+    print(f"{path.name}: {place.address}: SHA-256 {sha256}, {whose}", file=sys.stderr)
 
 
-def expected_sha256(path: Path, place: Place, pinned: str) -> str:
+def expected_sha256(path: Path, place: Place, pinned: str | None) -> str | None:
     """Return the SHA-256 to check `path` against: `pinned`, unless a mirror has its own.
 
     Raises:
