@@ -26,7 +26,8 @@ def shape_of(published: Published) -> Shape:
     """Return what published weights take and answer."""
     about = {"preset": published.preset, **(published.features or {})}
     transform = log_mel.Transform(parse(log_mel.Settings, about, "weights"))
-    frames = published.window or transform.frames(TEN_SECONDS * transform.sample_rate)
+    frames = published.window or published.frames
+    frames = frames or transform.frames(TEN_SECONDS * transform.sample_rate)
     spec = InputSpec(transform.channels, frames, transform.bins, any_length=True)
     if published.labels == "audioset":
         classes = read_labels(PACKAGED)

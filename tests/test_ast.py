@@ -24,7 +24,7 @@ def make(spec: InputSpec = EMBEDDINGS, labels: int = 6, **settings) -> Network:
     return Network(Settings(**SMALL | settings), spec, labels).eval()
 
 
-def published(labels: int = 6):
+def published(labels: int = 6, spec: InputSpec = PUBLIC_SPEC):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(2)
     config = transformers.ASTConfig(
@@ -32,8 +32,8 @@ def published(labels: int = 6):
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=128,
-        max_length=PUBLIC_SPEC.frames,
-        num_mel_bins=PUBLIC_SPEC.bins,
+        max_length=spec.frames,
+        num_mel_bins=spec.bins,
         num_labels=labels,
     )
     model = transformers.ASTForAudioClassification(config).eval()

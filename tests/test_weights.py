@@ -8,13 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import tagging
 from tagging.base.errors import UserError
 from tagging.data.spec import InputSpec
-from tagging.networks import mobilenet, musicnn
+from tagging.networks import ast, mobilenet, musicnn
 from tagging.sources.weights import PUBLISHED, Published, convert, find
+from tests import test_ast
 
 MIRROR = os.environ.get("DOWNLOAD_MIRROR")
-NETWORKS = {"mobilenet": mobilenet, "musicnn": musicnn}
+NETWORKS = {"mobilenet": mobilenet, "musicnn": musicnn, "ast": ast}
 SIZES = {"audioset": 527}
 SMALLEST = "mn01_as"  # its hash is not known, so any file is read
 
@@ -24,7 +26,7 @@ def built(published: Published) -> torch.nn.Module:
     labels = published.labels
     return module.Network(
         module.Settings(**published.network),
-        InputSpec(1, 187, {"efficientat": 128, "musicnn": 96}[published.preset]),
+        InputSpec(1, published.frames or 187, 96 if published.preset == "musicnn" else 128),
         SIZES[labels] if isinstance(labels, str) else len(labels),
     )
 
@@ -57,7 +59,9 @@ def test_the_table_s_numbers_are_those_of_our_networks(name: str):
     with torch.device("meta"):
         state = built(published).state_dict()
     numbers = sum(tensor.numel() for key, tensor in state.items() if "num_batches" not in key)
-    assert numbers == published.numbers
+    # Tokens and their positions are one here.
+    apart = 2 * 768 if published.architecture == "ast" else 0
+    assert numbers + apart == published.numbers
     assert published.sha256 or "never downloaded" in published.note
 
 
@@ -83,6 +87,52 @@ def test_a_file_of_efficientat_s_layout_becomes_the_network_s_state(tmp_path: Pa
     other.load_state_dict(state)
     for key, tensor in network.state_dict().items():
         assert torch.equal(other.state_dict()[key], tensor), key
+
+
+@pytest.fixture
+def transformer(monkeypatch: pytest.MonkeyPatch):
+    """A small model of transformers' layout, of which the table's AST then is."""
+    spec = InputSpec(1, 96, 128)
+    model = test_ast.published(labels=527, spec=spec)
+    entry = find("ast_as")
+    network = entry.network | {"width": 32, "heads": 4, "layers": 2}
+    numbers = sum(tensor.numel() for tensor in model.state_dict().values())
+    entry = entry._replace(network=network, frames=spec.frames, numbers=numbers)
+    monkeypatch.setitem(PUBLISHED, "ast_as", entry)
+    return model
+
+
+def test_an_ast_in_transformers_layout_is_fetched_and_tags(
+    transformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("DOWNLOAD_MIRROR", str(tmp_path / "mirror"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "mirror" / find("ast_as").address.removeprefix("https://")
+    path.parent.mkdir(parents=True)
+    transformer.save_pretrained(path.parent)
+    tagger = tagging.load("ast_as")
+    waveform = np.random.default_rng(0).standard_normal(15_600).astype(np.float32) / 9  # 96 frames
+    heard = tagger.hear([waveform])
+    assert (tagger.rate, tagger.shape.spec.frames, len(tagger.classes)) == (16_000, 96, 527)
+    with torch.inference_mode():
+        x = tagger.front(torch.from_numpy(waveform)[None])
+        wanted = transformer(x[:, 0]).logits.sigmoid()
+    torch.testing.assert_close(torch.from_numpy(heard.probabilities), wanted, atol=1e-5, rtol=1e-4)
+    assert tagger.about["published"]["licence"] == "BSD-3-Clause"
+
+
+def test_damaged_safetensors_and_other_names_are_refused(transformer, tmp_path: Path):
+    path = tmp_path / "model.safetensors"
+    state = test_ast.in_files(transformer.state_dict())
+    save_file(state, path)
+    whole = path.read_bytes()
+    for content in (b"", b"no weights", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        assert "is damaged" in refusal("ast_as", path)
+    for theirs in ("attention.query", "cls_token"):
+        save_file({name.replace(theirs, "other"): tensor for name, tensor in state.items()}, path)
+        sentence = refusal("ast_as", path)
+        assert "has no weights '" in sentence and theirs in sentence
 
 
 def test_another_width_s_weights_are_refused(tmp_path: Path):

@@ -1,7 +1,8 @@
 """Published weights: where they are, what they take and answer, and their tensors under our names.
 
 Weights are never unpickled: `.pt` files are read as tensors alone (PyTorch's `weights_only`), `.h5`
-files with h5py. What `convert` returns is what the network of that architecture loads.
+files with h5py; `.safetensors` are nothing else. What `convert` returns is what the network of that
+architecture loads.
 """
 
 import re
@@ -12,6 +13,8 @@ from typing import Any, Literal, NamedTuple
 import h5py
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from tagging.base.errors import UserError
 from tagging.sources.transfer import file_sha256
@@ -31,6 +34,7 @@ class Published(NamedTuple):
     score: float | None  # as published ..
     score_of: str  # .. which metric, of what and where it is printed
     window: int | None = None  # frames of the windows whose answers are averaged; None: one answer
+    frames: int | None = None  # of the input, where these are not those of ten seconds
     features: dict[str, Any] | None = None  # settings that differ from the preset's
     activation: Literal["sigmoid"] = "sigmoid"  # what turns logits into the published scores
     note: str = ""
@@ -121,6 +125,23 @@ PUBLISHED: dict[str, Published] = {
         "412a832c8527a813e084ba6f2cc7d068ecbbf1b68bda8c1de2e7de0d1f5fe7d1",
         _MILLION_SONGS,
     ),
+    "ast_as": Published(
+        architecture="ast",
+        # To shorter clips its authors cut the positions as well.
+        network={"distillation": True, "positions": "cut"},
+        address="https://huggingface.co/MIT/ast-finetuned-audioset-10-10-0.4593/resolve/main/"
+        "model.safetensors",
+        sha256=None,
+        licence="BSD-3-Clause",
+        preset="ast",
+        labels="audioset",
+        numbers=86_594_063,
+        score=0.459,
+        score_of="mAP on AudioSet's evaluation set (arXiv 2104.01778 and the repository's name)",
+        frames=1024,
+        note="never downloaded here: the layout is that which transformers writes, its answers are "
+        "untested",
+    ),
 }
 
 _COUNTER = "num_batches_tracked"
@@ -166,6 +187,22 @@ _KERAS_NAMES = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
+# The names that transformers has in files of its AST, as patterns, and ours.
+_AST_NAMES = (
+    (r"^audio_spectrogram_transformer\.", ""),
+    (r"^encoder\.layer\.", "layers."),
+    (r"layernorm_before", "norm1"),
+    (r"layernorm_after", "norm2"),
+    (r"attention\.output\.dense", "self_attn.out_proj"),
+    (r"intermediate\.dense", "linear1"),
+    (r"output\.dense", "linear2"),
+    (r"^layernorm", "norm"),
+    (r"^classifier\.layernorm", "classify.0"),
+    (r"^classifier\.dense", "classify.1"),
+    (r"^embeddings\.patch_embeddings\.projection", "project"),
+)
+_AST_JOINED = ("query", "key", "value")  # which are in one here
+_AST_ACROSS = 12  # patches over 128 bins
 
 
 def find(name: str) -> Published:
@@ -206,9 +243,15 @@ def convert(name: str, path: Path) -> dict[str, torch.Tensor]:
             f"{path} holds {numbers} numbers; it takes the {published.numbers} of {name}, from "
             f"{published.address}"
         )
+    try:
+        renamed = rename(found)
+    except KeyError as error:
+        raise UserError(
+            f"{path} has no weights {error}; it takes those of {name}, from {published.address}"
+        ) from None
     state = {
         key: torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
-        for key, values in rename(found).items()
+        for key, values in renamed.items()
         if not key.endswith(_COUNTER)
     }
     counted = [key.removesuffix("running_var") for key in state if key.endswith("running_var")]
@@ -248,6 +291,13 @@ def _read_keras(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged or no safetensors file ({error})") from None
+
+
 def _as_mobilenet(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     state = {}
     for key, values in found.items():
@@ -277,9 +327,33 @@ def _as_musicnn(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return state
 
 
+def _as_ast(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    named = {}
+    for key, values in found.items():
+        for pattern, ours in _AST_NAMES:
+            key = re.sub(pattern, ours, key)
+        named[key] = values
+    state = {key: values for key, values in named.items() if not re.search("attention|embed", key)}
+    for key in named:
+        if at := re.fullmatch(r"(layers\.\d+)\.norm1\.(\w+)", key):
+            layer, kind = at.groups()
+            state[f"{layer}.self_attn.in_proj_{kind}"] = np.concatenate(
+                [named[f"{layer}.attention.attention.{of}.{kind}"] for of in _AST_JOINED]
+            )
+    positions = named["embeddings.position_embeddings"][0]  # (2 + patches, width)
+    tokens = [named[f"embeddings.{kind}_token"][0] for kind in ("cls", "distillation")]
+    grid = positions[2:].reshape(_AST_ACROSS, -1, positions.shape[1])  # (bins, frames, width)
+    return state | {
+        "project.weight": named["project.weight"].swapaxes(2, 3),
+        "tokens": np.concatenate(tokens) + positions[:2],
+        "positions": grid.swapaxes(0, 1),
+    }
+
+
 _Values = dict[str, np.ndarray]
 # How the files of an architecture are read, and how their names become ours.
 _FORMATS: dict[str, tuple[Callable[[Path], _Values], Callable[[_Values], _Values]]] = {
     "mobilenet": (_read_pytorch, _as_mobilenet),
     "musicnn": (_read_keras, _as_musicnn),
+    "ast": (_read_safetensors, _as_ast),
 }
