@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from tagging.base.errors import UserError
 from tagging.commands import models
@@ -52,9 +54,6 @@ def save(path: Path, model: Model, shape: Shape, thresholds: dict | None = None)
             parameter += 0.3 * torch.randn_like(parameter)
     save_network(path, network.state_dict(), model, shape)
     if thresholds:
-        from safetensors import safe_open
-        from safetensors.torch import save_file
-
         with safe_open(path, "pt") as file:
             about = json.loads(file.metadata()["model"]) | {"thresholds": thresholds}
             tensors = {key: file.get_tensor(key) for key in file.keys()}
@@ -266,6 +265,46 @@ def test_a_model_that_is_none_is_refused_before_anything_is_done(here: Path, cap
     with pytest.raises(UserError, match=r"there is no model|is no trained network"):
         run(["tag", "short.wav", "--model", name])
     assert capsys.readouterr().out == ""
+
+
+def damaged(path: Path, how: str) -> None:
+    """Spoil a model's file."""
+    with safe_open(path, "pt") as file:
+        about = file.metadata()["model"]
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
+    first = next(iter(tensors))
+    path.unlink()
+    if how == "a folder":
+        path.mkdir()
+        return
+    if how == "without a tensor":
+        del tensors[first]
+    elif how == "of another shape":
+        tensors[first] = torch.zeros(7, 7)
+    elif how == "no JSON":
+        about = about[:-1]
+    else:
+        described = json.loads(about)
+        del described[how]
+        about = json.dumps(described)
+    save_file(tensors, path, {"model": about})
+
+
+@pytest.mark.parametrize(
+    "how", ["without a tensor", "of another shape", "no JSON", "input", "features", "a folder"]
+)
+@pytest.mark.parametrize("kind", ["itself", "its embedding"])
+def test_a_damaged_model_is_refused_in_a_sentence(here: Path, how: str, kind: str):
+    path = sound_model(here / "models/broken.safetensors")
+    name = "models"
+    if kind == "its embedding":
+        about = {"name": "embedding", "weights": str(path), "gives": "embedding", "classes": None}
+        shape = Shape(InputSpec(1, 1, 4), classes(2), "sigmoid", about)
+        name = str(save(here / "probe.safetensors", Model(architecture="linear"), shape))
+    damaged(path, how)
+    with pytest.raises(UserError, match=r"broken\.safetensors.*; it takes a file") as refused:
+        run(["tag", "short.wav", "--model", name])
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 400
 
 
 def test_a_model_of_an_unknown_feature_is_refused(here: Path):

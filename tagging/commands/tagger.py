@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -121,7 +123,8 @@ class Tagger:
 
     def __init__(self, path: Path, vggish: Path | None = None) -> None:
         self.path, self.name = path, models.shown(path)
-        trained = load_network(path, torch.device("cpu"))
+        with model_of(path):
+            trained = load_network(path, torch.device("cpu"))
         self.network, self.shape = trained.network, trained.shape
         if self.shape.activation in get_args(Distance):
             raise UserError(
@@ -409,6 +412,23 @@ def activate(outputs: torch.Tensor, activation: Activation) -> torch.Tensor:
     return outputs.softmax(1) if activation == "softmax" else outputs
 
 
+@contextmanager
+def model_of(path: Path) -> Iterator[None]:
+    """Say in a sentence what is wrong with a model's file while it is read: users bring any.
+
+    Raises:
+        UserError: if what is read is no model, or lacks a part.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        problem = shorten(str(error), 160, placeholder=" ..")
+        raise UserError(
+            f"{path} is no trained network ({problem}); it takes a file as training or the stage "
+            "weights writes it"
+        ) from None
+
+
 def _front(features: dict[str, Any], path: Path) -> nn.Module | None:
     """Return what computes a network's input of a waveform; None for AudioSet's embeddings.
 
@@ -425,7 +445,9 @@ def _front(features: dict[str, Any], path: Path) -> nn.Module | None:
         chosen = settings["classes"]
         # As in `stages.features`: the task's classes are in the order of their names.
         classes = chosen and [chosen[key] for key in sorted(chosen)]
-        return embedding.Transform(models.find(settings["weights"]), settings["gives"], classes)
+        weights = models.find(settings["weights"])
+        with model_of(weights):
+            return embedding.Transform(weights, settings["gives"], classes)
     try:
         return embedding.build_transform(name, settings, str(path))
     except UserError:
