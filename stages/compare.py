@@ -4,7 +4,6 @@ What follows the leaderboard is a section of `tagging/reports` each, as the task
 `compare` ask.
 """
 
-
 from tagging.base.errors import entry_point
 from tagging.base.files import write_text
 from tagging.data.clips import write_json

@@ -516,7 +516,7 @@ def test_seconds_change_nothing_but_their_own_files(
 
 
 def test_easy_and_hard_classes(task: Path) -> None:
-    rows = read_rows(Path("leaderboard/per_class.csv"))
+    rows = read_rows(Path("plots/compare/per_class.csv"))
     assert [row["entry"] for row in rows] == [*QUALITIES] * 6
     found = {(row["label"], row["entry"]): row for row in rows}
     labels, scores = multi_label().labels[-80:], read_scores(scores_path("models", "deep")).outputs
@@ -572,7 +572,7 @@ def test_the_hardest_classes_are_shown_beside_another_entry(
     assert all(" ± " in cell for cell in lines(section, "class 0")[2:])  # over folds
     section = easy_and_hard(["good"], chosen="good")
     assert "Beside it is a ranking at random, as there is no other entry." in section
-    rows = read_rows(Path("leaderboard/per_class.csv"))
+    rows = read_rows(Path("plots/compare/per_class.csv"))
     for row in rows:
         share = int(row["test_clips"]) / 90
         assert lines(section, row["label"])[4:] == [f"{share:.3f}", "0.500"]

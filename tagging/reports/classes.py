@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 
 from tagging.base.files import write_text
-from tagging.reports.facts import LEADERBOARD, Facts, Row
+from tagging.reports.facts import PLOTS, Facts, Row, linked
 from tagging.reports.picture import draw, in_the_look
 from tagging.scoring.metrics.mean_average_precision import average_precision
 from tagging.scoring.metrics.roc_auc import roc_auc
 from tagging.scoring.tables import to_csv, to_markdown
 
-PICTURE = "per_class.svg"
-TABLE = "per_class.csv"
+PICTURE = PLOTS / "per_class.svg"
+TABLE = PLOTS / "per_class.csv"
 HEADER = (
     "label", "test_clips", "entry", "average_precision", "average_precision_std", "roc_auc",
     "roc_auc_std",
@@ -151,7 +151,7 @@ def section(facts: Facts) -> str:
         for label, n in clips.items()
         for name, of in found.items()
     ]
-    write_text(LEADERBOARD / TABLE, to_csv(HEADER, table_rows))
+    write_text(TABLE, to_csv(HEADER, table_rows))
     ours = {label: values for label, values in found[subject].items() if clips[label]}
     if last is not None:
         other, theirs = last.name, found[last.name]
@@ -171,7 +171,7 @@ def section(facts: Facts) -> str:
         }
         for label, (value, *_) in ours.items()
     ]
-    write_text(LEADERBOARD / PICTURE, draw(in_the_look(chart(rows, subject, other))))
+    write_text(PICTURE, draw(in_the_look(chart(rows, subject, other))))
     high = sum(values[0] >= 0.5 for values in ours.values())
     low = sum(values[0] < 0.1 for values in ours.values())
     return f"""\
@@ -179,8 +179,8 @@ def section(facts: Facts) -> str:
 
 Of {len(ours)} classes with test clips, `{subject}` has an average precision of 0.5 or more on
 {high}, and of less than 0.1 on {low}. {beside}
-All classes and entries: [{TABLE}]({TABLE}).
+All classes and entries: [{TABLE.name}]({linked(TABLE)}).
 
 {table(ours, other, theirs, clips)}
-![Average precision of each class]({PICTURE})
+![Average precision of each class]({linked(PICTURE)})
 """
