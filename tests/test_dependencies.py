@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -178,10 +179,13 @@ def test_no_import_is_hidden_from_the_closure() -> None:
 
 
 def test_what_is_imported_is_required() -> None:
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    lines += [line for extra in extras.values() for line in extra]
     required = {
-        re.split(r"[\[=]", line)[0].lower()
-        for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-        if line and not line.startswith("#")
+        re.split(r"[\[=]", line)[0].lower() for line in lines if line and not line.startswith("#")
     }
     of_module = packages_distributions()
     for file in [*CODE, *ROOT.glob("tagging/commands/*.py"), *ROOT.glob("tools/*.py")]:
