@@ -48,7 +48,8 @@ def clips(waveform: np.ndarray, of: Recording, how: Decode) -> list[tuple[int, i
 def written(how: Decode) -> list[Window]:
     """Write the clips of a source into the working directory; return them."""
     recordings = open_source(how).recordings()
-    return write_clips(how, recordings, Progress("decode", len(recordings), "recording", "none"))
+    progress = Progress("decode", len(recordings), "recording", "none")
+    return write_clips(how, recordings, progress)[0]
 
 
 def write_params(folder: Path, decode: dict[str, Any] | None = None, **changed: Any) -> None:
@@ -164,7 +165,7 @@ def test_a_file_is_decoded_once_for_all_its_rows(tmp_path: Path, monkeypatch) ->
 
     monkeypatch.setattr(decoding, "_opened", counted)
     monkeypatch.chdir(tmp_path)
-    windows, _ = written(settings(path=".", rate=8000, seconds=0.2))
+    windows = written(settings(path=".", rate=8000, seconds=0.2))
     assert len(opened) == 1
     assert [window.recording for window in windows] == list(range(30))
     stored = read_features("waveform").values[:, 0, :, 0] / 32768
@@ -181,7 +182,7 @@ def test_memory_does_not_grow_with_a_recording(tmp_path: Path, monkeypatch) -> N
     monkeypatch.chdir(tmp_path)
     tracemalloc.start()
     try:
-        windows, _ = written(settings(path=".", rate=8000, seconds=5, windows=None))
+        windows = written(settings(path=".", rate=8000, seconds=5, windows=None))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
