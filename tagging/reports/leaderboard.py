@@ -32,7 +32,7 @@ def cell(metric: Metric, scores: Mapping[str, float | None], name: str) -> str:
 
 
 def describe(facts: Facts) -> str:
-    """Say in one line what the numbers were got on."""
+    """Say in one line what the numbers were got on, and what was left out."""
     data, folds = facts.data, facts.index.folds
     records = ", ".join(f"{name} ({number:,})" for name, number in data.get("records", {}).items())
     sizes = {WORDS[k]: len(places) for k, places in folds[0]._asdict().items() if len(places)}
@@ -45,7 +45,11 @@ def describe(facts: Facts) -> str:
     what = SOURCES.get(data["source"], f"Recordings ({data['source']})")
     them = "records" if facts.windows.recordings is None else "recordings"  # AudioSet's, or sounds
     of_records = f": {them} of {records}" if records else ""
-    return f"{what}{of_records}; {len(facts.index.classes)} classes; {split}."
+    text = f"{what}{of_records}; {len(facts.index.classes)} classes; {split}."
+    if silent := data.get("silent_windows"):
+        whole = data["recordings_without_a_clip"]
+        text += f" Windows left out as silent: {silent:,}, with {whole:,} recordings as a whole."
+    return text
 
 
 def how_chosen(facts: Facts) -> str:
