@@ -233,7 +233,7 @@ def test_audioset_has_records_and_sounds_are_recordings(
     facts = read_facts()
     assert describe(facts).startswith(f"{what} of eval (9,999); ")
     facts.data.update(silent_windows=1037, recordings_without_a_clip=1)
-    assert "Windows left out as silent: 1,037, with 1 recordings as a whole" in describe(facts)
+    assert "Windows left out as silent: 1,037; recordings without another: 1" in describe(facts)
 
 
 def test_a_choice_that_depends_on_the_processor_says_so(task: Path) -> None:

@@ -48,7 +48,7 @@ def describe(facts: Facts) -> str:
     text = f"{what}{of_records}; {len(facts.index.classes)} classes; {split}."
     if silent := data.get("silent_windows"):
         whole = data["recordings_without_a_clip"]
-        text += f" Windows left out as silent: {silent:,}, with {whole:,} recordings as a whole."
+        text += f" Windows left out as silent: {silent:,}; recordings without another: {whole:,}."
     return text
 
 
