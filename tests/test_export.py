@@ -146,6 +146,33 @@ def test_packages_that_are_missing_are_named(tmp_path: Path, monkeypatch):
         export.to_onnx(str(save(tmp_path / "yac.safetensors", *YAC)), tmp_path / "yac.onnx")
 
 
+@pytest.mark.parametrize(
+    ("option", "where", "sentence"),
+    [
+        ("--onnx", "notes.txt/x.onnx", "below .*notes.txt, which is no folder"),
+        ("--onnx", "folder", "which is no file; it takes an ONNX file to write"),
+        ("--onnx", "/dev/null", "is /dev/null, which is no file"),
+        ("--onnx", "notes.txt", "which is there and is no file; it takes a new name, or an ONNX"),
+        ("--onnx", "yac.safetensors", "which is there and is no file|, the model itself"),
+        ("--hub", "notes.txt", "below .*notes.txt, which is no folder"),
+        ("--hub", "folder", "which holds README.md that no export wrote; it takes a new folder"),
+    ],
+)
+def test_where_nothing_can_be_written_or_something_is_lost_is_refused(
+    tmp_path: Path, monkeypatch, option: str, where: str, sentence: str
+):
+    monkeypatch.chdir(tmp_path)
+    model = save(Path("yac.safetensors"), *YAC)
+    Path("folder").mkdir()
+    for name in ("notes.txt", "folder/README.md"):
+        Path(name).write_text("mine")
+    before = model.read_bytes()
+    with pytest.raises(UserError, match=sentence):
+        run(["export", str(model), option, where])
+    assert model.read_bytes() == before and Path("folder/README.md").read_text() == "mine"
+    assert sorted(path.name for path in Path("folder").iterdir()) == ["README.md"]
+
+
 def test_the_hub_s_folder_holds_the_model_and_says_what_it_is(tmp_path: Path):
     model = save(tmp_path / "models/ears/seed0.safetensors", *SOUND)
     (tmp_path / "metrics").mkdir()
@@ -177,7 +204,13 @@ def test_the_hub_s_folder_holds_the_model_and_says_what_it_is(tmp_path: Path):
 
 def test_results_are_those_beside_the_model_or_none(tmp_path: Path):
     model = save(tmp_path / "elsewhere.safetensors", *YAC)
-    export.to_hub(str(model), tmp_path / "hub")
+    for _ in range(2):  # what an export wrote, another may replace
+        export.to_hub(str(model), tmp_path / "hub")
     header = (tmp_path / "hub/README.md").read_text().split("---\n")[1]
     assert not {"metrics", "model-index"} & yaml.safe_load(header).keys()
     assert yaml.safe_load(header)["datasets"] == ["AudioSet"]
+
+
+def test_a_model_near_the_root_of_the_disk_is_exported(monkeypatch, tmp_path: Path):
+    assert export._results(Path("/near.safetensors")) == {}
+    assert export._results(Path("/tmp/near.safetensors")) == {}

@@ -531,10 +531,28 @@ def test_a_picture_of_a_recording_of_any_length_has_some_hundred_columns():
         assert png.startswith(b"\x89PNG") and abs(width - columns) <= 1
 
 
-def test_a_report_that_is_no_file_is_refused_first(here: Path, capsys):
-    with pytest.raises(UserError, match="which is no file"):
-        run(["tag", "short.wav", "--report", "."])
+@pytest.mark.parametrize(
+    ("page", "sentence"),
+    [
+        (".", "is ., which is no file; it takes a page to write"),
+        ("short.wav/x.html", "below .*/short.wav, which is no folder that you may write to"),
+        ("short.wav", "is short.wav, which is there and is no page; it takes a new name"),
+        ("clips.tfrecord", "is clips.tfrecord, which is there and is no page"),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_refused_first(
+    here: Path, capsys, page: str, sentence: str
+):
+    before = Path("short.wav").read_bytes()
+    with pytest.raises(UserError, match=f"^--report .*{sentence}"):
+        run(["tag", "short.wav", "--report", page])
     assert capsys.readouterr().out == ""
+    assert Path("short.wav").read_bytes() == before
+
+
+def test_a_report_replaces_an_earlier_one(here: Path):
+    for _ in range(2):
+        assert run(["tag", "short.wav", "--report", "out.html"]) == 0
 
 
 def test_a_full_disk_is_told_with_the_report_s_name(here: Path, monkeypatch):

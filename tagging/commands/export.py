@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import logging
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import nn
 from tagging.base.errors import UserError
 from tagging.base.files import whole_file, write_text
 from tagging.commands import models
+from tagging.commands.outputs import check_file, check_folder
 from tagging.commands.tagger import Tagger, activate
 from tagging.data.clips import write_json
 
@@ -24,6 +26,9 @@ OPSET = 20
 SHORTEST_SECONDS = 0.1  # of a waveform
 TOLERANCE = 1e-4  # of a probability, between ONNX Runtime's and PyTorch's
 DATASETS = {"MTT_musicnn.h5": "MagnaTagATune", "MSD_musicnn.h5": "Million Song Dataset"}
+ONNX_HEAD = b"\x08"  # of the field that its files begin with, the version
+HUB_FILES = ("model.safetensors", "config.json", "preprocessor_config.json", "README.md")
+OURS = "tagging-"  # how the type of an exported model begins
 LICENCE = "Apache-2.0"  # of the project, so of what it trained
 
 
@@ -53,7 +58,10 @@ def to_onnx(name: str, path: Path) -> None:
     """
     if missing := [module for module in NEEDS if importlib.util.find_spec(module) is None]:
         raise UserError(f"{', '.join(missing)} is missing; run pip install {' '.join(NEEDS)}")
+    check_file("--onnx", path, ONNX_HEAD, "an ONNX file")
     tagger = Tagger(models.find(name))
+    if path.exists() and path.samefile(tagger.path):
+        raise UserError(f"--onnx is {path}, the model itself; it takes a new name")
     whole = _Answering(tagger).eval()
     any_length = tagger.any_length
     try:
@@ -171,13 +179,14 @@ def to_hub(name: str, folder: Path) -> None:
         UserError: if there is no such model.
         OSError: if the disk does not take it.
     """
+    _check_hub(folder)
     tagger = Tagger(models.find(name))
     with whole_file(folder / "model.safetensors") as partial:
         described = {**tagger.about, "checkpoints": []}
         weights = {key: value.contiguous() for key, value in tagger.network.state_dict().items()}
         save_file(weights, partial, {"model": json.dumps(described)})
     config = {
-        "model_type": f"tagging-{tagger.about['architecture']}",
+        "model_type": f"{OURS}{tagger.about['architecture']}",
         "architectures": [tagger.about["architecture"]],
         "network": tagger.about["network"],
         "input": tagger.shape.spec._asdict(),
@@ -204,6 +213,25 @@ def to_hub(name: str, folder: Path) -> None:
         },
     )
     write_text(folder / "README.md", _card(tagger))
+
+
+def _check_hub(folder: Path) -> None:
+    """Refuse a folder whose files, by those names, are not an export's: they would be lost.
+
+    Raises:
+        UserError: saying what is accepted instead.
+    """
+    check_folder("--hub", folder)
+    try:
+        ours = json.loads((folder / "config.json").read_bytes())["model_type"].startswith(OURS)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        ours = False
+    there = [name for name in HUB_FILES if os.path.lexists(folder / name)]
+    if there and not ours:
+        raise UserError(
+            f"--hub is {folder}, which holds {', '.join(there)} that no export wrote; it takes a "
+            "new folder, or one that an export wrote"
+        )
 
 
 def _card(tagger: Tagger) -> str:
@@ -289,8 +317,9 @@ def _dataset(tagger: Tagger) -> str | None:
 
 def _results(path: Path) -> dict[str, tuple[float, float | None, float | None]]:
     """Return the metrics on test clips, with their intervals, of `metrics/` beside `models/`."""
-    metrics = path.resolve().parents[2] / "metrics" / f"{path.resolve().parent.name}.json"
-    if path.resolve().parents[1].name != "models" or not metrics.is_file():
+    run = path.resolve()
+    metrics = run.parent.parent.parent / "metrics" / f"{run.parent.name}.json"
+    if run.parent.parent.name != "models" or not metrics.is_file():
         return {}
     test = json.loads(metrics.read_text(encoding="utf-8")).get("test") or {}
     return {

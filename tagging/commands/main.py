@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tagging.base.errors import UserError, entry_point
+from tagging.base.errors import entry_point
+from tagging.commands.outputs import check_file
 
 DESCRIPTION = "What is heard in recordings: labels with probabilities."
 TAG = """\
@@ -178,11 +179,11 @@ def run(arguments: Sequence[str]) -> int:
 
         names = (given.among, given.index, given.model)
         return 1 if search(given.query, *names, given.top, given.json) else 0
+    from tagging.commands.report import HEAD
     from tagging.commands.tag import Options, tag
 
-    # What is written is renamed into place: a device must not be replaced by a file.
-    if given.report and given.report.exists() and not given.report.is_file():
-        raise UserError(f"--report is {given.report}, which is no file; it takes a page to write")
+    if given.report:
+        check_file("--report", given.report, HEAD, "a page")
     names: list[str] = []
     for name in given.files:
         names += sys.stdin.read().splitlines() if name == "-" else [name]

@@ -33,6 +33,8 @@ COLOURS = (
     (252, 250, 190),
 )
 
+HEAD = b"<!doctype html>"  # how a page begins
+
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1b1f24; --soft: #667; --line: #dde;
   --bar: #1f6feb; --groove: #f0f2f6; }
@@ -225,7 +227,7 @@ class Report:
             notes.append("Click on a picture or a row to listen from there.")
         said = "".join(f'<p class="soft">{note}</p>\n' for note in notes)
         return (
-            '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
+            f'{HEAD.decode()}\n<html lang="en">\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width">\n<title>What was heard</title>\n'
             f"<style>{STYLE}</style>\n<h1>What was heard</h1>\n{said}{sections}"
             f"<script>{SCRIPT}</script>\n</html>\n"
