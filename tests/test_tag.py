@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -346,17 +347,35 @@ def test_models_are_found_by_name_run_and_folder(here: Path):
         models.find("tasks")
 
 
-def test_a_model_that_dvc_keeps_is_had_from_it(here: Path):
+def keep_with_dvc(path: str) -> bytes:
+    """Have DVC keep a model's file or folder that is not checked out; return the file's bytes."""
     for command in (["git", "init", "-q"], ["dvc", "init", "-q"]):
         subprocess.run(command, check=True, capture_output=True)
     model = sound_model(Path("models/kept/seed0.safetensors"))
+    subprocess.run(["dvc", "add", "-q", path], check=True, capture_output=True)
     content = model.read_bytes()
-    subprocess.run(["dvc", "add", "-q", str(model)], check=True, capture_output=True)
     model.unlink()
-    for name in ("models/kept/seed0.safetensors", "kept"):
+    return content
+
+
+DVC_NAMES = ("models/kept/seed0.safetensors", "models/kept/seed0", "models/kept", "kept")
+
+
+@pytest.mark.parametrize("path", ["models/kept/seed0.safetensors", "models/kept"])
+def test_a_model_that_dvc_keeps_is_had_from_it(here: Path, path: str):
+    content = keep_with_dvc(path)
+    for name in DVC_NAMES:
         found = models.find(name)
         assert found.read_bytes() == content
         assert models.shown(found) == "kept/seed0"
+
+
+def test_a_model_that_dvc_knows_but_cannot_give_asks_for_dvc_pull(here: Path):
+    keep_with_dvc("models/kept")
+    shutil.rmtree(".dvc/cache")
+    for name in DVC_NAMES:
+        with pytest.raises(UserError, match=f"{name}.*; run dvc pull or dvc repro$"):
+            models.find(name)
 
 
 def test_short_clips_of_a_network_of_one_length_are_left_out(here: Path, capsys):

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -114,35 +115,37 @@ def _from_dvc(root: Path, path: Path, named: bool) -> Path | None:
         UserError: if DVC knows the file, but neither its cache nor its remote has it.
     """
     from dvc.api import DVCFileSystem  # takes seconds
-    from dvc.exceptions import DvcException
 
+    places = []
+    with suppress(ValueError):  # on another drive
+        places.append(Path(os.path.relpath(path.resolve(), root.resolve())))
+    if named:
+        tasks = sorted(task.relative_to(root) for task in root.glob("tasks/*") if task.is_dir())
+        places += [folder / "models" / path for folder in (Path(), *tasks)]
     try:
         files = DVCFileSystem(str(root))
-        if named:
-            tasks = sorted(task.relative_to(root) for task in root.glob("tasks/*") if task.is_dir())
-            places = [folder / "models" / path for folder in (Path(), *tasks)]
-        else:
-            try:
-                places = [Path(os.path.relpath(path.resolve(), root.resolve()))]
-            except ValueError:  # on another drive
-                places = []
+        kept = {Path(os.path.relpath(out.fs_path, root)) for out in files.repo.index.outs}
+        kept |= {out.parent for out in kept}
         for place in places:
-            for wanted in (place.as_posix(), f"{place.as_posix()}{SUFFIX}"):
-                if not files.exists(wanted):
+            for wanted in (place, place.with_name(f"{place.name}{SUFFIX}")):
+                folder = wanted.parent if wanted.suffix == SUFFIX else wanted
+                # Of others DVC knows nothing, and of these it tells when they cannot be had.
+                if folder not in kept:
                     continue
-                if files.isdir(wanted):
-                    runs = [Path(run) for run in files.ls(wanted, detail=False)]
-                    runs = sorted((run for run in runs if run.suffix == SUFFIX), key=_order)
-                    if not runs:
-                        continue
-                    wanted = runs[0].as_posix()
-                return _copied(files, wanted)
-    except DvcException as error:
-        raise UserError(f"DVC cannot give {path} ({error}); run dvc pull or dvc repro") from None
+                runs = [Path(run) for run in files.ls(folder.as_posix(), detail=False)]
+                if folder in runs:  # a folder of which DVC has no list
+                    raise FileNotFoundError
+                runs = sorted((run for run in runs if run.suffix == SUFFIX), key=_order)
+                if runs and (folder == wanted or wanted in runs):
+                    return _copied(files, (runs[0] if folder == wanted else wanted).as_posix())
     except FileNotFoundError:
         raise UserError(
             f"{path} is neither checked out nor in DVC's cache or remote; run dvc pull or dvc repro"
         ) from None
+    except OSError:
+        raise
+    except Exception as error:  # of DVC's libraries, any
+        raise UserError(f"DVC cannot give {path} ({error}); run dvc pull or dvc repro") from None
     return None
 
 
