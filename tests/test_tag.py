@@ -160,12 +160,29 @@ def test_python_gives_the_answer_of_the_command(here: Path, capsys):
         ((np.zeros(0), RATE), "shape"),
         ((np.zeros((2, 3, 4)), RATE), "shape"),
         ((np.zeros(RATE),), "has no rate"),
+        ((np.zeros((1, RATE)), RATE), r"shape \(1, 8000\); it takes \(samples,\) or \(samples, ch"),
+        ((np.zeros((2, RATE)), RATE), "shape"),
         ((np.full(RATE, np.nan), RATE), "no finite number"),
+        ((np.full(RATE, 30_000.0), RATE), "go up to 30000, as if whole numbers were made floats"),
+        ((np.full(RATE, "loud"), RATE), "holds <U4; it takes floats or whole numbers"),
+        ((np.zeros(RATE), 0), "rate is 0; it takes a number of samples a second, from 1,000"),
+        ((np.zeros(RATE), -5), "rate is -5"),
+        ((np.zeros(RATE), "44100"), "rate is '44100'"),
+        ((np.zeros(RATE), np.nan), "rate is nan"),
     ],
 )
 def test_waveforms_that_are_none_are_refused(here: Path, given: tuple, sentence: str):
     with pytest.raises(UserError, match=sentence):
         load(str(here / "ears.safetensors"))(*given)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint16, np.int16, np.int32, np.uint32])
+def test_whole_numbers_of_any_type_are_answered_as_floats_are(here: Path, kind: type):
+    ears = load(str(here / "ears.safetensors"))
+    floats = np.round(noise(1) * 100) / 128
+    full = 2.0 ** (8 * np.dtype(kind).itemsize - 1)
+    middle = full if np.issubdtype(kind, np.unsignedinteger) else 0
+    assert ears((floats * full + middle).astype(kind), np.int64(RATE)) == ears(floats, RATE)
 
 
 def test_windows_cover_all_of_a_recording():

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
+from numbers import Real
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal, NamedTuple, get_args
@@ -30,6 +31,10 @@ TAKES = {"sound": "sound", "embeddings": "AudioSet's embeddings (TFRecord or par
 SECONDS_AT_A_TIME = 10
 CLIPS_AT_A_TIME = 256
 WINDOW_SECONDS = 10.0  # of a model whose input does not tell
+RATES = (1_000, 1_000_000)  # of waveforms, Hz
+# Decoders of MP3, Vorbis and Opus gave up to 3.4 where full scale is 1; whole numbers that somebody
+# made floats are beyond this even in a quiet recording.
+LOUDEST = 10
 REST = 0.1  # what is left at the end is heard from this share of a window on
 
 
@@ -259,10 +264,11 @@ class Tagger:
         """Return what `tagging tag --json` says, but for the file.
 
         Args:
-            waveform: a recording, (samples,) or (samples, channels): floats in [-1, 1], or whole
-                numbers over the range of their type; for a model of embeddings those of a clip,
+            waveform: a recording, (samples,) or (samples, channels): floats in [-1, 1], as decoders
+                give them (louder ones pass up to 10), or whole numbers over the range of their
+                type, with or without sign; for a model of embeddings those of a clip,
                 (frames, 128), without `rate`.
-            rate: the waveform's (Hz).
+            rate: the waveform's (Hz), from 1,000 to 1,000,000.
             top: how many labels are told; None for all.
 
         Raises:
@@ -278,18 +284,12 @@ class Tagger:
             return self.as_json(heard, top)
         if rate is None:
             raise UserError(f"the waveform has no rate; {self.name} takes a waveform and its rate")
-        samples = np.asarray(waveform)
-        if samples.ndim not in (1, 2) or not samples.size:
+        if not isinstance(rate, Real) or not RATES[0] <= rate <= RATES[1]:
             raise UserError(
-                f"the waveform is of the shape {samples.shape}; it takes (samples,) or (samples, "
-                "channels)"
+                f"the waveform's rate is {rate!r}; it takes a number of samples a second, from "
+                f"{RATES[0]:,} to {RATES[1]:,}"
             )
-        if np.issubdtype(samples.dtype, np.signedinteger):
-            samples = samples / -float(np.iinfo(samples.dtype).min)
-        samples = samples.astype(np.float32)
-        mono = samples if samples.ndim == 1 else samples.mean(axis=1)
-        if not np.isfinite(mono).all():
-            raise UserError("the waveform has a sample that is no finite number")
+        mono = _mono(np.asarray(waveform))
         if rate != self.rate:
             mono = soxr.resample(mono, rate, self.rate)
         return self.as_json(self.hear([mono]), top)
@@ -384,6 +384,39 @@ class Tagger:
             )
         ]
         return torch.cat(found).numpy()
+
+
+def _mono(samples: np.ndarray) -> np.ndarray:
+    """Return a waveform as one channel, float32 (samples,).
+
+    Args:
+        samples: as a `Tagger` is called with.
+
+    Raises:
+        UserError: if it is no waveform.
+    """
+    shape = samples.shape
+    # No recording has more channels than samples: they are the other way round.
+    if samples.ndim not in (1, 2) or not samples.size or shape[-1] > shape[0]:
+        raise UserError(
+            f"the waveform is of the shape {shape}; it takes (samples,) or (samples, channels)"
+        )
+    if np.issubdtype(samples.dtype, np.integer):
+        range_ = np.iinfo(samples.dtype)
+        full = (float(range_.max) - float(range_.min) + 1) / 2
+        samples = (samples - (float(range_.min) + full)) / full
+    elif not np.issubdtype(samples.dtype, np.floating):
+        raise UserError(f"the waveform holds {samples.dtype}; it takes floats or whole numbers")
+    samples = samples.astype(np.float32)
+    mono = samples if samples.ndim == 1 else samples.mean(axis=1)
+    if not np.isfinite(mono).all():
+        raise UserError("the waveform has a sample that is no finite number")
+    if (loudest := np.abs(mono).max()) > LOUDEST:
+        raise UserError(
+            f"the waveform's numbers go up to {loudest:g}, as if whole numbers were made floats; "
+            "it takes floats in [-1, 1], or whole numbers over the range of their type"
+        )
+    return mono
 
 
 def _starts(clip: np.ndarray, size: int) -> list[int]:
