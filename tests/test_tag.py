@@ -1,6 +1,7 @@
 """The command `tagging tag`, and `tagging.load`."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -21,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tagging.base.errors import UserError
-from tagging.commands import models
+from tagging.commands import models, tag
 from tagging.commands.examine import examine
 from tagging.commands.inputs import find_inputs
 from tagging.commands.main import run
@@ -258,12 +259,68 @@ def test_good_files_are_answered_beside_bad_ones(here: Path, capsys):
         capsys, "text.wav", "gone.wav", "cut.tfrecord", "none.parquet", "nothing.mp3", "short.wav"
     )
     assert status == 1
-    assert [entry["file"] for entry in found] == ["short.wav"]
+    # Two of three records are whole.
+    assert [entry["file"] for entry in found] == ["cut.tfrecord", "cut.tfrecord", "short.wav"]
     lines = said.splitlines()
     assert len(lines) == 5
     for name in ("text.wav", "gone.wav", "cut.tfrecord", "none.parquet", "nothing.mp3"):
         (line,) = [line for line in lines if name in line]
         assert line.startswith(f"error: {name}")
+
+
+def test_a_file_that_is_gone_or_fails_while_read_leaves_others_alone(
+    here: Path, capsys, monkeypatch
+):
+    shutil.copy("short.wav", "gone.wav")
+    shutil.copy("short.wav", "bad.wav")
+    real = tag.blocks
+
+    def blocks(path: Path, *arguments):
+        if path.name == "bad.wav":
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path, *arguments)
+
+    def find_and_lose(names: list[str]):
+        found = find_inputs(names)
+        Path("gone.wav").unlink()
+        return found
+
+    monkeypatch.setattr(tag, "find_inputs", find_and_lose)
+    monkeypatch.setattr(tag, "blocks", blocks)
+    status, found, said = answers(capsys, "gone.wav", "bad.wav", "clips.tfrecord", "short.wav")
+    assert (status, len(found)) == (1, 4)
+    assert said == (
+        "error: gone.wav cannot be read: No such file or directory\n"
+        "error: bad.wav cannot be read: Input/output error\n"
+    )
+
+
+@pytest.mark.parametrize("form", ["tfrecord", "parquet"])
+def test_good_clips_are_answered_beside_bad_ones(here: Path, capsys, form: str):
+    embeddings = [embedding(10, k).tobytes() for k in range(600)]
+    embeddings[300] = bytes(1280)
+    if form == "tfrecord":
+        clips = [Clip(f"clip{k:07}", 0.0, 10.0, [0], of) for k, of in enumerate(embeddings)]
+        Path("some.tfrecord").write_bytes(b"".join(map(write_clip, clips)))
+        first, bad = "clip0000300: all numbers are 0", 1
+    else:
+        embeddings[200], bad = None, 3
+        embeddings[210] = bytes(127)
+        pq.write_table(pa.table({"audio_embedding": embeddings}), "some.parquet")
+        first = "200: the embedding is empty"
+    status, found, said = answers(capsys, f"some.{form}", "short.wav", "--top", "1")
+    assert (status, len(found)) == (1, 601 - bad)
+    start = f"error: some.{form}: {bad} of 600 clips are refused and left out, first {first}"
+    assert said.startswith(start) and said.count("\n") == 1
+
+
+def test_a_cache_that_cannot_be_made_leaves_records_alone(here: Path, capsys, monkeypatch):
+    Path("cache").write_text("a file")
+    monkeypatch.setattr(models, "SOUND", "mn04_as")
+    status, found, said = answers(capsys, "short.wav", "clips.tfrecord")
+    assert (status, len(found)) == (1, 3)
+    assert "mn04_as.safetensors cannot be kept in" in said
+    assert "XDG_CACHE_HOME may name another folder" in said and said.count("\n") == 1
 
 
 def test_a_model_of_another_kind_is_refused_in_a_sentence(here: Path, capsys):
@@ -416,10 +473,10 @@ def test_clips_of_any_length_do_not_depend_on_their_neighbours(here: Path):
     )
     tagger = Tagger(path)
     clips = [embedding(10, 0), embedding(4, 1), embedding(23, 2)]
-    together = tagger.read(clips, ["a", "b", "c"])
+    together = tagger.read(clips, "a")
     assert together[2].starts == [0, 10, 13]
     for alone, beside in zip(clips, together, strict=True):
-        (found,) = tagger.read([alone], ["a"])
+        (found,) = tagger.read([alone], "a")
         np.testing.assert_allclose(found.probabilities, beside.probabilities, atol=1e-6)
 
 
@@ -456,19 +513,24 @@ def quantized_without_pca() -> np.ndarray:
         ([embedding() // 8], "another network or quantization"),
         ([embedding()[:, :64]], "not \\(frames, 128\\)"),
         ([np.full((10, 128), np.nan)], "no finite number"),
-        ([embedding(10, k).T.reshape(10, 128) for k in range(20)], "laid out otherwise"),
+        ([np.zeros((0, 128))], "the embedding is empty"),
     ],
 )
 def test_embeddings_that_cannot_be_audioset_s_are_refused(clips: list, cause: str):
-    with pytest.raises(UserError, match=cause) as refused:
-        examine(clips, [f"clip {k}" for k in range(len(clips))])
-    assert "\n" not in str(refused.value) and str(refused.value).startswith("clip 0")
+    (problem,) = examine(clips, "clips")
+    assert re.search(cause, problem) and "\n" not in problem
+
+
+def test_embeddings_that_are_noise_together_are_refused():
+    clips = [embedding(10, k).T.reshape(10, 128) for k in range(20)]
+    with pytest.raises(UserError, match=r"^clips: neighbouring frames .* laid out otherwise"):
+        examine(clips, "clips")
 
 
 def test_embeddings_like_audioset_s_pass():
     clips = [embedding(1 + k % 10, k) for k in range(50)]
-    examine(clips, ["clip"] * 50)
-    examine([clips[0].astype(float)], ["clip"])
+    assert examine(clips, "clips") == [None] * 50
+    assert examine([clips[0].astype(float)], "clips") == [None]
 
 
 @pytest.mark.skipif("AUDIOSET_MIRROR" not in os.environ, reason="AUDIOSET_MIRROR is not set")
@@ -478,9 +540,8 @@ def test_audioset_s_own_embeddings_pass():
         pytest.skip("data/parquet/eval.parquet is not there")
     for batch in pq.ParquetFile(path).iter_batches(2048, columns=["audio_embedding"]):
         values = batch["audio_embedding"].to_pylist()
-        examine(
-            [np.frombuffer(of, np.uint8).reshape(-1, 128) for of in values], ["x"] * len(values)
-        )
+        clips = [np.frombuffer(of, np.uint8).reshape(-1, 128) for of in values]
+        assert not any(examine(clips, "eval"))
 
 
 def test_text_is_aligned_and_within_100_columns(here: Path, capsys):

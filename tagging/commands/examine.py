@@ -20,30 +20,36 @@ MEAN, DEVIATION, BELOW = (95, 165), (25, 128), (0.25, 0.75)
 CLIPS, FEWEST = 16, 0.1  # so many clips' mean correlation is at least this
 
 
-def examine(clips: Sequence[np.ndarray], names: Sequence[str]) -> None:
-    """Refuse what cannot be AudioSet's embeddings.
+def examine(clips: Sequence[np.ndarray], name: str) -> list[str | None]:
+    """Return of each clip why it cannot be of AudioSet's embeddings, and what is likely the cause.
 
     Args:
-        clips: each (frames, 128).
-        names: what errors call them.
+        clips: each (frames, 128), where it is right.
+        name: what errors call them.
 
     Raises:
-        UserError: saying which clip is wrong, how, and what is likely the cause.
+        UserError: if all the others together cannot be.
     """
-    for clip, name in zip(clips, names, strict=True):
-        if problem := _problem(clip):
-            raise UserError(f"{name}: {problem}; {TAKES}")
-    longer = [_likeness(clip) for clip in clips if len(clip) > 1]
+    problems = [find_problem(clip) for clip in clips]
+    longer = [
+        _likeness(clip)
+        for clip, problem in zip(clips, problems, strict=True)
+        if problem is None and len(clip) > 1
+    ]
     if len(longer) >= CLIPS and np.mean(longer) < FEWEST:
         raise UserError(
-            f"{names[0]} and after: neighbouring frames of {len(longer)} clips are not alike "
+            f"{name}: neighbouring frames of {len(longer)} clips are not alike "
             f"(correlation {np.mean(longer):.2f}), so the numbers are noise, or "
             f"laid out otherwise than frame by frame; {TAKES}"
         )
+    return problems
 
 
-def _problem(clip: np.ndarray) -> str | None:
-    if clip.ndim != 2 or clip.shape[1] != BINS or not len(clip):
+def find_problem(clip: np.ndarray) -> str | None:
+    """Return why a clip cannot be of AudioSet's embeddings; None if it can."""
+    if not clip.size:
+        return "the embedding is empty"
+    if clip.ndim != 2 or clip.shape[1] != BINS:
         return f"the embedding is of the shape {clip.shape}, not (frames, {BINS})"
     if not np.issubdtype(clip.dtype, np.number) or not np.isfinite(clip).all():
         return "the embedding holds what is no finite number"

@@ -4,7 +4,6 @@ import glob
 import os
 import struct
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,10 +22,11 @@ CLIPS_AT_A_TIME = 256
 
 
 class Input(NamedTuple):
-    """A file to tag; `form` is sound, tfrecord or parquet."""
+    """A file to tag; `form` is sound, tfrecord or parquet, `size` its bytes."""
 
     path: Path
     form: str
+    size: int
 
     @property
     def kind(self) -> str:
@@ -66,7 +66,7 @@ def find_inputs(names: Iterable[str]) -> tuple[list[Input], list[str]]:
             problems.append(problem)
         for file in files:
             try:
-                found.setdefault(file, Input(file, _form(file)))
+                found.setdefault(file, Input(file, _form(file), file.stat().st_size))
             except OSError as error:
                 problems.append(f"{file} cannot be read: {error.strerror or error}")
     return list(found.values()), problems
@@ -99,14 +99,25 @@ def _begins_record(head: bytes) -> bool:
 
 
 def read_batches(given: Input) -> Iterator[list[Clip]]:
-    """Yield a file's clips, some hundred at a time.
+    """Yield a file's clips, some hundred at a time; those before what is damaged, too.
 
     Raises:
         UserError: if it is damaged, or no file of AudioSet's embeddings.
         OSError: if it cannot be opened.
     """
     clips = _tfrecord_clips(given.path) if given.form == "tfrecord" else _parquet_clips(given.path)
-    while batch := list(islice(clips, CLIPS_AT_A_TIME)):
+    batch: list[Clip] = []
+    try:
+        for clip in clips:
+            batch.append(clip)
+            if len(batch) == CLIPS_AT_A_TIME:
+                yield batch
+                batch = []
+    except (UserError, OSError):
+        if batch:
+            yield batch
+        raise
+    if batch:
         yield batch
 
 
@@ -136,7 +147,7 @@ def _parquet_clips(path: Path) -> Iterator[Clip]:
             row = 0
             for batch in file.iter_batches(CLIPS_AT_A_TIME, columns=columns):
                 for of_row in batch.to_pylist():
-                    embedding = _embedding(of_row[EMBEDDING], f"{path}, row {row}")
+                    embedding = _embedding(of_row[EMBEDDING])
                     start = of_row.get("start_time_seconds") or 0.0
                     yield Clip(str(of_row.get("video_id") or row), start, embedding)
                     row += 1
@@ -148,21 +159,13 @@ def _parquet_clips(path: Path) -> Iterator[Clip]:
         ) from None
 
 
-def _embedding(value: object, name: str) -> np.ndarray:
+def _embedding(value: object) -> np.ndarray:
     """Return a row's embedding as (frames, 128) where it is one; what else it is, is examined."""
     if isinstance(value, bytes):
         values = np.frombuffer(value, np.uint8)
     else:
         try:
-            values = np.array(value, float)
+            values = np.array([] if value is None else value, float)
         except (TypeError, ValueError):
-            raise UserError(
-                f"{name}: {EMBEDDING} holds {type(value).__name__}; it takes bytes, or numbers"
-            ) from None
-    if values.ndim == 1 and values.size and values.size % BINS == 0:
-        return values.reshape(-1, BINS)
-    if values.ndim != 2:
-        raise UserError(
-            f"{name}: {EMBEDDING} holds {values.size} numbers; it takes {BINS} for each second"
-        )
-    return values
+            values = np.array(value, object)
+    return values.reshape(-1, BINS) if values.ndim == 1 and not values.size % BINS else values

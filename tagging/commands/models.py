@@ -3,7 +3,8 @@
 import os
 import re
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,7 +31,7 @@ def find(name: str) -> Path:
             `yac/seed1` for one of its runs). What DVC keeps and is not checked out is had from it.
 
     Raises:
-        UserError: if there is none, or several tasks have one of that name.
+        UserError: if there is none, several tasks have one of that name, or it cannot be kept.
     """
     path = Path(name)
     if path.is_file():
@@ -98,11 +99,29 @@ def _published(name: str) -> Path:
     if not kept.is_file():
         from stages.weights import bring  # what converts weights is not needed to read them
 
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        # In a folder of its own: another process may be at it too.
-        with TemporaryDirectory(dir=kept.parent) as folder:
-            bring(name, Path(folder), "auto").replace(kept)
+        with _folder_beside(kept) as folder:
+            bring(name, folder, "auto").replace(kept)
     return kept
+
+
+@contextmanager
+def _folder_beside(kept: Path) -> Iterator[Path]:
+    """Give an empty folder beside a file that is to be kept: another process may be at it too.
+
+    Raises:
+        UserError: if the disk does not take it.
+    """
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=kept.parent) as folder:
+            yield Path(folder)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and kept.parent.is_dir():
+            raise  # of what was to be copied
+        raise UserError(
+            f"{kept.name} cannot be kept in {kept.parent} ({error.strerror or error}); "
+            "XDG_CACHE_HOME may name another folder"
+        ) from None
 
 
 def _from_dvc(root: Path, path: Path, named: bool) -> Path | None:
@@ -142,7 +161,7 @@ def _from_dvc(root: Path, path: Path, named: bool) -> Path | None:
         raise UserError(
             f"{path} is neither checked out nor in DVC's cache or remote; run dvc pull or dvc repro"
         ) from None
-    except OSError:
+    except (UserError, OSError):
         raise
     except Exception as error:  # of DVC's libraries, any
         raise UserError(f"DVC cannot give {path} ({error}); run dvc pull or dvc repro") from None
@@ -155,9 +174,8 @@ def _copied(files: Any, wanted: str) -> Path:
     place = Path(wanted.lstrip("/"))
     kept = cache_folder() / "dvc" / str(about.get("md5", "none")) / place.parent.name / place.name
     if not kept.is_file():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=kept.parent) as folder:
-            partial = Path(folder, kept.name)
+        with _folder_beside(kept) as folder:
+            partial = folder / kept.name
             files.get_file(wanted, str(partial))
             shutil.move(partial, kept)
     return kept

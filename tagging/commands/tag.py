@@ -16,10 +16,11 @@ import soundfile
 import torch
 from tqdm import tqdm
 
-from tagging.base.errors import REFUSED, UserError
+from tagging.base.errors import UserError
 from tagging.base.processes import at_once
 from tagging.base.progress import Progress
 from tagging.commands import models
+from tagging.commands.examine import TAKES as EMBEDDINGS
 from tagging.commands.inputs import Input, find_inputs, read_batches
 from tagging.commands.report import Picture, Report, clock
 from tagging.commands.tagger import TAKES, Heard, Tagger
@@ -59,7 +60,7 @@ class Stopped(Exception):
 def tag(names: Sequence[str], options: Options) -> int:
     """Tag files, print the answers in the order of the files, and return how many had none."""
     inputs, problems = find_inputs(names)
-    total = sum(given.path.stat().st_size for given in inputs)
+    total = sum(given.size for given in inputs)
     taggers = _Taggers(options.model, options.vggish)
     report = Report() if options.report else None
     with Progress("tag", total, "B", "auto" if sys.stderr.isatty() else "none") as progress:
@@ -117,7 +118,7 @@ class _Taggers:
         if given.kind not in self._loaded:
             try:
                 self._loaded[given.kind] = Tagger(_default(given.kind))
-            except UserError as error:
+            except (UserError, OSError) as error:
                 self._loaded[given.kind] = str(error)
         found = self._loaded[given.kind]
         if isinstance(found, str):
@@ -168,10 +169,8 @@ def _answers(
                     yield work if isinstance(work, str) else work.result()
                 except UserError as error:
                     yield str(error)
-                except OSError as error:
-                    if error.errno not in REFUSED or error.filename is None:
-                        raise
-                    yield f"{error.filename}: {error.strerror}"
+                except OSError as error:  # of reading it: it is gone, or its disk fails
+                    yield f"{given.path} cannot be read: {error.strerror or error}"
         except BaseException:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
@@ -180,7 +179,7 @@ def _answers(
 
 def _hear(tagger: Tagger, given: Input, options: Options, advance: Callable[[int], None]) -> Answer:
     """Tag one recording, decoded once, piece by piece."""
-    size, told = given.path.stat().st_size, 0
+    size, told = given.size, 0
     seconds = _seconds(given.path)
     parts = blocks(given.path, str(given.path), tagger.rate, BLOCK_SECONDS)
     picture = Picture(tagger.rate) if options.report else None
@@ -209,20 +208,30 @@ def _seconds(path: Path) -> float:
 def _read(tagger: Tagger, given: Input, advance: Callable[[int], None]) -> Iterator[Answer | str]:
     """Tag the clips of a file of embeddings."""
     short = clips = 0
-    for batch in read_batches(given):
-        names = [f"{given.path}, clip {clip.id}" for clip in batch]
-        for clip, heard in zip(
-            batch, tagger.read([clip.embedding for clip in batch], names), strict=True
-        ):
-            clips += 1
-            if heard is None:
-                short += 1
-                continue
-            starts, ends = ([clip.start + at for at in times] for times in heard[1:3])
-            moved = heard._replace(starts=starts, ends=ends)
-            yield Answer(tagger, given.path, clip.id, moved)
-        advance(0)
-    advance(given.path.stat().st_size)
+    refused: list[str] = []
+    try:
+        for batch in read_batches(given):
+            clips += len(batch)
+            found = tagger.read([clip.embedding for clip in batch], str(given.path))
+            for clip, heard in zip(batch, found, strict=True):
+                if heard is None:
+                    short += 1
+                    continue
+                if isinstance(heard, str):
+                    refused.append(f"{clip.id}: {heard}")
+                    continue
+                starts, ends = ([clip.start + at for at in times] for times in heard[1:3])
+                moved = heard._replace(starts=starts, ends=ends)
+                yield Answer(tagger, given.path, clip.id, moved)
+            advance(0)
+    except UserError as error:  # of the whole file; clips that were left out are told as well
+        yield str(error)
+    advance(given.size)
+    if refused:
+        yield (
+            f"{given.path}: {len(refused):,} of {clips:,} clips are refused and left out, first "
+            f"{refused[0]}; {EMBEDDINGS}"
+        )
     if short:
         yield (
             f"{given.path}: {short:,} of {clips:,} clips have fewer frames than the "

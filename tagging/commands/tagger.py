@@ -17,6 +17,7 @@ from torch import nn
 
 from tagging.base.errors import UserError
 from tagging.commands import models
+from tagging.commands.examine import TAKES as EMBEDDINGS
 from tagging.commands.examine import examine
 from tagging.data.spec import InputSpec
 from tagging.features import log_mel
@@ -211,21 +212,25 @@ class Tagger:
             ]
         return torch.cat(found).mean(0).numpy()
 
-    def read(self, clips: Sequence[np.ndarray], names: Sequence[str]) -> list[Heard | None]:
-        """Return what AudioSet's embeddings say, of each clip; None of one too short.
+    def read(self, clips: Sequence[np.ndarray], name: str) -> list[Heard | str | None]:
+        """Return what AudioSet's embeddings say, of each clip.
+
+        Of one that cannot be AudioSet's it is what is wrong with it, and None of one too short.
 
         Args:
             clips: each (frames, 128), of whole numbers.
-            names: what errors call them.
+            name: what errors call them.
 
         Raises:
-            UserError: if they cannot be AudioSet's.
+            UserError: if they cannot be AudioSet's as they lie together.
         """
         spec = self.shape.spec
-        examine(clips, names)
+        problems = examine(clips, name)
         starts = [
-            [] if len(clip) < spec.frames and not self.any_length else _starts(clip, spec.frames)
-            for clip in clips
+            []
+            if problem or (len(clip) < spec.frames and not self.any_length)
+            else _starts(clip, spec.frames)
+            for clip, problem in zip(clips, problems, strict=True)
         ]
         windows = [
             clip[start : start + spec.frames]
@@ -233,7 +238,7 @@ class Tagger:
             for start in of_clip
         ]
         if not windows:
-            return [None] * len(clips)
+            return [*problems]
         lengths = torch.tensor([len(frames) for frames in windows])
         stored = np.zeros((len(windows), spec.channels, spec.frames, spec.bins), np.float32)
         for row, frames in zip(stored, windows, strict=True):
@@ -254,8 +259,8 @@ class Tagger:
                 np.stack([next(rows) for _ in of_clip]),
             )
             if of_clip
-            else None
-            for clip, of_clip in zip(clips, starts, strict=True)
+            else problem
+            for clip, of_clip, problem in zip(clips, starts, problems, strict=True)
         ]
 
     def __call__(
@@ -275,7 +280,9 @@ class Tagger:
             UserError: if it is not what the model takes.
         """
         if self.kind == "embeddings":
-            heard = self.read([np.asarray(waveform)], ["the embedding"])[0]
+            heard = self.read([np.asarray(waveform)], "the embedding")[0]
+            if isinstance(heard, str):
+                raise UserError(f"{heard}; {EMBEDDINGS}")
             if heard is None:
                 raise UserError(
                     f"the embedding has {len(waveform)} frames; {self.name} takes clips of "
