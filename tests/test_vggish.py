@@ -197,6 +197,18 @@ def test_a_model_of_embeddings_hears_recordings(
         run(["tag", "x.wav", "--model", str(sound), "--vggish", str(path)])
 
 
+def test_embeddings_of_wrong_weights_are_refused(weights, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model = yac_model(Path("records.safetensors"))
+    weights["pca_eigen_vectors"] /= 100
+    ported(weights, Path("weights"))
+    soundfile.write("x.wav", noise(RATE), RATE, subtype="FLOAT")
+    status, found, said = answers(capsys, "x.wav", "--model", str(model), "--vggish", "weights")
+    assert (status, found) == (1, [])
+    assert said.startswith("error: weights: what these weights make of a recording cannot be Audio")
+    assert said.endswith("; tagging vggish weights checks them\n") and said.count("\n") == 1
+
+
 def test_the_self_check_prints_each_step_and_compares_with_google_s(
     weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 from tagging.base.errors import UserError
 from tagging.commands import models
 from tagging.commands.examine import TAKES as EMBEDDINGS
-from tagging.commands.examine import examine
+from tagging.commands.examine import examine, find_problem
 from tagging.data.spec import InputSpec
 from tagging.features import log_mel
 from tagging.features.vggish import Transform as VGGish
@@ -119,7 +119,7 @@ class Tagger:
         vggish: of VGGish's weights, for a model of AudioSet's embeddings to hear sound.
 
     Attributes:
-        name: what answers call it.
+        name: what answers call it; `path` and `vggish` are as given.
         kind: what it takes.
         classes: names, in the order of the columns of probabilities.
         thresholds: float32 (classes,), from which probability on a label is sure; NaN where the
@@ -128,7 +128,7 @@ class Tagger:
     """
 
     def __init__(self, path: Path, vggish: Path | None = None) -> None:
-        self.path, self.name = path, models.shown(path)
+        self.path, self.name, self.vggish = path, models.shown(path), vggish
         with model_of(path):
             trained = load_network(path, torch.device("cpu"))
         self.network, self.shape = trained.network, trained.shape
@@ -175,7 +175,7 @@ class Tagger:
             on_heard: told of how much of the recording has been heard (seconds).
 
         Raises:
-            UserError: if `hop` is longer than a window.
+            UserError: if `hop` is longer than a window, or VGGish's weights are wrong.
         """
         samples = 0
 
@@ -372,11 +372,22 @@ class Tagger:
         yield starts, np.stack(held)
 
     def _input(self, batch: np.ndarray, beyond: int) -> torch.Tensor:
-        """Return the feature of waveforms, float32 (batch, samples), as the network takes it."""
+        """Return the feature of waveforms, float32 (batch, samples), as the network takes it.
+
+        Raises:
+            UserError: if VGGish's weights make embeddings that cannot be AudioSet's.
+        """
         if not self.any_length:
             lacks = max(0, round(self.window * self.rate) - batch.shape[1])
             batch = np.pad(batch, ((0, 0), (0, lacks)))
         x = self.front(torch.from_numpy(batch))
+        if self.vggish is not None:
+            problem = next(filter(None, map(find_problem, x[:, 0].numpy())), None)
+            if problem:
+                raise UserError(
+                    f"{self.vggish}: what these weights make of a recording cannot be AudioSet's "
+                    f"embeddings ({problem}); tagging vggish {self.vggish} checks them"
+                )
         frames = beyond // self.front.settings.hop if beyond else 0
         return self.shape.spec.as_input(x[:, :, frames : x.shape[2] - frames])
 
