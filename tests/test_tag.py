@@ -243,6 +243,34 @@ def test_folders_patterns_and_lists_are_taken(here: Path, capsys, monkeypatch):
     assert find_inputs(["empty"])[1] == ["empty is a folder without sounds or records"]
 
 
+def test_brackets_in_a_name_are_not_only_a_pattern(here: Path):
+    Path("a [live]").mkdir()
+    shutil.copy("short.wav", "a [live]/b.wav")
+    for name in ("a [live]/*.wav", "a [live]/b.wav", "a [[]live]/*.wav", "* [[k-l]live]/b.wav"):
+        assert [given.path for given in find_inputs([name])[0]] == [Path("a [live]/b.wav")], name
+
+
+def test_what_is_no_file_is_one_sentence(here: Path):
+    os.mkfifo("pipe")
+    for name, sentence in (("pipe", "is a pipe or a device"), ("a" * 300, "is not there; it tak")):
+        found, (problem,) = find_inputs([name])
+        assert not found and problem.startswith(f"{name} {sentence}")
+
+
+def test_an_empty_list_is_told(here: Path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
+    with pytest.raises(UserError, match=r"^no file is named; standard input takes a list of files"):
+        run(["tag", "-"])
+
+
+@pytest.mark.parametrize("given", ["abc", "0", "nan"])
+def test_what_is_no_time_is_told(here: Path, capsys, given: str):
+    with pytest.raises(SystemExit):
+        run(["tag", "short.wav", "--window", given])
+    said = f"--window: '{given}' is given; it takes seconds, from 0.01 to 3600"
+    assert said in capsys.readouterr().err
+
+
 def test_a_file_is_taken_for_what_it_is_whatever_its_name(here: Path):
     Path("clips.tfrecord").rename("clips.wav")
     Path("short.wav").rename("short")

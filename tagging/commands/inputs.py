@@ -52,15 +52,15 @@ def find_inputs(names: Iterable[str]) -> tuple[list[Input], list[str]]:
     problems = []
     for name in names:
         path = Path(name)
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112, a name may be too long to ask for
             files = _files_below(path)
             problem = f"{name} is a folder without sounds or records"
-        elif path.exists():
-            files = [path]
-            problem = ""
+        elif os.path.exists(path):  # noqa: PTH110
+            files = [path] if path.is_file() else []
+            problem = f"{name} is a pipe or a device; it takes a file, which is read twice"
         else:
-            files = sorted(map(Path, glob.glob(name, recursive=True)))  # noqa: PTH207, any root
-            files = [file for file in files if file.is_file()]
+            # Brackets are a pattern's, or else a name's own.
+            files = sorted(_matches(name) or _matches(name.replace("[", "[[]")))
             problem = f"{name} is not there; it takes a file, a folder or a pattern such as '*.wav'"
         if not files:
             problems.append(problem)
@@ -70,6 +70,11 @@ def find_inputs(names: Iterable[str]) -> tuple[list[Input], list[str]]:
             except OSError as error:
                 problems.append(f"{file} cannot be read: {error.strerror or error}")
     return list(found.values()), problems
+
+
+def _matches(pattern: str) -> list[Path]:
+    found = map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207, any root
+    return [file for file in found if file.is_file()]
 
 
 def _files_below(folder: Path) -> list[Path]:

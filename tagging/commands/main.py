@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tagging.base.errors import entry_point
+from tagging.base.errors import UserError, entry_point
 from tagging.commands.outputs import check_file
 
 DESCRIPTION = "What is heard in recordings: labels with probabilities."
@@ -59,10 +59,10 @@ MODEL = (
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0.01 <= value <= 3600:
-        raise argparse.ArgumentTypeError(f"{text} is given; it takes seconds, from 0.01 to 3600")
-    return value
+    with suppress(ValueError):
+        if 0.01 <= float(text) <= 3600:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is given; it takes seconds, from 0.01 to 3600")
 
 
 def _top(text: str) -> int | None:
@@ -187,10 +187,13 @@ def run(arguments: Sequence[str]) -> int:
     names: list[str] = []
     for name in given.files:
         names += sys.stdin.read().splitlines() if name == "-" else [name]
+    names = [name for name in names if name]
+    if not names:
+        raise UserError("no file is named; standard input takes a list of files, one a line")
     options = Options(
         given.model, given.format, given.top, given.window, given.hop, given.report, given.vggish
     )
-    return 1 if tag([name for name in names if name], options) else 0
+    return 1 if tag(names, options) else 0
 
 
 @entry_point
