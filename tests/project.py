@@ -24,6 +24,8 @@ PIPELINES = sorted(
     if not file.parent.name.startswith(".")
 )
 TASKS = [folder for folder in PIPELINES if folder.parts[:1] == ("tasks",)]
+# Those with models that were scored.
+SCORED = [folder for folder in PIPELINES if (ROOT / folder / "metrics/data.json").is_file()]
 TEMPLATE = Path("tasks/own")  # its recordings are its user's
 # What the root's own pipeline does without.
 APART = ("tasks/", "replication/", "tests/", "benchmarks/")

@@ -12,7 +12,7 @@ import yaml
 
 import tagging
 from tagging.scoring.metric import load_metric
-from tests.project import PIPELINES, ROOT
+from tests.project import ROOT, SCORED
 from tests.test_tag import yac_model
 
 MODEL = "models/attention_feature/seed0.safetensors"
@@ -22,10 +22,7 @@ def read(folder: Path, name: str) -> dict:
     return yaml.safe_load((ROOT / folder / name).read_text(encoding="utf-8"))
 
 
-NAMING = [folder for folder in PIPELINES if "artifacts" in read(folder, "dvc.yaml")]
-
-
-@pytest.mark.parametrize("folder", NAMING, ids=str)
+@pytest.mark.parametrize("folder", SCORED, ids=str)
 def test_the_best_model_of_a_task_has_a_name(folder: Path) -> None:
     """By validation; where nothing validates, the one that the report compares others with."""
     params = read(folder, "params.yaml")
