@@ -1,7 +1,7 @@
 """`tagging tag` with mn04_as: beside EfficientAT's own way, and beside the ONNX file.
 
 On one core and one thread, on ESC-10's Ogg files of five seconds. That PyTorch and ONNX Runtime
-give the same is checked before time is taken.
+give the same is checked before time is taken; beside it stands how large each one's file is.
 """
 
 import os
@@ -116,6 +116,7 @@ def measure(
         for file, content in zip(files, recordings, strict=True):
             file.write_bytes(content)
         sound = sum(soundfile.info(BytesIO(content)).duration for content in recordings)
+        model_mb, onnx_mb = (file.stat().st_size / MB for file in (model, onnx))
         tagger = Tagger(model)
         by_onnx = heard_by_onnx(onnx, tagger.rate)
 
@@ -159,6 +160,7 @@ def measure(
             "seconds": spread(times),
             "times real time": lengths.get(way, sound) / spread(times).median,
             "peak memory, MB": max(each.peak_bytes for each in used) / MB if way == OURS else None,
+            "model's file, MB": onnx_mb if way == ONNX else model_mb,
         }
         for way, times in seconds.items()
     ]
@@ -170,6 +172,7 @@ def measure(
             "seconds": of_long.seconds,
             "times real time": real_time,
             "peak memory, MB": of_long.peak_bytes / MB,
+            "model's file, MB": model_mb,
         }
     )
     about = (

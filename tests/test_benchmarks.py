@@ -441,6 +441,9 @@ def test_tagging_is_measured():
     ways = [row["way"] for row in stored["rows"]]
     assert ways == [tag.OURS, tag.PYTHON, tag.ONNX, tag.THEIRS, tag.FIRST, tag.LONG]
     assert all(row["times real time"] > 0 for row in stored["rows"])
+    sizes = {row["way"]: row["model's file, MB"] for row in stored["rows"]}
+    # Both hold a million of numbers, ONNX's the graph besides.
+    assert 3.5 < sizes[tag.PYTHON] < sizes[tag.ONNX] < 10
     assert stored["rows"][-1]["sound, s"] == pytest.approx(3.6)
 
 
