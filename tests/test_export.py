@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -181,7 +183,11 @@ def test_the_hub_s_folder_holds_the_model_and_says_what_it_is(tmp_path: Path):
     model = save(tmp_path / "models/ears/seed0.safetensors", *SOUND)
     (tmp_path / "metrics").mkdir()
     test = {"accuracy": 0.75, "accuracy_low": 0.7, "accuracy_high": 0.8, "accuracy_std": 0.02}
-    (tmp_path / "metrics/ears.json").write_text(json.dumps({"test": test}))
+    runs = {"seed0": {"test": {"accuracy": 0.77}}, "seed1": {"test": {"accuracy": 0.73}}}
+    data = {"source": "noises", "records": {"a.zip": 9000}, "split": {"train": 1, "test": 1234}}
+    (tmp_path / "metrics/ears.json").write_text(json.dumps({"test": test, "runs": runs}))
+    (tmp_path / "metrics/data.json").write_text(json.dumps(data))
+    (tmp_path / "params.yaml").write_text("protocol: {split: groups}")
     folder = tmp_path / "hub"
     assert run(["export", str(model), "--hub", str(folder)]) == 0
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -198,8 +204,15 @@ def test_the_hub_s_folder_holds_the_model_and_says_what_it_is(tmp_path: Path):
     assert about["pipeline_tag"] == "audio-classification"
     assert (about["license"], about["metrics"]) == ("apache-2.0", ["accuracy"])
     (result,) = about["model-index"][0]["results"]
-    assert result["metrics"] == [{"type": "accuracy", "value": 0.75}]
-    assert "| accuracy | 0.7500 | 0.7000 to 0.8000 |" in body and "## Limits" in body
+    name = "accuracy, mean over 2 runs, 95% interval 0.7000 to 0.8000"
+    assert result["metrics"] == [{"type": "accuracy", "name": name, "value": 0.75}]
+    assert result["dataset"] == {
+        "name": "noises (a.zip)", "type": "noises", "split": "test",
+        "args": {"clips": 1234, "protocol": "groups"},
+    }  # fmt: skip
+    assert "Measured on 1,234 test clips of noises (a.zip), split: groups. Values are mean" in body
+    assert "one of them, seed0, whose own" in body
+    assert "| accuracy | 0.7500 | 0.7000 to 0.8000 | 0.7700 |" in body and "## Limits" in body
     # The folder's weights tag as the model does.
     waveform = np.random.default_rng(0).standard_normal(RATE).astype(np.float32) * 0.1
     own, other = (load(str(path))(waveform, RATE) for path in (model, folder))
@@ -215,6 +228,31 @@ def test_results_are_those_beside_the_model_or_none(tmp_path: Path):
     assert yaml.safe_load(header)["datasets"] == ["AudioSet"]
 
 
-def test_a_model_near_the_root_of_the_disk_is_exported(monkeypatch, tmp_path: Path):
-    assert export._results(Path("/near.safetensors")) == {}
-    assert export._results(Path("/tmp/near.safetensors")) == {}
+def test_a_model_near_the_root_of_the_disk_is_exported():
+    for path in ("/near.safetensors", "/tmp/near.safetensors"):
+        assert export._measured(Path(path)) is None
+
+
+def test_a_model_that_dvc_keeps_has_the_results_of_its_task(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for command in (["git", "init", "-q"], ["dvc", "init", "-q"]):
+        subprocess.run(command, check=True, capture_output=True)
+    save(Path("tasks/a/models/yac/seed0.safetensors"), *YAC)
+    subprocess.run(["dvc", "add", "-q", "tasks/a/models/yac"], check=True, capture_output=True)
+    shutil.rmtree("tasks/a/models/yac")
+    Path("tasks/a/metrics").mkdir()
+    Path("tasks/a/metrics/yac.json").write_text(json.dumps({"test": {"ndcg": 0.5}}))
+    run(["export", "yac", "--hub", "hub"])
+    assert "| ndcg | 0.5000 |  |" in Path("hub/README.md").read_text()
+
+
+@pytest.mark.skipif(MIRROR is None, reason="DOWNLOAD_MIRROR is not set")
+def test_published_weights_have_the_published_result(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    export.to_hub("mn04_as", tmp_path / "hub")
+    header = yaml.safe_load((tmp_path / "hub/README.md").read_text().split("---\n")[1])
+    (result,) = header["model-index"][0]["results"]
+    assert result["dataset"] == {"name": "AudioSet", "type": "audioset", "split": "eval"}
+    (metric,) = result["metrics"]
+    assert (metric["type"], metric["value"]) == ("mean_average_precision", 0.432)

@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +30,23 @@ ONNX_HEAD = b"\x08"  # of the field that its files begin with, the version
 HUB_FILES = ("model.safetensors", "config.json", "preprocessor_config.json", "README.md")
 OURS = "tagging-"  # how the type of an exported model begins
 LICENCE = "Apache-2.0"  # of the project, so of what it trained
+
+
+class _Measured(NamedTuple):
+    """What a model's task measured on its test clips; None, or empty, where nothing tells.
+
+    `records` are the source's parts, `protocol` how clips were split, `run` the one that the
+    weights are of. `values` has of each metric the mean over runs, its interval's ends, and the
+    value of `run`.
+    """
+
+    source: str | None
+    records: list[str]
+    clips: int | None
+    protocol: str | None
+    runs: int
+    run: str
+    values: dict[str, tuple[float, float | None, float | None, float | None]]
 
 
 class _Answering(nn.Module):
@@ -235,8 +252,9 @@ def _check_hub(folder: Path) -> None:
 
 
 def _card(tagger: Tagger) -> str:
-    dataset = _dataset(tagger)
-    results = _results(tagger.path)
+    measured = _measured(tagger.path)
+    dataset = (measured and measured.source) or _dataset(tagger)
+    index = _model_index(tagger, measured, dataset)
     header: dict[str, Any] = {
         "license": _licence(tagger).lower(),
         "pipeline_tag": "audio-classification",
@@ -244,28 +262,9 @@ def _card(tagger: Tagger) -> str:
     }
     if dataset:
         header["datasets"] = [dataset]
-    if results:
-        header["metrics"] = list(results)
-        header["model-index"] = [
-            {
-                "name": tagger.name,
-                "results": [
-                    {
-                        "task": {"type": "audio-classification"},
-                        "dataset": {"name": dataset or "its task's clips", "type": "test"},
-                        "metrics": [
-                            {"type": metric, "value": value}
-                            for metric, (value, *_) in results.items()
-                        ],
-                    }
-                ],
-            }
-        ]
-    rows = [
-        f"| {metric} | {value:.4f} | {'' if low is None else f'{low:.4f} to {high:.4f}'} |"
-        for metric, (value, low, high) in results.items()
-    ]
-    table = ["", "| on test clips | value | 95% interval |", "|---|---|---|", *rows]
+    if index:
+        header["metrics"] = [of["type"] for of in index["metrics"]]
+        header["model-index"] = [{"name": tagger.name, "results": [index]}]
     said = (
         [f"published: {tagger.published.score} {tagger.published.score_of}"]
         if (tagger.published and tagger.published.score)
@@ -295,7 +294,7 @@ def _card(tagger: Tagger) -> str:
         "```python\nimport tagging\n",
         f"tagging.load('model.safetensors'){call}['labels']\n```",
         *(["", *said] if said else []),
-        *(table if rows else []),
+        *(_table(measured) if measured else []),
         "",
         "## Limits",
         "",
@@ -315,15 +314,88 @@ def _dataset(tagger: Tagger) -> str | None:
     return "AudioSet" if known else None
 
 
-def _results(path: Path) -> dict[str, tuple[float, float | None, float | None]]:
-    """Return the metrics on test clips, with their intervals, of `metrics/` beside `models/`."""
-    run = path.resolve()
-    metrics = run.parent.parent.parent / "metrics" / f"{run.parent.name}.json"
+def _measured(path: Path) -> _Measured | None:
+    """Return what `metrics/` beside `models/` says of a model; None where it says nothing."""
+    run = models.origin(path)
+    folder = run.parent.parent.parent
+    metrics = folder / "metrics" / f"{run.parent.name}.json"
     if run.parent.parent.name != "models" or not metrics.is_file():
-        return {}
-    test = json.loads(metrics.read_text(encoding="utf-8")).get("test") or {}
-    return {
-        name: (value, test.get(f"{name}_low"), test.get(f"{name}_high"))
+        return None
+    scores = json.loads(metrics.read_text(encoding="utf-8"))
+    test, runs = scores.get("test") or {}, scores.get("runs") or {run.stem: scores}
+    own = (runs.get(run.stem) or {}).get("test") or {}
+    values = {
+        name: (value, test.get(f"{name}_low"), test.get(f"{name}_high"), own.get(name))
         for name, value in test.items()
         if not name.endswith(("_low", "_high", "_std")) and isinstance(value, float)
     }
+    data = folder / "metrics/data.json"
+    about = json.loads(data.read_text(encoding="utf-8")) if data.is_file() else {}
+    params = folder / "params.yaml"
+    settings = yaml.safe_load(params.read_text(encoding="utf-8")) if params.is_file() else {}
+    return _Measured(
+        about.get("source"),
+        list(about.get("records", {})),
+        about.get("split", {}).get("test"),
+        settings.get("protocol", {}).get("split"),
+        len(runs),
+        run.stem,
+        values,
+    )
+
+
+def _model_index(
+    tagger: Tagger, measured: _Measured | None, dataset: str | None
+) -> dict[str, Any] | None:
+    """Return a model's results as the hub reads them; None where there are none."""
+    name = dataset or "its task's clips"
+    about: dict[str, Any] = {"name": name, "type": name.lower().replace(" ", "-")}
+    if measured:
+        if measured.records:
+            about["name"] = f"{name} ({', '.join(measured.records)})"
+        of_test = {"clips": measured.clips, "protocol": measured.protocol}
+        about |= {"split": "test", "args": {key: it for key, it in of_test.items() if it}}
+        mean = f", mean over {measured.runs} runs" if measured.runs > 1 else ""
+        metrics = []
+        for metric, (value, low, high, _) in measured.values.items():
+            interval = "" if low is None else f", 95% interval {low:.4f} to {high:.4f}"
+            metrics.append({"type": metric, "name": f"{metric}{mean}{interval}", "value": value})
+    elif tagger.published and tagger.published.score:
+        about["split"] = "eval"
+        metrics = [
+            {
+                "type": "mean_average_precision",
+                "name": tagger.published.score_of,
+                "value": tagger.published.score,
+            }
+        ]
+    else:
+        return None
+    return {"task": {"type": "audio-classification"}, "dataset": about, "metrics": metrics}
+
+
+def _table(measured: _Measured) -> list[str]:
+    """Return lines on what was measured, and on what."""
+    on = f"{measured.clips:,} test clips" if measured.clips else "test clips"
+    of = f" of {measured.source} ({', '.join(measured.records)})" if measured.source else ""
+    split = f", split: {measured.protocol}" if measured.protocol else ""
+    several = measured.runs > 1
+    means = (
+        f" Values are means over {measured.runs} runs, each tested on clips that it was not "
+        f"trained on; these weights are one of them, {measured.run}, whose own values stand in the "
+        "last column."
+        if several
+        else ""
+    )
+    rows = [["metric", "value", "95% interval", *(["these weights"] if several else [])]]
+    for metric, (value, low, high, own) in measured.values.items():
+        interval = "" if low is None else f"{low:.4f} to {high:.4f}"
+        alone = ["" if own is None else f"{own:.4f}"] if several else []
+        rows.append([metric, f"{value:.4f}", interval, *alone])
+    rows.insert(1, ["---"] * len(rows[0]))
+    return [
+        "",
+        f"Measured on {on}{of}{split}.{means}",
+        "",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]

@@ -61,6 +61,14 @@ def find(name: str) -> Path:
     )
 
 
+def origin(path: Path) -> Path:
+    """Return where a model's file lies in its project: a copy of what DVC keeps lies elsewhere."""
+    root, copies = project(), cache_folder() / "dvc"
+    if root and path.is_relative_to(copies):
+        return root.joinpath(*path.relative_to(copies).parts[1:])  # without the hash
+    return path.resolve()
+
+
 def shown(path: Path) -> str:
     """Return what a model's file is called in answers: `mn04_as`, `yac/seed0`."""
     return f"{path.parent.name}/{path.stem}" if _is_run(path) else path.stem
@@ -169,10 +177,9 @@ def _from_dvc(root: Path, path: Path, named: bool) -> Path | None:
 
 
 def _copied(files: Any, wanted: str) -> Path:
-    """Copy a file that DVC keeps into a folder of its hash, under its own folder and name."""
+    """Copy a file that DVC keeps into a folder of its hash, by its path in the project."""
     about = files.info(wanted).get("dvc_info") or {}
-    place = Path(wanted.lstrip("/"))
-    kept = cache_folder() / "dvc" / str(about.get("md5", "none")) / place.parent.name / place.name
+    kept = cache_folder() / "dvc" / str(about.get("md5", "none")) / wanted.lstrip("/")
     if not kept.is_file():
         with _folder_beside(kept) as folder:
             partial = folder / kept.name
