@@ -112,7 +112,9 @@ def test_equal_ones_are_at_distance_0(task) -> None:
     [
         (["eval:nobody"], "eval has no clip of the video 'nobody' in this index"),
         (["test:clip00001"], "the query is 'test:clip00001'; it takes SUBSET:VIDEO_ID, of the"),
-        (["song.wav"], "the query is 'song.wav'; it takes SUBSET:VIDEO_ID, .* a recording with"),
+        (["song.wav"], r"^song.wav is no clip of an index, SUBSET:VIDEO_ID; .*, add --in FOLDER$"),
+        (["eval:x", "--model", "m"], "^--model is for recordings, with --in"),
+        (["a.wav", "--in", "b", "--index", "i"], "^--index and --in are given; it takes one"),
         (["eval:x", "--index", "none"], "none is not there; it takes an index, of a stage index"),
         (["eval:x", "--index", "params.yaml"], "params.yaml is no index"),
         (["eval:x", "--index", "data/clips.safetensors"], "clips.safetensors is no index"),
@@ -123,6 +125,15 @@ def test_what_is_not_there_is_one_sentence(task, arguments, sentence, monkeypatc
     monkeypatch.setattr(models, "SOUND", str(sound_model(Path("ears.safetensors"))))
     with pytest.raises(UserError, match=sentence):
         run(["search", *arguments])
+
+
+def test_what_is_searched_in_and_is_not_there_is_told_once(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models, "SOUND", str(sound_model(tmp_path / "ears.safetensors")))
+    soundfile.write("a.wav", noise(1), RATE)
+    with pytest.raises(UserError, match=r"^gone is not there; it takes a file, a folder or"):
+        run(["search", "a.wav", "--in", "gone"])
+    assert capsys.readouterr().err == ""
 
 
 def test_a_project_without_an_index_is_one_sentence(task) -> None:

@@ -713,7 +713,7 @@ def test_ctrl_c_ends_work_that_is_under_way(here: Path, monkeypatch):
     assert 3600.0 not in heard
 
 
-@pytest.mark.parametrize("command", [[], ["tag"], ["export"], ["vggish"]])
+@pytest.mark.parametrize("command", [[], ["tag"], ["search"], ["export"], ["vggish"]])
 def test_help_is_there_without_pytorch(command: list[str]):
     code = (
         "import sys; from tagging.commands.main import run\n"
@@ -725,6 +725,10 @@ def test_help_is_there_without_pytorch(command: list[str]):
     )
     assert done.returncode == 0
     assert "usage: tagging" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    if command == ["tag"]:
+        words = ("is sure where", "in any window", "no such thresholds", "true or false; null")
+        assert all(word in done.stdout for word in words)
 
 
 def test_the_command_ends_with_its_status(here: Path):

@@ -21,8 +21,22 @@ of this project), the most probable first.
   find . -name '*.flac' | tagging tag -       a list of files
 
 Recordings longer than a window (mn04_as: 10 s) are heard window by window; the probability of
-the whole is the mean over its windows. The exit status is 0 if every file was answered, 1 if some
-were not (what is wrong with them is said on the standard error), 2 if the command is wrong.
+the whole is the mean over its windows.
+
+A label is sure where its probability reaches the label's threshold, which was chosen on validation
+clips so that a promised share of what is called sure is right (0.8 unless the task asks for another
+one). A whole recording's label is sure if it is in any window. Published models (mn04_as,
+musicnn_mtt, ..) have no such thresholds: whether a label is sure is not said.
+
+With --json there is an entry for each recording, and for each clip of a file of records:
+  file, clip       where it is; clip is there for records alone
+  model, seconds   what answered, and how long the recording or clip is
+  labels           of the whole, best first: label, probability, sure (true or false; null without
+                   a threshold)
+  windows          the same of each window, with its start and end in seconds
+
+The exit status is 0 if every file was answered, 1 if some were not, or none could be (what is
+wrong is said on the standard error), 2 if an option is not known or its value is none.
 """
 EXPORT = """\
 Write a model in a form that others read: ONNX (with the features: waveforms in, probabilities out,
@@ -105,7 +119,8 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     tag.add_argument(
         "--window", type=_seconds, metavar="SECONDS",
-        help="how long a window of a recording is (default: what the model was trained on)",
+        help="how long a window of a recording is (default: as long as the model's training clips; "
+        "10 for a probe and others whose input does not tell)",
     )  # fmt: skip
     tag.add_argument(
         "--hop", type=_seconds, metavar="SECONDS",

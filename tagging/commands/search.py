@@ -62,9 +62,20 @@ def search(
         as_json: whether as JSON.
 
     Raises:
-        UserError: if the query, the index or the model is not there.
+        UserError: if the query, the index or the model is not there, or they do not go together.
     """
     failed = 0
+    if among is None and ":" not in query:
+        raise UserError(
+            f"{query} is no clip of an index, SUBSET:VIDEO_ID; to search for what sounds like a "
+            "recording, add --in FOLDER"
+        )
+    if among is None and model is not None:
+        raise UserError(
+            "--model is for recordings, with --in; an index has the model it was made by"
+        )
+    if among is not None and index is not None:
+        raise UserError("--index and --in are given; it takes one, what to search in")
     if among is None:
         found = near_clip(query, read_index(index or find_index()), top)
     else:
@@ -203,6 +214,8 @@ def near_recording(
             except UserError as error:
                 problems.append(str(error))
             bar.advance()
+    if not heard and len(problems) == 1:
+        raise UserError(problems[0])
     for problem in problems:
         tqdm.write(f"error: {problem}", file=sys.stderr)
     if not heard:
