@@ -11,7 +11,8 @@ from safetensors.numpy import load_file
 
 from stages import index as stage
 from tagging.base.errors import UserError
-from tagging.commands import models
+from tagging.commands import models, search
+from tagging.commands.inputs import find_inputs
 from tagging.commands.main import run
 from tagging.commands.search import nearest
 from tagging.commands.tagger import Tagger
@@ -125,6 +126,21 @@ def test_what_is_not_there_is_one_sentence(task, arguments, sentence, monkeypatc
     monkeypatch.setattr(models, "SOUND", str(sound_model(Path("ears.safetensors"))))
     with pytest.raises(UserError, match=sentence):
         run(["search", *arguments])
+
+
+def test_a_file_that_is_gone_leaves_others_to_be_compared(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models, "SOUND", str(sound_model(tmp_path / "ears.safetensors")))
+    for name in ("a.wav", "b.wav", "gone.wav"):
+        soundfile.write(name, noise(1), RATE)
+    inputs = find_inputs(["b.wav", "gone.wav"])
+    Path("gone.wav").unlink()
+    monkeypatch.setattr(search, "find_inputs", lambda names: inputs)
+    monkeypatch.setattr(Path, "is_file", lambda path: True)
+    assert run(["search", "a.wav", "--in", "all", "--json"]) == 1
+    said = capsys.readouterr()
+    assert [of["where"] for of in json.loads(said.out)] == ["b.wav"]
+    assert said.err == "error: gone.wav cannot be read: No such file or directory\n"
 
 
 def test_what_is_searched_in_and_is_not_there_is_told_once(tmp_path, monkeypatch, capsys) -> None:

@@ -213,6 +213,8 @@ def near_recording(
                 heard.append(path)
             except UserError as error:
                 problems.append(str(error))
+            except OSError as error:  # it is gone, or its disk fails
+                problems.append(f"{path} cannot be read: {error.strerror or error}")
             bar.advance()
     if not heard and len(problems) == 1:
         raise UserError(problems[0])
