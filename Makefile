@@ -34,7 +34,7 @@ readme: $(VENV)/.run  ## Copy the leaderboard into README.md
 	@python -m tools.readme
 
 # One of them: make bench ONLY=convert; other sizes: make bench ONLY=scale CLIPS="20000 200000".
-bench: $(VENV)-bench/.made $(VENV)-torchdata/.made $(VENV)-tensorflow/.made  ## Measure speed and memory (15 minutes); write benchmarks/README.md
+bench: $(VENV)-bench/.made $(VENV)-torchdata/.made $(VENV)-tensorflow/.made  ## Measure speed and memory (half an hour); write benchmarks/README.md
 	@CLIPS="$(CLIPS)" $(VENV)-bench/bin/python -m benchmarks $(ONLY)
 
 $(VENV)/bin/python:
