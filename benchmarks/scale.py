@@ -129,7 +129,7 @@ def targets(table: list[dict]) -> list[Target]:
             f"{EPOCH}: peak memory / features",
             1.3,
             got(EPOCH, share),
-            "PyTorch and what a process of it holds are over half a gigabyte of it, whatever the size",
+            "PyTorch in a process takes over half a gigabyte of it, whatever the size",
         ),
         (
             "the whole way, seconds",
