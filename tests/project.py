@@ -239,6 +239,8 @@ def make_small(project: Project, folder: Path | str = "") -> None:
     compare, entries = params["compare"], models | students
     compare["plotted"] = [name for name in compare["plotted"] if name in entries] or [*models][:1]
     compare |= {"chosen": next(iter(models))} if "chosen" in compare else {}
+    if "index" in params:
+        params["index"]["model"] = next(iter(entries))
     compare["differences"] = {
         base: kept
         for base, others in compare.get("differences", {}).items()
