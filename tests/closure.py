@@ -10,22 +10,22 @@ NAMED = ("tagging.features", "tagging.networks", "tagging.scoring.metrics")
 
 
 @functools.cache
-def imports(path: Path) -> set[Path]:
-    """Return the project's files that `path` imports, anywhere in its code."""
-    found = set()
+def imported(path: Path) -> list[str]:
+    """Return the names of what `path` imports, anywhere in its code: modules, and parts of them."""
+    found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: relative import"
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        for name in names:
-            file = ROOT / f"{name.replace('.', '/')}.py"
-            if file.is_file():
-                found.add(file)
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     return found
+
+
+def imports(path: Path) -> set[Path]:
+    """Return the project's files that `path` imports, anywhere in its code."""
+    files = (ROOT / f"{name.replace('.', '/')}.py" for name in imported(path))
+    return {file for file in files if file.is_file()}
 
 
 def named_imports(path: Path) -> list[str]:

@@ -1,11 +1,9 @@
 """Each stage's deps in a dvc.yaml cover what decides its result, and are few."""
 
-import ast
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +13,7 @@ import yaml
 from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
 
-from tests.closure import NAMED, ROOT, closure, named_imports
+from tests.closure import NAMED, ROOT, closure, imported, named_imports
 from tests.project import PIPELINES, TEMPLATE
 
 MOST_DEPS = 13  # that a reader reads
@@ -189,8 +187,7 @@ def test_what_is_imported_is_required() -> None:
     }
     of_module = packages_distributions()
     for file in [*CODE, *ROOT.glob("tagging/commands/*.py"), *ROOT.glob("tools/*.py")]:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        for module in {name.split(".")[0] for name in imported(tree)}:
+        for module in {name.split(".")[0] for name in imported(file)}:
             ours = (ROOT / module).is_dir() or module in sys.stdlib_module_names
             there = {name.lower().replace("_", "-") for name in of_module.get(module, [])}
             assert ours or there & required, f"{file}: {module} is in no line of requirements.txt"
@@ -199,21 +196,12 @@ def test_what_is_imported_is_required() -> None:
 # tagging/base decides no byte of an output.
 
 
-def imported(tree: ast.AST) -> Iterator[str]:
-    """Yield the names of all modules that code imports."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node.module
-
-
 def test_base_knows_nothing_of_what_is_computed() -> None:
     for file in ROOT.glob("tagging/base/*.py"):
-        tree = ast.parse(file.read_text(encoding="utf-8"))
+        # Of the project the sub-package, of others the package.
         modules = [
-            name.rpartition(".")[0] if name.startswith("tagging") else name.split(".")[0]
-            for name in imported(tree)
+            ".".join(name.split(".")[: 2 if name.startswith("tagging") else 1])
+            for name in imported(file)
         ]
         assert set(modules) <= {*sys.stdlib_module_names, "tqdm", "tagging.base"}, file
 
