@@ -39,8 +39,8 @@ ATTENTION = (
 )
 MULTI_LEVEL = (
     Model(
-        architecture="multi_level_attention",
-        network={"hidden": 8, "layers": 2, "levels": 2, "dropout": 0.1},
+        architecture="attention",
+        network={"hidden": 8, "layers": 2, "levels": 2, "dropout": 0.1, "pooling": "decision"},
     ),
     RECORDS,
 )

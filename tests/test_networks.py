@@ -11,7 +11,7 @@ from torch import nn
 import tagging.networks
 from tagging.base.errors import UserError
 from tagging.data.spec import InputSpec
-from tagging.networks import attention, multi_level_attention, yac
+from tagging.networks import attention, yac
 from tests.project import ROOT, TASKS
 
 # Each network's settings to be tested, small; dropout is 0 unless it is said here.
@@ -24,13 +24,13 @@ TABLE: dict[str, list[dict]] = {
         {"hidden": 24, "layers": 2, "pooling": "feature"},
         {"hidden": 24, "layers": 2, "pooling": "mean"},
         {"hidden": 24, "layers": 2, "pooling": "max"},
+        {"hidden": 24, "layers": 3, "pooling": "decision", "levels": 2},
     ],
     "cnn": [{"channels": [4, 6], "strides": [[1, 2], [1, 2]], "decoder": [8]}],
     "crnn": [{"channels": [4, 6], "strides": [[1, 2], [1, 2]], "hidden": 12, "layers": 2}],
     "linear": [{}],
     "lstm": [{"hidden": 12, "layers": 2}],
     "mobilenet": [{"width": 0.1}],
-    "multi_level_attention": [{"hidden": 24, "layers": 3, "levels": 2}],
     "musicnn": [{"filters": 3, "middle": 8, "hidden": 24}],
     "projection": [{"width": 12}, {}],
     "psla": [
@@ -215,9 +215,9 @@ def test_padding_does_not_change_training(name, settings):
         torch.testing.assert_close(short, long, atol=1e-8, rtol=1e-6)
 
 
-# attention, multi_level_attention
+# attention
 
-ATTENTION, MULTI_LEVEL = TABLE["attention"], TABLE["multi_level_attention"][0]
+ATTENTION, MULTI_LEVEL = TABLE["attention"], TABLE["attention"][-1]
 
 
 def normalized(x: torch.Tensor, norm: nn.Module) -> torch.Tensor:
@@ -234,50 +234,40 @@ def layers_by_hand(network: nn.Module, clip: torch.Tensor) -> list[torch.Tensor]
     return outputs[1:]
 
 
-def mean_by_hand(attend: nn.Module, classify: nn.Module, h: torch.Tensor) -> torch.Tensor:
-    """Return the mean of the frames' probabilities by attention: (labels,)."""
-    weights = attend(h).exp()
-    return (weights / weights.sum(0) * classify(h).sigmoid()).sum(0)
-
-
-def attention_by_hand(network: nn.Module, clip: torch.Tensor, pooling: str, heads: int):
-    h = layers_by_hand(network, clip)[-1]
-    p = network.classify(h).sigmoid()  # (frames, heads * labels)
+def level_by_hand(level: nn.Module, h: torch.Tensor, pooling: str, heads: int) -> torch.Tensor:
+    """Return the logits that a level gives of its layer's frames (frames, hidden): (labels,)."""
+    p = level.classify(h).sigmoid()  # (frames, heads * labels)
     if pooling == "mean":
         return p.mean(0).logit()
     if pooling == "max":
         return p.amax(0).logit()
     if pooling == "feature":
-        weights = network.attend(h).exp()
-        return network.classify((weights / weights.sum(0) * h).sum(0))
-    of_head = mean_by_hand(network.attend, network.classify, h).view(heads, -1)
-    weights = network.head_weights.exp() if heads > 1 else torch.ones(1, dtype=h.dtype)
+        weights = level.attend(h).exp()
+        return level.classify((weights / weights.sum(0) * h).sum(0))
+    of_frames = level.attend(h).exp()
+    of_head = (of_frames / of_frames.sum(0) * p).sum(0).view(heads, -1)
+    weights = level.head_weights.exp() if heads > 1 else torch.ones(1, dtype=h.dtype)
     return ((weights / weights.sum()).unsqueeze(1) * of_head).sum(0).logit()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("settings", [*ATTENTION, MULTI_LEVEL])
+@pytest.mark.parametrize("settings", ATTENTION)
 def test_attention_pools_as_the_papers_write(settings, dtype):
-    name = "attention" if "pooling" in settings else "multi_level_attention"
-    network = trained(name, settings).to(dtype)
-    if settings.get("heads", 1) > 1:
-        network.head_weights.data = torch.tensor([0.5, -1.0, 2.0, 0.0], dtype=dtype)
+    network = trained("attention", settings).to(dtype)
+    heads = settings.get("heads", 1)
+    if heads > 1:
+        network.levels[0].head_weights.data = torch.tensor([0.5, -1.0, 2.0, 0.0], dtype=dtype)
     lengths = [10, 1, 4, 7]
     x = shortened(clips(4), lengths).to(dtype)
     expected = []
     with torch.no_grad():
         for clip, length in zip(x, lengths, strict=True):
-            if name == "attention":
-                heads = settings.get("heads", 1)
-                answer = attention_by_hand(network, clip[:, :length], settings["pooling"], heads)
-            else:
-                last = layers_by_hand(network, clip[:, :length])[-2:]
-                levels = [
-                    mean_by_hand(level.attend, level.classify, h).logit()
-                    for level, h in zip(network.levels, last, strict=True)
-                ]
-                answer = network.classify(torch.cat(levels))
-            expected.append(answer)
+            last = layers_by_hand(network, clip[:, :length])[-len(network.levels) :]
+            logits = [
+                level_by_hand(level, h, settings["pooling"], heads)
+                for level, h in zip(network.levels, last, strict=True)
+            ]
+            expected.append(network.weigh(torch.cat(logits)) if len(logits) > 1 else logits[0])
         found = network(x, torch.tensor(lengths))
     tolerance = {torch.float32: 1e-5, torch.float64: 1e-12}[dtype]
     torch.testing.assert_close(found, torch.stack(expected), atol=tolerance, rtol=tolerance)
@@ -288,28 +278,27 @@ def test_pooled_probabilities_are_exact_where_they_round_to_one(settings):
     network = trained("attention", settings)
     logits = torch.linspace(-80, 80, 10)
     with torch.no_grad():
-        network.classify.weight.zero_()
-        network.classify.bias.copy_(logits.repeat(settings.get("heads", 1)))
+        network.levels[0].classify.weight.zero_()
+        network.levels[0].classify.bias.copy_(logits.repeat(settings.get("heads", 1)))
         answer = network(clips(2))
     torch.testing.assert_close(answer, logits.expand(2, 10))
 
 
 def test_heads_begin_alike():
     network = make("attention", ATTENTION[1])
-    torch.testing.assert_close(network.head_weights.softmax(0), torch.full((4,), 0.25))
+    torch.testing.assert_close(network.levels[0].head_weights.softmax(0), torch.full((4,), 0.25))
 
 
-@pytest.mark.parametrize("settings", [*ATTENTION, MULTI_LEVEL])
+@pytest.mark.parametrize("settings", ATTENTION)
 def test_attention_hears_no_order(settings):
-    name = "attention" if "pooling" in settings else "multi_level_attention"
-    network = trained(name, settings)
+    network = trained("attention", settings)
     with torch.inference_mode():
         torch.testing.assert_close(network(clips(4).flip(2)), network(clips(4)))
 
 
-@pytest.mark.parametrize("name", ["attention", "multi_level_attention"])
-def test_dropout_takes_a_channel_for_the_whole_clip(name):
-    network = make(name, TABLE[name][-1] | {"dropout": 0.5}).train()
+@pytest.mark.parametrize("settings", [ATTENTION[-2], MULTI_LEVEL])
+def test_dropout_takes_a_channel_for_the_whole_clip(settings):
+    network = make("attention", settings | {"dropout": 0.5}).train()
     seen = []
     for layer in network.layers:
         layer.norm.register_forward_hook(lambda _, __, out: seen.append(out.clone()))
@@ -324,20 +313,18 @@ def test_dropout_takes_a_channel_for_the_whole_clip(name):
 
 
 @pytest.mark.parametrize(
-    ("network", "settings", "says"),
+    ("settings", "says"),
     [
-        (attention, ATTENTION[2] | {"heads": 2}, r"network\.heads is 2; it takes 1"),
-        (attention, ATTENTION[3] | {"heads": 2}, r"network\.heads is 2; it takes 1"),
-        (
-            multi_level_attention,
-            MULTI_LEVEL | {"levels": 4},
-            r"network\.levels is 4; it takes at most network\.layers, 3",
-        ),
+        (ATTENTION[2] | {"heads": 2}, r"network\.heads is 2; it takes 1"),
+        (ATTENTION[3] | {"heads": 2}, r"network\.heads is 2; it takes 1"),
+        (ATTENTION[3] | {"levels": 2}, r"network\.levels is 2; it takes 1 with .* 'mean'"),
+        (MULTI_LEVEL | {"heads": 2}, r"network\.levels is 2; it takes 1 with network\.heads 2"),
+        (MULTI_LEVEL | {"levels": 4}, r"network\.levels is 4; .* at most network\.layers, 3"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(network, settings, says):
+def test_settings_that_do_not_fit_are_refused(settings, says):
     with pytest.raises(UserError, match=says):
-        network.Network(network.Settings(**settings, dropout=0.0), SPECS[0], 10)
+        attention.Network(attention.Settings(**settings, dropout=0.0), SPECS[0], 10)
 
 
 # Layer by layer: input normalization first, the last layer's 10 labels last.
@@ -363,8 +350,8 @@ COUNTS = [
         2 * 128 + (128 * 32 + 2 * 32) + (32 * 10 + 10),
     ),
     (
-        "multi_level_attention",
-        {"hidden": 512, "layers": 3, "levels": 2},
+        "attention",
+        {"hidden": 512, "layers": 3, "pooling": "decision", "levels": 2},
         2 * 128
         + (128 * 512 + 2 * 512)
         + 2 * (512 * 512 + 2 * 512)
