@@ -226,7 +226,7 @@ def test_without_padding_or_pooling_clips_have_one_length(settings):
         ({"channels": [4], "padding": "no"}, "network.padding is 'no'; it takes true"),
         ({"channels": [4] * 7, "padding": False}, "network.padding is false; it takes true .* 7"),
         ({"channels": [4], "dropout": 1}, "network.dropout is 1; it takes a number from 0"),
-        ({"channels": [4], "width": 3}, "network.width is unknown; network takes channels"),
+        ({"channels": [4], "width": 3}, "network.width is unknown; network takes input_norm"),
     ],
 )  # fmt: skip
 def test_settings_that_do_not_fit_are_refused(wrong, says):

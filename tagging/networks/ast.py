@@ -26,8 +26,8 @@ from torch import nn
 from torch.nn import functional
 
 from tagging.base.errors import UserError
-from tagging.data.maps import normalize_bins
-from tagging.data.padding import MaskedBatchNorm, frame_mask
+from tagging.data.maps import bins_norm, normalize_bins
+from tagging.data.padding import frame_mask
 from tagging.data.spec import InputSpec
 from tagging.parameters import Float, Int, Section
 
@@ -103,9 +103,7 @@ class Network(nn.Module):
                 f"{settings.heads}"
             )
         self.mean, self.scale = settings.mean, SPREAD / settings.spread
-        self.input_norm = (
-            MaskedBatchNorm(spec.channels * spec.bins) if settings.norm == "batch" else None
-        )
+        self.input_norm = bins_norm(settings.norm == "batch", spec)
         self.project = nn.Conv2d(spec.channels, settings.width, self.patch, stride=self.stride)
         along = (spec.frames - self.patch[0]) // self.stride[0] + 1
         across = (spec.bins - self.patch[1]) // self.stride[1] + 1

@@ -8,7 +8,7 @@ or flattened as it is. `pools` round up: no frame is lost, and the shortest clip
 """
 
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -16,32 +16,15 @@ from torch import nn
 from torch.nn import functional
 
 from tagging.base.errors import UserError
-from tagging.data.maps import filled, normalize_bins, shorter
-from tagging.data.padding import MaskedBatchNorm, frame_mask, mean_over_frames
+from tagging.data.maps import Convolutions, Positive, bins_norm, convolutions, normalize_bins
+from tagging.data.padding import frame_mask, mean_over_frames
 from tagging.data.spec import InputSpec
-from tagging.parameters import Float, Int, Section
-
-Positive = Annotated[Int, Field(ge=1)]
-Pair = tuple[Positive, Positive]  # along frames, along bins
+from tagging.parameters import Float
 
 
-class Settings(Section):
+class Settings(Convolutions):
     """The network's settings (`models.<name>.network`)."""
 
-    channels: list[Positive] = Field(
-        description="a list of the channels of each convolution, whole numbers of 1 or more",
-        min_length=1,
-    )
-    strides: list[Pair] = Field(
-        [],
-        description="a list of each convolution's [frames, bins] from one position to the next, "
-        "whole numbers of 1 or more; [] is [1, 1] for all",
-    )
-    pools: list[Pair] = Field(
-        [],
-        description="a list of the [frames, bins] of which each convolution's highest value "
-        "remains, whole numbers of 1 or more; [] is [1, 1] for all",
-    )
     padding: bool = Field(
         True,
         description="true (zeros around a map, so that convolutions keep its size) or false (only "
@@ -69,44 +52,6 @@ class Settings(Section):
         ge=0,
         lt=1,
     )
-    input_norm: bool = Field(
-        True, description="true or false (batch normalization of each input bin)", strict=True
-    )
-
-
-class Conv(nn.Module):
-    """3 x 3 convolution, batch normalization, ReLU (leaky with a slope above 0), max pooling."""
-
-    def __init__(
-        self, channels_in: int, channels_out: int, stride: Pair, pool: Pair, settings: Settings
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(
-            channels_in, channels_out, 3, stride, int(settings.padding), bias=settings.bias
-        )
-        self.norm = MaskedBatchNorm(channels_out) if settings.batch_norm else None
-        self.slope = settings.slope
-        self.pool = pool
-
-    def forward(
-        self, x: torch.Tensor, frames: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the map (batch, channels, fewer frames, fewer bins), and how many frames are real.
-
-        Both are divided by stride and pool, rounded up; the map is zero after a clip's end, as `x`.
-        """
-        h = self.conv(x)
-        frames = shorter(frames, self.conv.stride[0])
-        mask = frame_mask(frames, h.shape[2])
-        h = filled(h, frames) if self.norm is None else self.norm(h, mask)
-        h = functional.leaky_relu(h, self.slope)
-        if self.pool != (1, 1):
-            # Zeros of the padding are above what a leaky ReLU may give.
-            h = filled(h, frames, -torch.inf)
-            h = functional.max_pool2d(h, self.pool, ceil_mode=True)
-            frames = shorter(frames, self.pool[0])
-            h = filled(h, frames)
-        return h, frames
 
 
 class Network(nn.Module):
@@ -119,42 +64,27 @@ class Network(nn.Module):
             UserError: if lists do not go with each other, or the clips are too small.
         """
         super().__init__()
-        number = len(settings.channels)
-        of_settings = {"strides": settings.strides, "pools": settings.pools}
-        for name, pairs in of_settings.items():
-            if len(pairs) not in (0, number):
-                raise UserError(
-                    f"network.{name} is {[list(pair) for pair in pairs]}; it takes a list of "
-                    f"{number} [frames, bins], one a convolution of network.channels"
-                )
-        strides, pools = (pairs or [(1, 1)] * number for pairs in of_settings.values())
         # Only where no convolution takes frames away and the last map is averaged over them.
         self.any_length = settings.padding and settings.pooling == "mean"
         self.frames = spec.frames
         self.pooling = settings.pooling
-        self.norm = MaskedBatchNorm(spec.channels * spec.bins) if settings.input_norm else None
-        self.convs = nn.ModuleList(
-            Conv(*of_layer, settings)
-            for of_layer in zip(
-                [spec.channels, *settings.channels[:-1]],
-                settings.channels,
-                strides,
-                pools,
-                strict=True,
-            )
+        self.norm = bins_norm(settings.input_norm, spec)
+        self.convs = convolutions(
+            settings,
+            spec.channels,
+            padding=settings.padding,
+            batch_norm=settings.batch_norm,
+            bias=settings.bias,
+            slope=settings.slope,
         )
-        size = [spec.frames, spec.bins]
-        for stride, pool in zip(strides, pools, strict=True):
-            if not settings.padding and min(size) < 3:
+        frames, bins = spec.frames, spec.bins
+        for conv in self.convs:
+            if not settings.padding and min(frames, bins) < 3:
                 raise UserError(
-                    f"network.padding is false; it takes true where {number} convolutions follow "
-                    f"on {spec.frames} frames of {spec.bins} bins"
+                    f"network.padding is false; it takes true where {len(self.convs)} convolutions "
+                    f"follow on {spec.frames} frames of {spec.bins} bins"
                 )
-            lost = 0 if settings.padding else 2
-            for axis in (0, 1):
-                size[axis] = -(-(size[axis] - lost) // stride[axis])
-                size[axis] = -(-size[axis] // pool[axis])
-        bins = size[1]
+            frames, bins = conv.size(frames, bins)
         if settings.pooling == "mean":
             if settings.bands > bins:
                 raise UserError(
@@ -165,7 +95,7 @@ class Network(nn.Module):
             # (bins, bands).
             means = functional.adaptive_avg_pool1d(torch.eye(bins), settings.bands)
             self.register_buffer("means", means, persistent=False)
-        pixels = settings.bands if settings.pooling == "mean" else size[0] * size[1]
+        pixels = settings.bands if settings.pooling == "mean" else frames * bins
         widths = [settings.channels[-1] * pixels, *settings.decoder]
         decoder: list[nn.Module] = []
         for here, after in pairwise(widths):

@@ -5,20 +5,19 @@ Graves, Mohamed, Hinton (2013), "Speech recognition with deep recurrent neural n
 """
 
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
-from tagging.data.padding import MaskedBatchNorm, frame_mask
+from tagging.data.maps import InputNorm, Positive, bins_norm
+from tagging.data.padding import frame_mask
 from tagging.data.spec import InputSpec
-from tagging.parameters import Float, Int, Section
-
-Positive = Annotated[Int, Field(ge=1)]
+from tagging.parameters import Float
 
 
-class Settings(Section):
+class Settings(InputNorm):
     """The network's settings (`models.<name>.network`)."""
 
     hidden: Positive = Field(description="a whole number of cells a layer, 1 or more")
@@ -41,9 +40,6 @@ class Settings(Section):
         ge=0,
         lt=1,
     )
-    input_norm: bool = Field(
-        True, description="true or false (batch normalization of each input bin)", strict=True
-    )
 
 
 class Network(nn.Module):
@@ -52,7 +48,7 @@ class Network(nn.Module):
     def __init__(self, settings: Settings, spec: InputSpec, labels: int) -> None:
         super().__init__()
         width = spec.channels * spec.bins
-        self.norm = MaskedBatchNorm(width) if settings.input_norm else None
+        self.norm = bins_norm(settings.input_norm, spec)
         self.lstm = nn.LSTM(
             width,
             settings.hidden,

@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn import functional
 
 from tagging.base.errors import UserError
-from tagging.data.maps import normalize_bins
+from tagging.data.maps import bins_norm, normalize_bins
 from tagging.data.padding import MaskedBatchNorm, frame_mask, max_over_frames, mean_over_frames
 from tagging.data.spec import InputSpec
 from tagging.parameters import Float, Int, Section
@@ -193,9 +193,7 @@ class Network(nn.Module):
     def __init__(self, settings: Settings, spec: InputSpec, labels: int) -> None:
         super().__init__()
         self.mean, self.scale = settings.mean, 1 / settings.spread
-        self.input_norm = (
-            MaskedBatchNorm(spec.channels * spec.bins) if settings.norm == "batch" else None
-        )
+        self.input_norm = bins_norm(settings.norm == "batch", spec)
         size = (spec.frames, spec.bins)
         channels = widened(STEM, settings.width)
         self.stem = Conv(spec.channels, channels, 3, 2, 1, size)

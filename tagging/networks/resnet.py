@@ -10,7 +10,7 @@ its highest value over the bins, are the front end of Pons et al. (2018), "End-t
 music audio tagging at scale", arXiv 1711.02520; the blocks after it convolve over time alone.
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -18,16 +18,21 @@ from torch import nn
 from torch.nn import functional
 
 from tagging.base.errors import UserError
-from tagging.data.maps import filled, normalize_bins, shorter
+from tagging.data.maps import (
+    InputNorm,
+    Pair,
+    Positive,
+    bins_norm,
+    filled,
+    normalize_bins,
+    shorter,
+)
 from tagging.data.padding import MaskedBatchNorm, frame_mask, mean_over_frames
 from tagging.data.spec import InputSpec
-from tagging.parameters import Float, Int, Section
-
-Positive = Annotated[Int, Field(ge=1)]
-Pair = tuple[Positive, Positive]  # along frames, along bins
+from tagging.parameters import Float
 
 
-class Settings(Section):
+class Settings(InputNorm):
     """The network's settings (`models.<name>.network`)."""
 
     stem: list[tuple[Positive, Positive, Positive]] = Field(
@@ -65,9 +70,6 @@ class Settings(Section):
     )
     dropout: Float = Field(
         description="a number from 0 to below 1, before the last layer", ge=0, lt=1
-    )
-    input_norm: bool = Field(
-        True, description="true or false (batch normalization of each input bin)", strict=True
     )
 
 
@@ -176,7 +178,7 @@ class Network(nn.Module):
                 f"network.shortcut is 'identity'; it takes projection where channels become fewer, "
                 f"as in {channels} of the stem and then {settings.channels}"
             )
-        self.norm = MaskedBatchNorm(spec.channels * spec.bins) if settings.input_norm else None
+        self.norm = bins_norm(settings.input_norm, spec)
         self.stem = Stem(spec.channels, settings)
         kernel = (3, 1 if settings.stem_maximum else 3)
         blocks = []
