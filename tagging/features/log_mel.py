@@ -16,8 +16,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from tagging.base.errors import UserError
-from tagging.features.mel import FilteredSpectrum, Scale, mel_filters
+from tagging.features.mel import FilteredSpectrum, Scale, check_sizes, highest, mel_filters
 from tagging.parameters import Float, Int, Section
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -138,18 +137,8 @@ class Transform(nn.Module):
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         fft = settings.window if settings.fft is None else settings.fft
-        if fft < settings.window or fft % 2:
-            raise UserError(
-                f"features.log_mel.fft is {fft}; it takes an even number, the window's "
-                f"{settings.window} or more"
-            )
-        nyquist = settings.sample_rate / 2
-        high = nyquist if settings.high is None else settings.high
-        if not settings.low < high <= nyquist:
-            raise UserError(
-                f"features.log_mel.high is {high:g} Hz; it takes a number above low, which is "
-                f"{settings.low:g}, up to half the sample rate, {nyquist:g}"
-            )
+        check_sizes("log_mel", settings.window, fft)
+        high = highest("log_mel", settings.sample_rate, settings.low, settings.high)
         self.sample_rate, self.bins = settings.sample_rate, settings.bins
         self.settings = settings
         window = torch.hann_window(

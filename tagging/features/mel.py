@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from tagging.base.errors import UserError
+
 Scale = Literal["slaney", "htk", "kaldi"]
 # How frames lie: centred, with zeros or the mirrored waveform beyond its ends; whole windows alone,
 # each less its mean (Kaldi); from the first sample on, the last window filled with zeros ("end").
@@ -136,6 +138,42 @@ class FilterBank(nn.Module):
         """Return what the filters let through, of the type of `spectra`."""
         parts = [spectra[..., s] @ getattr(self, f"part{i}") for i, s in enumerate(self.spans)]
         return torch.cat(parts, -1)
+
+
+def check_sizes(name: str, window: int, fft: int) -> None:
+    """Refuse an FFT that is odd or shorter than the window, both in samples.
+
+    Args:
+        name: the feature, as errors call it.
+
+    Raises:
+        UserError: saying what it takes.
+    """
+    if fft < window or fft % 2:
+        raise UserError(
+            f"features.{name}.fft is {fft}; it takes an even number, the window's {window} or more"
+        )
+
+
+def highest(name: str, sample_rate: int, low: float, high: float | None) -> float:
+    """Return where the last filter ends: `high`, or half the sample rate where that is None.
+
+    Args:
+        name: the feature, as errors call it.
+        sample_rate: in Hz, as all of these are.
+        low: where the first filter begins.
+
+    Raises:
+        UserError: if it is not above `low`, or above half the sample rate.
+    """
+    nyquist = sample_rate / 2
+    high = nyquist if high is None else high
+    if not low < high <= nyquist:
+        raise UserError(
+            f"features.{name}.high is {high:g} Hz; it takes a number above low, which is {low:g}, "
+            f"up to half the sample rate, {nyquist:g}"
+        )
+    return high
 
 
 def mel_filters(

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from tagging.base.errors import UserError
-from tagging.features.mel import FilteredSpectrum, mel_corners, triangles
+from tagging.features.mel import FilteredSpectrum, check_sizes, highest, mel_corners, triangles
 from tagging.parameters import Float, Int, Section
 
 # What takes the place of powers of 0.
@@ -49,23 +49,13 @@ class Transform(nn.Module):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
-        if settings.fft < settings.window or settings.fft % 2:
-            raise UserError(
-                f"features.mfcc.fft is {settings.fft}; it takes an even number, the window's "
-                f"{settings.window} or more"
-            )
+        check_sizes("mfcc", settings.window, settings.fft)
         if settings.coefficients > settings.filters:
             raise UserError(
                 f"features.mfcc.coefficients is {settings.coefficients}; it takes at most the "
                 f"number of filters, {settings.filters}"
             )
-        nyquist = settings.sample_rate / 2
-        high = nyquist if settings.high is None else settings.high
-        if not settings.low < high <= nyquist:
-            raise UserError(
-                f"features.mfcc.high is {high:g} Hz; it takes a number above low, which is "
-                f"{settings.low:g}, up to half the sample rate, {nyquist:g}"
-            )
+        high = highest("mfcc", settings.sample_rate, settings.low, settings.high)
         self.sample_rate, self.bins = settings.sample_rate, settings.coefficients
         hertz = mel_corners(settings.filters, settings.low, high, "htk")
         corners = ((settings.fft + 1) * hertz / settings.sample_rate).floor()
