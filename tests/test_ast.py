@@ -1,17 +1,13 @@
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from tagging.base.errors import UserError
 from tagging.data.spec import InputSpec
-from tagging.networks.ast import (
-    Network,
-    Settings,
-    from_image_transformer,
-    from_transformers,
-    load_weights,
-)
+from tagging.networks.ast import Network, Settings, from_image_transformer, load_weights
+from tagging.sources.weights import as_ast
 from tests.padded import EMBEDDINGS, clips
 
 SMALL = {"patch": (4, 32), "stride": (2, 16), "width": 32, "heads": 4, "layers": 2}
@@ -59,6 +55,12 @@ def in_files(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             name = name.replace(new, old)
         renamed[name] = tensor.contiguous()
     return renamed
+
+
+def converted(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Give weights of files, of 5 patches across, the names and the layout of the network."""
+    ours = as_ast({name: tensor.numpy() for name, tensor in weights.items()}, across=5)
+    return {name: torch.from_numpy(np.ascontiguousarray(of)) for name, of in ours.items()}
 
 
 def image_transformer(side: int = 6, tokens: int = 2, width: int = 32) -> dict[str, torch.Tensor]:
@@ -133,7 +135,7 @@ def test_patches_are_those_that_lie_in_the_clip_whole(patch, stride, frames, pat
 def test_logits_equal_those_of_transformers_with_its_weights():
     model = published()
     network = make(PUBLIC_SPEC, **PUBLIC)
-    network.load_state_dict(from_transformers(model.state_dict(), network))
+    network.load_state_dict(converted(in_files(model.state_dict())))
     x = clips(3, PUBLIC_SPEC)
     with torch.inference_mode():
         expected = model(x[:, 0]).logits
@@ -148,14 +150,15 @@ def test_the_published_model_s_weights_are_all_of_the_paper_s_network():
     with torch.device("meta"):
         model = transformers.ASTForAudioClassification(transformers.ASTConfig(num_labels=527))
         network = Network(Settings(distillation=True), InputSpec(1, 1024, 128), 527)
-        found = from_transformers(in_files(model.state_dict()), network)
+    shapes = {name: tensor.shape for name, tensor in in_files(model.state_dict()).items()}
+    found = as_ast({name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()})
     expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
     assert {name: tensor.shape for name, tensor in found.items()} == expected
 
 
 def test_a_file_of_the_published_layout_loads(tmp_path):
     model = published()
-    save_file(in_files(model.state_dict()), tmp_path / "model.safetensors")
+    save_file(converted(in_files(model.state_dict())), tmp_path / "model.safetensors")
     network = make(PUBLIC_SPEC, **PUBLIC)
     assert load_weights(network, tmp_path / "model.safetensors") == []
     x = clips(2, PUBLIC_SPEC)
@@ -166,12 +169,14 @@ def test_a_file_of_the_published_layout_loads(tmp_path):
 def test_transformers_itself_writes_the_published_layout(tmp_path):
     model = published()
     model.save_pretrained(tmp_path)
-    network = make(PUBLIC_SPEC, **PUBLIC)
-    assert load_weights(network, tmp_path / "model.safetensors") == []
+    state = converted(load_file(tmp_path / "model.safetensors"))
+    make(PUBLIC_SPEC, **PUBLIC).load_state_dict(state)
+    expected = converted(in_files(model.state_dict()))
+    assert all(torch.equal(state[name], expected[name]) for name in state | expected)
 
 
 def test_the_last_layer_is_kept_where_the_labels_are_others(tmp_path):
-    save_file(in_files(published(labels=9).state_dict()), tmp_path / "model.safetensors")
+    save_file(converted(in_files(published(labels=9).state_dict())), tmp_path / "model.safetensors")
     network = make(PUBLIC_SPEC, **PUBLIC)
     before = network.classify[1].weight.clone()
     drawn = load_weights(network, tmp_path / "model.safetensors")
@@ -181,7 +186,7 @@ def test_the_last_layer_is_kept_where_the_labels_are_others(tmp_path):
 
 def test_positions_of_a_file_are_interpolated_or_cut_to_the_clip_or_drawn(tmp_path):
     weights = in_files(published().state_dict())
-    save_file(weights, tmp_path / "model.safetensors")
+    save_file(converted(weights), tmp_path / "model.safetensors")
     flat = weights["audio_spectrogram_transformer.embeddings.position_embeddings"][0, 2:]
     grid = flat.unflatten(0, (5, 9))  # bins x frames
     shorter = make(InputSpec(1, 56, 56), **PUBLIC)
@@ -309,12 +314,12 @@ def test_weights_of_another_layout_are_refused_in_one_sentence(tmp_path, weights
 
 
 def test_published_weights_are_refused_by_networks_of_another_kind(tmp_path):
-    save_file(in_files(published().state_dict()), tmp_path / "file.safetensors")
+    save_file(converted(in_files(published().state_dict())), tmp_path / "file.safetensors")
     without = make(PUBLIC_SPEC, **PUBLIC | {"distillation": False})
-    with pytest.raises(UserError, match=r"network\.distillation is False; they take True"):
+    with pytest.raises(UserError, match=r"tokens have the shape \[2, 32\]; .* \[1, 32\]"):
         load_weights(without, tmp_path / "file.safetensors")
     fewer = make(InputSpec(1, 96, 46), **PUBLIC)
-    with pytest.raises(UserError, match="45 positions; they take a multiple of the 4 patches"):
+    with pytest.raises(UserError, match=r"positions have the shape \[9, 5, 32\]; .* \[9, 4, 32\]"):
         load_weights(fewer, tmp_path / "file.safetensors")
 
 

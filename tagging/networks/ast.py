@@ -210,85 +210,16 @@ class Network(nn.Module):
         return self.classify(self.embed(x, frames))
 
 
-# What the parts of a layer are called in files: by image transformers (timm) and by transformers,
-# whose files and whose modules differ.
-LAYER = r"(?:blocks|encoder\.layer|layers)\.(\d+)\.(.+)\.(weight|bias)"
+# What the parts of a layer are called in files of image transformers (timm), and here.
+LAYER = r"blocks\.(\d+)\.(.+)\.(weight|bias)"
 PARTS = {
-    "norm1": "norm1",
-    "attn.proj": "self_attn.out_proj",
-    "norm2": "norm2",
-    "mlp.fc1": "linear1",
-    "mlp.fc2": "linear2",
-    "layernorm_before": "norm1",
-    "attention.output.dense": "self_attn.out_proj",
-    "attention.o_proj": "self_attn.out_proj",
-    "layernorm_after": "norm2",
-    "intermediate.dense": "linear1",
-    "output.dense": "linear2",
+    "norm1": "norm1.",
+    "attn.qkv": "self_attn.in_proj_",
+    "attn.proj": "self_attn.out_proj.",
+    "norm2": "norm2.",
+    "mlp.fc1": "linear1.",
+    "mlp.fc2": "linear2.",
 }
-# Queries, keys and values are in one here; the first part names them all.
-JOINED = {
-    parts[0]: parts
-    for parts in (
-        ("attn.qkv",),
-        ("attention.attention.query", "attention.attention.key", "attention.attention.value"),
-        ("attention.q_proj", "attention.k_proj", "attention.v_proj"),
-    )
-}
-PREFIX = "audio_spectrogram_transformer."  # of transformers' names
-
-
-def from_transformers(
-    weights: Mapping[str, torch.Tensor], network: Network
-) -> dict[str, torch.Tensor]:
-    """Return the weights of a published model by the names and in the layout of `network`.
-
-    Args:
-        weights: the state of transformers' `ASTForAudioClassification`, by the names of its modules
-            or of its files (such as `MIT/ast-finetuned-audioset-10-10-0.4593`'s).
-        network: what they are for; its patches across must be as many as the model's.
-
-    Returns:
-        Every weight of the network but those of `norm: batch`. The positions are fitted to the
-        network's patches along time, as `from_image_transformer` does.
-
-    Raises:
-        UserError: if the weights are not of this layout, or not of this network's kind.
-    """
-    if len(network.tokens) != 2:
-        raise UserError(
-            "the weights have a distillation token, but network.distillation is False; they take "
-            "True"
-        )
-    rest = {name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}
-    found = {
-        new: _taken(rest, old)
-        for old, new in (
-            ("layernorm.weight", "norm.weight"),
-            ("layernorm.bias", "norm.bias"),
-            ("classifier.layernorm.weight", "classify.0.weight"),
-            ("classifier.layernorm.bias", "classify.0.bias"),
-            ("classifier.dense.weight", "classify.1.weight"),
-            ("classifier.dense.bias", "classify.1.bias"),
-            ("embeddings.patch_embeddings.projection.bias", "project.bias"),
-        )
-    }
-    kernels = _taken(rest, "embeddings.patch_embeddings.projection.weight")
-    tokens = [_taken(rest, f"embeddings.{name}_token")[0] for name in ("cls", "distillation")]
-    positions = _taken(rest, "embeddings.position_embeddings")[0]  # (2 + patches, width)
-    across = network.positions.shape[1]
-    if (len(positions) - 2) % across:
-        raise UserError(
-            f"the weights have {len(positions) - 2} positions; they take a multiple of the "
-            f"{across} patches that the network has across"
-        )
-    grid = positions[2:].unflatten(0, (across, -1))  # (bins, frames, width)
-    return found | {
-        "project.weight": _kernels(kernels, network),
-        "tokens": torch.cat(tokens) + positions[:2],
-        "positions": _fitted(grid.transpose(0, 1), network.positions.shape[:2]),
-        **_layers(rest),
-    }
 
 
 def from_image_transformer(
@@ -349,7 +280,8 @@ def load_weights(
 
     Args:
         network: what takes them.
-        path: a file of safetensors, in the layout of `from_transformers` or of
+        path: a file of safetensors, by the names of this network (which
+            `tagging.sources.weights` gives to published ones) or in the layout of
             `from_image_transformer`.
         positions: fitted (those of the file, to the network's patches) or drawn (the network
             keeps its own).
@@ -368,12 +300,14 @@ def load_weights(
     try:
         if "patch_embed.proj.weight" in weights:
             found = from_image_transformer(weights, network)
-        elif any(name.startswith(PREFIX) for name in weights):
-            found = from_transformers(weights, network)
+        elif "positions" in weights:
+            grid = weights["positions"]
+            size = (len(network.positions), grid.shape[1])
+            found = weights | {"positions": _fitted(grid, size)}
         else:
             raise UserError(
-                "the weights are of an unknown layout; it takes that of transformers' "
-                "ASTForAudioClassification, or timm's of a ViT or a DeiT"
+                "the weights are of an unknown layout; it takes a network's of this file, or "
+                "timm's of a ViT or a DeiT"
             )
         if positions == "drawn":
             del found["positions"]
@@ -408,17 +342,11 @@ def _taken(weights: dict[str, torch.Tensor], name: str) -> torch.Tensor:
 def _layers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return what is left of a file, the weights of its layers, as PyTorch's layers have them."""
     found = {}
-    rest = {**weights}
     for name, tensor in weights.items():
         match = re.fullmatch(LAYER, name)
-        number, part, kind = match.groups() if match else ("", "", "")
-        if part in PARTS:
-            found[f"layers.{number}.{PARTS[part]}.{kind}"] = tensor
-        elif part in JOINED:
-            parts = [_taken(rest, name.replace(part, other)) for other in JOINED[part]]
-            found[f"layers.{number}.self_attn.in_proj_{kind}"] = torch.cat(parts)
-        elif not any(part in parts for parts in JOINED.values()):
+        if not match or match[2] not in PARTS:
             raise UserError(f"the weights {name} are of no part that the network has")
+        found[f"layers.{match[1]}.{PARTS[match[2]]}{match[3]}"] = tensor
     return found
 
 

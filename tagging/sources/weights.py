@@ -202,7 +202,6 @@ _AST_NAMES = (
     (r"^embeddings\.patch_embeddings\.projection", "project"),
 )
 _AST_JOINED = ("query", "key", "value")  # which are in one here
-_AST_ACROSS = 12  # patches over 128 bins
 
 
 def find(name: str) -> Published:
@@ -256,6 +255,38 @@ def convert(name: str, path: Path) -> dict[str, torch.Tensor]:
     }
     counted = [key.removesuffix("running_var") for key in state if key.endswith("running_var")]
     return state | {f"{key}{_COUNTER}": torch.tensor(0) for key in counted}
+
+
+def as_ast(found: dict[str, np.ndarray], across: int = 12) -> dict[str, np.ndarray]:
+    """Return the weights of transformers' `ASTForAudioClassification` by the names of our network.
+
+    Args:
+        found: by the names of its files, with a distillation token.
+        across: its patches over the bins, as many as the network's; 12 over 128 bins.
+
+    Raises:
+        KeyError: of a name that is not there.
+    """
+    named = {}
+    for key, values in found.items():
+        for pattern, ours in _AST_NAMES:
+            key = re.sub(pattern, ours, key)
+        named[key] = values
+    state = {key: values for key, values in named.items() if not re.search("attention|embed", key)}
+    for key in named:
+        if at := re.fullmatch(r"(layers\.\d+)\.norm1\.(\w+)", key):
+            layer, kind = at.groups()
+            state[f"{layer}.self_attn.in_proj_{kind}"] = np.concatenate(
+                [named[f"{layer}.attention.attention.{of}.{kind}"] for of in _AST_JOINED]
+            )
+    positions = named["embeddings.position_embeddings"][0]  # (2 + patches, width)
+    tokens = [named[f"embeddings.{kind}_token"][0] for kind in ("cls", "distillation")]
+    grid = positions[2:].reshape(across, -1, positions.shape[1])  # (bins, frames, width)
+    return state | {
+        "project.weight": named["project.weight"].swapaxes(2, 3),
+        "tokens": np.concatenate(tokens) + positions[:2],
+        "positions": grid.swapaxes(0, 1),
+    }
 
 
 def _read_pytorch(path: Path) -> dict[str, np.ndarray]:
@@ -327,33 +358,10 @@ def _as_musicnn(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return state
 
 
-def _as_ast(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    named = {}
-    for key, values in found.items():
-        for pattern, ours in _AST_NAMES:
-            key = re.sub(pattern, ours, key)
-        named[key] = values
-    state = {key: values for key, values in named.items() if not re.search("attention|embed", key)}
-    for key in named:
-        if at := re.fullmatch(r"(layers\.\d+)\.norm1\.(\w+)", key):
-            layer, kind = at.groups()
-            state[f"{layer}.self_attn.in_proj_{kind}"] = np.concatenate(
-                [named[f"{layer}.attention.attention.{of}.{kind}"] for of in _AST_JOINED]
-            )
-    positions = named["embeddings.position_embeddings"][0]  # (2 + patches, width)
-    tokens = [named[f"embeddings.{kind}_token"][0] for kind in ("cls", "distillation")]
-    grid = positions[2:].reshape(_AST_ACROSS, -1, positions.shape[1])  # (bins, frames, width)
-    return state | {
-        "project.weight": named["project.weight"].swapaxes(2, 3),
-        "tokens": np.concatenate(tokens) + positions[:2],
-        "positions": grid.swapaxes(0, 1),
-    }
-
-
 _Values = dict[str, np.ndarray]
 # How the files of an architecture are read, and how their names become ours.
 _FORMATS: dict[str, tuple[Callable[[Path], _Values], Callable[[_Values], _Values]]] = {
     "mobilenet": (_read_pytorch, _as_mobilenet),
     "musicnn": (_read_keras, _as_musicnn),
-    "ast": (_read_safetensors, _as_ast),
+    "ast": (_read_safetensors, as_ast),
 }
