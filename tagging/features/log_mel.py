@@ -16,8 +16,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from tagging.features.mel import FilteredSpectrum, Scale, check_sizes, highest, mel_filters
-from tagging.parameters import Float, Int, Section
+from tagging.features.mel import Band, FilteredSpectrum, Scale, check_sizes, highest, mel_filters
+from tagging.parameters import Float, Int
 
 PRESETS: dict[str, dict[str, Any]] = {
     "librosa": {
@@ -76,7 +76,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class Settings(Section):
+class Settings(Band):
     """The feature's settings (`features.log_mel`); what they leave out is librosa's or a preset's.
 
     With `preset`, any other setting stands in place of the preset's.
@@ -104,10 +104,6 @@ class Settings(Section):
         2.0, description="a number above 0, such as 2 (power) or 1 (magnitude)", gt=0
     )
     bins: Int = Field(description="a whole number of mel filters, 1 or more", ge=1)
-    low: Float = Field(0.0, description="a number of Hz, 0 or more, below high", ge=0)
-    high: Float | None = Field(
-        None, description="a number of Hz up to half the sample rate, or null (that)"
-    )
     scale: Scale = Field("slaney", description="slaney, htk or kaldi")
     area: bool = Field(True, description="true (each filter's area is 1) or false (its peak is 1)")
     half: bool = Field(False, description="true (powers are rounded to float16) or false")
@@ -138,7 +134,7 @@ class Transform(nn.Module):
         super().__init__()
         fft = settings.window if settings.fft is None else settings.fft
         check_sizes("log_mel", settings.window, fft)
-        high = highest("log_mel", settings.sample_rate, settings.low, settings.high)
+        high = highest("log_mel", settings.sample_rate, settings)
         self.sample_rate, self.bins = settings.sample_rate, settings.bins
         self.settings = settings
         window = torch.hann_window(

@@ -4,10 +4,12 @@ import math
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
 from tagging.base.errors import UserError
+from tagging.parameters import Float, Section
 
 Scale = Literal["slaney", "htk", "kaldi"]
 # How frames lie: centred, with zeros or the mirrored waveform beyond its ends; whole windows alone,
@@ -15,6 +17,15 @@ Scale = Literal["slaney", "htk", "kaldi"]
 Framing = Literal["zeros", "reflect", "kaldi", "end"]
 # Frames that are transformed at once: more do not stay in a core's cache.
 _AT_ONCE = 128
+
+
+class Band(Section):
+    """Settings of features whose filters begin and end where one may say."""
+
+    low: Float = Field(0.0, description="a number of Hz, 0 or more, below high", ge=0)
+    high: Float | None = Field(
+        None, description="a number of Hz up to half the sample rate, or null (that)"
+    )
 
 
 class FilteredSpectrum(nn.Module):
@@ -155,23 +166,23 @@ def check_sizes(name: str, window: int, fft: int) -> None:
         )
 
 
-def highest(name: str, sample_rate: int, low: float, high: float | None) -> float:
-    """Return where the last filter ends: `high`, or half the sample rate where that is None.
+def highest(name: str, sample_rate: int, band: Band) -> float:
+    """Return where the last filter ends: `high`, or half the sample rate where that is None, in Hz.
 
     Args:
         name: the feature, as errors call it.
-        sample_rate: in Hz, as all of these are.
-        low: where the first filter begins.
+        sample_rate: in Hz.
+        band: the feature's settings.
 
     Raises:
-        UserError: if it is not above `low`, or above half the sample rate.
+        UserError: if that is not above `low`, or above half the sample rate.
     """
     nyquist = sample_rate / 2
-    high = nyquist if high is None else high
-    if not low < high <= nyquist:
+    high = nyquist if band.high is None else band.high
+    if not band.low < high <= nyquist:
         raise UserError(
-            f"features.{name}.high is {high:g} Hz; it takes a number above low, which is {low:g}, "
-            f"up to half the sample rate, {nyquist:g}"
+            f"features.{name}.high is {high:g} Hz; it takes a number above low, which is "
+            f"{band.low:g}, up to half the sample rate, {nyquist:g}"
         )
     return high
 

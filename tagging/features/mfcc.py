@@ -16,14 +16,21 @@ from torch import nn
 from torch.nn import functional
 
 from tagging.base.errors import UserError
-from tagging.features.mel import FilteredSpectrum, check_sizes, highest, mel_corners, triangles
-from tagging.parameters import Float, Int, Section
+from tagging.features.mel import (
+    Band,
+    FilteredSpectrum,
+    check_sizes,
+    highest,
+    mel_corners,
+    triangles,
+)
+from tagging.parameters import Float, Int
 
 # What takes the place of powers of 0.
 _LEAST = torch.finfo(torch.float64).eps
 
 
-class Settings(Section):
+class Settings(Band):
     """The feature's settings (`features.mfcc`)."""
 
     sample_rate: Int = Field(12000, description="a whole number of Hz, 1 or more", ge=1)
@@ -32,10 +39,6 @@ class Settings(Section):
     hop: Int = Field(120, description="a whole number of samples, 1 or more", ge=1)
     preemphasis: Float = Field(0.97, description="a number from 0 (none) to below 1", ge=0, lt=1)
     filters: Int = Field(26, description="a whole number of mel filters, 1 or more", ge=1)
-    low: Float = Field(0.0, description="a number of Hz, 0 or more, below high", ge=0)
-    high: Float | None = Field(
-        None, description="a number of Hz up to half the sample rate, or null (that)"
-    )
     coefficients: Int = Field(
         13, description="a whole number of coefficients, from 2 to the number of filters", ge=2
     )
@@ -55,7 +58,7 @@ class Transform(nn.Module):
                 f"features.mfcc.coefficients is {settings.coefficients}; it takes at most the "
                 f"number of filters, {settings.filters}"
             )
-        high = highest("mfcc", settings.sample_rate, settings.low, settings.high)
+        high = highest("mfcc", settings.sample_rate, settings)
         self.sample_rate, self.bins = settings.sample_rate, settings.coefficients
         hertz = mel_corners(settings.filters, settings.low, high, "htk")
         corners = ((settings.fft + 1) * hertz / settings.sample_rate).floor()
