@@ -7,7 +7,7 @@ from statistics import mean, stdev
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, confusion_matrix
+from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
 from tagging.data.clips import Fold, Index
 from tagging.data.task import Task
@@ -98,6 +98,8 @@ def test_one_run_has_its_metrics_and_intervals_of_them() -> None:
         assert float(row["average_precision"]) == pytest.approx(
             average_precision_score(*of_class), abs=1e-5
         )
+        assert float(row["roc_auc"]) == pytest.approx(roc_auc_score(*of_class), abs=1e-5)
+        assert row["average_precision_std"] == row["roc_auc_std"] == ""
         assert int(row["test_clips"]) == of_class[0].sum()
     assert len(read_rows(Path("plots/evaluate/x/precision_recall.csv"))) == 5 * 101
     assert not Path("plots/evaluate/x/confusion.csv").exists()
@@ -131,6 +133,15 @@ def test_each_fold_tests_its_own_clips() -> None:
         assert metrics["runs"][f"fold{k}-seed0"]["test"]["ndcg"] == value
     rows = read_rows(Path("plots/evaluate/x/average_precision.csv"))
     assert [int(row["test_clips"]) for row in rows] == labels.sum(axis=0).tolist()
+
+
+def test_a_class_that_no_run_has_clips_of_has_no_values() -> None:
+    labels = multi_hot(80, 3)
+    labels[:, 1] = 0
+    evaluated(labels, [thirds(80)], {"seed0": 0, "seed1": 0})
+    told, untold, _ = read_rows(Path("plots/evaluate/x/average_precision.csv"))
+    assert [*untold.values()] == ["label 1", "", "", "", "", "0"]
+    assert float(told["average_precision_std"]) > 0 and float(told["roc_auc_std"]) > 0
 
 
 @pytest.mark.parametrize("chooses", sorted(file.stem for file in FOLDER.glob("*.py")))

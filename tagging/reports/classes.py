@@ -3,27 +3,21 @@
 import math
 from typing import Any
 
-import numpy as np
-
 from tagging.base.files import write_text
+from tagging.reports.curves import read_classes
 from tagging.reports.facts import PLOTS, Facts, Row, linked
 from tagging.reports.picture import draw, in_the_look
-from tagging.scoring.metrics.mean_average_precision import average_precision
-from tagging.scoring.metrics.roc_auc import roc_auc
 from tagging.scoring.tables import to_csv, to_markdown
 
 PICTURE = PLOTS / "per_class.svg"
 TABLE = PLOTS / "per_class.csv"
-HEADER = (
-    "label", "test_clips", "entry", "average_precision", "average_precision_std", "roc_auc",
-    "roc_auc_std",
-)  # fmt: skip
+VALUES = ("average_precision", "average_precision_std", "roc_auc", "roc_auc_std")
 SHOWN = 10  # best and worst classes; all, where there are no more
 NAMED = 5  # classes named in the picture, of those that gain and of those that lose most
 SIZE = 560  # pixels of the picture
 LINE = 13 / SIZE  # height of a name, in average precision
 
-Values = dict[str, list[float]]  # of each class: a row of `by_class`
+Values = dict[str, list[float]]  # of each class: `VALUES`, NaN for what there is not
 
 
 def weakest(facts: Facts) -> Row | None:
@@ -34,19 +28,6 @@ def weakest(facts: Facts) -> Row | None:
     name, sign = facts.task.chooses, 1 if facts.metric.higher_is_better else -1
     others = [row for row in facts.entries if row.name != facts.subject.name]
     return min(others, key=lambda row: sign * row.val.get(name, row.test[name]), default=None)
-
-
-def by_class(facts: Facts, row: Row) -> np.ndarray:
-    """Return how an entry tells each class on test: float64 (classes, 4).
-
-    The average precision, the mean over the runs that have clips of the class, its standard
-    deviation over them, and both of the area under the ROC curve; NaN where there is none.
-    """
-    answers, columns = facts.answers(row, "test"), []
-    for of_classes in (average_precision, roc_auc):
-        values = np.ma.masked_invalid([of_classes(of.labels, of.scores) for of in answers])
-        columns += [values.mean(axis=0), values.std(axis=0, ddof=1)]
-    return np.ma.stack(columns, axis=1).filled(np.nan)
 
 
 def spread(mean: float, std: float) -> str:
@@ -60,9 +41,9 @@ def table(ours: Values, other: str, theirs: Values, clips: dict[str, int]) -> st
     """Return all classes, the best first, or the best and the worst side by side, as Markdown.
 
     Args:
-        ours: a row of `by_class` for each class.
+        ours: of an entry.
         other: the name of what stands beside.
-        theirs: its rows.
+        theirs: of that.
         clips: how many clips of each class test.
     """
     falling = sorted(ours, key=lambda name: -ours[name][0])
@@ -139,22 +120,22 @@ def chart(rows: list[dict[str, Any]], subject: str, other: str) -> dict[str, Any
 def section(facts: Facts) -> str:
     """Return this section of the page, and write its picture and table."""
     subject, last = facts.subject.name, weakest(facts)
-    labels, names = facts.index.labels, [of.name for of in facts.index.classes]
-    counts = sum(labels[fold.test].sum(axis=0, dtype=int) for fold in facts.index.folds)
-    clips = dict(zip(names, counts.tolist(), strict=True))
-    found = {
-        row.name: dict(zip(names, by_class(facts, row).tolist(), strict=True))
-        for row in facts.entries
-    }
+    found = {row.name: read_classes(row.name) for row in facts.entries}
+    clips = {label: int(row["test_clips"]) for label, row in found[subject].items()}
     table_rows = [
-        [label, n, name, *("" if math.isnan(value) else value for value in of[label])]
+        [label, n, name, *(of[label][key] for key in VALUES)]
         for label, n in clips.items()
         for name, of in found.items()
     ]
-    write_text(TABLE, to_csv(HEADER, table_rows))
-    ours = {label: values for label, values in found[subject].items() if clips[label]}
+    write_text(TABLE, to_csv(["label", "test_clips", "entry", *VALUES], table_rows))
+
+    def values(name: str) -> Values:
+        rows = found[name].items()
+        return {label: [float(row[key] or "nan") for key in VALUES] for label, row in rows}
+
+    ours = {label: of for label, of in values(subject).items() if clips[label]}
     if last is not None:
-        other, theirs = last.name, found[last.name]
+        other, theirs = last.name, values(last.name)
         judge = "validation" if facts.by_validation else "test"
         beside = f"`{other}` beside it is the one that {judge} ranks last of the other entries."
     else:  # its average precision is the share of the clips that have the label

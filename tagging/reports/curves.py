@@ -1,6 +1,5 @@
 """The data of the plots of single entries: learning curves, and how well each class is told."""
 
-import math
 from pathlib import Path
 
 from tagging.base.files import write_text
@@ -22,7 +21,7 @@ def plotted(facts: Facts) -> list[Row]:
 
 
 def read_classes(name: str) -> dict[str, dict[str, str]]:
-    """Return what `evaluate` wrote of each class, by its name."""
+    """Return what `evaluate` wrote of each class, by its name: `CLASS_HEADER` of evaluation."""
     rows = read_rows(PLOTS / "evaluate" / name / "average_precision.csv")
     return {row["label"]: row for row in rows}
 
@@ -72,8 +71,8 @@ def gain(facts: Facts) -> list[list]:
     ours, reference = facts.subject.name, facts.settings.plotted[0]
     theirs, rows = read_classes(reference), []
     for label, row in read_classes(ours).items():
-        value, other = (float(of["average_precision"]) for of in (row, theirs[label]))
-        if not math.isnan(value):
+        if row["average_precision"]:
+            value, other = (float(of["average_precision"]) for of in (row, theirs[label]))
             rows.append([label, ours, value, reference, other, value - other, row["test_clips"]])
     return sorted(rows, key=lambda row: -row[5])
 

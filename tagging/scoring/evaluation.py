@@ -14,6 +14,7 @@ from tagging.parameters import Int, Section
 from tagging.scoring.bootstrap import draw, interval, mean_over_clips
 from tagging.scoring.metric import Metric, load_metric
 from tagging.scoring.metrics.mean_average_precision import average_precision
+from tagging.scoring.metrics.roc_auc import roc_auc
 from tagging.scoring.scores import (
     Scores,
     mean_of_groups,
@@ -27,6 +28,9 @@ from tagging.scoring.tables import to_csv
 
 CURVE_POINTS = 101  # of recall, 0 to 1, at which precision is written
 CURVE_CLASSES = 20  # the first ones: of AudioSet the most frequent
+CLASS_HEADER = (
+    "label", "average_precision", "average_precision_std", "roc_auc", "roc_auc_std", "test_clips",
+)  # fmt: skip
 
 
 class Evaluate(Section):
@@ -152,16 +156,19 @@ def precision_recall(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray
     return highest[places], recalls
 
 
-def average_precision_rows(answers: list[Answers], names: list[str]) -> list[list]:
-    """Return each class's name, average precision (the mean over runs) and number of clips."""
-    by_run = np.stack([average_precision(run.labels, run.scores) for run in answers])
-    clips = {run.fold: run.labels.sum(axis=0, dtype=int) for run in answers}
-    known = ~np.isnan(by_run)
-    totals = np.where(known, by_run, 0).sum(axis=0)
-    with np.errstate(invalid="ignore"):
-        means = totals / known.sum(axis=0)  # NaN for a class that no run has clips of
-    columns = (names, map(float, means), map(int, sum(clips.values())))
-    return [[*row] for row in zip(*columns, strict=True)]
+def class_rows(answers: list[Answers], names: list[str]) -> list[list]:
+    """Return how well each class is told, and its number of clips, as `CLASS_HEADER`.
+
+    The average precision and the area under the ROC curve are means over the runs that have one,
+    each with its standard deviation over them. What there is not is empty.
+    """
+    columns = []
+    for of_classes in (average_precision, roc_auc):
+        values = np.ma.masked_invalid([of_classes(run.labels, run.scores) for run in answers])
+        columns += [values.mean(axis=0), values.std(axis=0, ddof=1)]
+    told = np.ma.stack(columns, axis=1).astype(object).filled("").tolist()
+    clips = sum({run.fold: run.labels.sum(axis=0, dtype=int) for run in answers}.values())
+    return [[name, *of, n] for name, of, n in zip(names, told, clips.tolist(), strict=True)]
 
 
 def precision_recall_rows(answers: list[Answers], names: list[str]) -> list[list]:
@@ -250,8 +257,8 @@ def write_evaluation(
     write_json(Path(f"metrics/{name}.json"), result)
     if task.kind == "similarity":  # embeddings say nothing of single classes
         return
-    header = ["label", "average_precision", "test_clips"]
-    write_text(plots / "average_precision.csv", to_csv(header, average_precision_rows(test, names)))
+    rows = class_rows(test, names)
+    write_text(plots / "average_precision.csv", to_csv(CLASS_HEADER, rows))
     header = ["label", "recall", "precision"]
     write_text(
         plots / "precision_recall.csv",
