@@ -16,13 +16,16 @@ from tagging.scoring.evaluation import (
     Answers,
     Evaluate,
     answers_for,
+    limits,
     precision_recall,
     resample,
     write_evaluation,
 )
-from tagging.scoring.metric import FOLDER, load_metric
+from tagging.scoring.metric import FOLDER, Metric, load_metric
 from tagging.scoring.metrics.ndcg import ndcg
+from tagging.scoring.metrics.precision_at_1 import precision_at_1
 from tagging.scoring.scores import Scores, read_resampled, resampled_path
+from tagging.scoring.sure import Sure, sure_metrics
 from tagging.scoring.tables import read_rows
 from tests.generated import classes, multi_hot, thirds
 
@@ -149,10 +152,11 @@ def test_any_metric_can_choose(chooses: str) -> None:
     labels = np.eye(4, dtype=np.uint8)[np.arange(80) % 4]
     metrics, _ = evaluated(labels, [thirds(80)], {"seed0": 0, "seed1": 0}, chooses)
     low, high = (metrics["test"][f"{chooses}_{end}"] for end in ("low", "high"))
-    assert low < metrics["test"][chooses] < high
+    value = metrics["test"][chooses]
+    assert low < value < high
     resampled = read_resampled(resampled_path("models", "x"))
     assert resampled.shape == (100,)
-    assert 1.96 * np.nanstd(resampled, ddof=1) == pytest.approx((high - low) / 2)
+    assert 1.96 * np.nanstd(resampled, ddof=1) == pytest.approx(value - low)
 
 
 def test_the_same_clips_are_drawn_for_every_entry_and_metric() -> None:
@@ -169,6 +173,39 @@ def test_the_same_clips_are_drawn_for_every_entry_and_metric() -> None:
         resample(answers, metric, SETTINGS),
         resample(answers, metric._replace(resampled=None), SETTINGS),
     )
+
+
+def all_but_one(labels: np.ndarray) -> np.ndarray:
+    """Return answers that are right for all clips but the first."""
+    return np.vstack([1 - labels[:1], labels[1:]]).astype(np.float32)
+
+
+def test_an_interval_ends_at_what_perfect_answers_get() -> None:
+    labels, runs = np.eye(4, dtype=np.uint8)[np.arange(80) % 4], {"seed0": 0}
+    for chooses in ("accuracy", "ndcg", "mean_average_precision"):
+        test = evaluated(
+            labels, [thirds(80)], runs, chooses, "single_label", scores=all_but_one
+        )[0]["test"]  # fmt: skip
+        assert test[f"{chooses}_low"] < test[chooses] < test[f"{chooses}_high"] == 1
+
+
+def test_limits_are_on_the_better_side_and_only_where_there_is_one() -> None:
+    labels = np.eye(4, dtype=np.uint8)
+    answers = [Answers("seed0", 0, labels, labels)]
+    wrong = Metric("wrong", of_clips=lambda y, x: 1 - precision_at_1(y, x), higher_is_better=False)
+    assert limits(answers, wrong, 0.2) == (0, np.inf)
+    assert limits(answers, load_metric("accuracy"), 0.2) == (-np.inf, 1)
+    assert limits(answers, load_metric("d_prime"), 0.2) == (-np.inf, np.inf)
+    other = Metric("other", of_clips=lambda y, x: x.argmax(1) > 2)  # perfect answers get 1 of 4
+    assert limits(answers, other, 0.5) == (-np.inf, np.inf)
+
+
+def test_sure_labels_are_right_at_most_always() -> None:
+    labels = np.ones((20, 1), np.uint8)
+    labels[0] = 0
+    answers = [Answers("seed0", 0, labels, np.full((20, 1), 5, np.float32))]
+    found = sure_metrics(answers, Sure(0.8, {"seed0": np.array([0.5], np.float32)}), SETTINGS)
+    assert found["precision_low"] < found["precision"] == 0.95 < found["precision_high"] == 1
 
 
 def test_a_metric_without_a_value_is_none_and_has_no_interval() -> None:

@@ -27,7 +27,9 @@ def mean_over_clips(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
         return values[known] @ counts[known] / counts[known].sum(axis=0)
 
 
-def interval(value: float, resampled: np.ndarray) -> tuple[float, float]:
+def interval(
+    value: float, resampled: np.ndarray, lowest: float = -np.inf, highest: float = np.inf
+) -> tuple[float, float]:
     """Return the 95% interval of a metric over clips.
 
     A normal interval with the bootstrap's standard error (Efron and Tibshirani, 1993, "An
@@ -38,6 +40,8 @@ def interval(value: float, resampled: np.ndarray) -> tuple[float, float]:
     Args:
         value: of the metric.
         resampled: the metric on each resample, (resamples,).
+        lowest: what the metric cannot be below: the interval ends there.
+        highest: what it cannot be above.
     """
-    error = np.nanstd(resampled, ddof=1)
-    return float(value - 1.96 * error), float(value + 1.96 * error)
+    reach = 1.96 * float(np.nanstd(resampled, ddof=1))
+    return max(value - reach, lowest), min(value + reach, highest)

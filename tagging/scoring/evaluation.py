@@ -28,6 +28,7 @@ from tagging.scoring.tables import to_csv
 
 CURVE_POINTS = 101  # of recall, 0 to 1, at which precision is written
 CURVE_CLASSES = 20  # the first ones: of AudioSet the most frequent
+SURELY = 30.0  # log odds
 CLASS_HEADER = (
     "label", "average_precision", "average_precision_std", "roc_auc", "roc_auc_std", "test_clips",
 )  # fmt: skip
@@ -105,6 +106,20 @@ def resample(answers: list[Answers], metric: Metric, settings: Evaluate) -> np.n
             by_fold[run.fold] = draw(len(run.labels), settings.resamples, seed)
         resampled.append(_on_resamples(metric, run, by_fold[run.fold]))
     return np.mean(resampled, axis=0)
+
+
+def limits(answers: list[Answers], metric: Metric, value: float) -> tuple[float, float]:
+    """Return what a metric cannot be below and above: on its better side what is perfect gets.
+
+    Infinite on the other side, and on both where perfect answers have no value (of d′) or a worse
+    one than `value` (of a metric that is not about what is right).
+    """
+    labels = {run.fold: run.labels for run in answers}.values()
+    perfect = [metric.value(of, np.where(of > 0, SURELY, -SURELY)) for of in labels]
+    known = [of for of in perfect if of is not None]
+    if not known or metric.better(value, best := mean(known)):
+        return -np.inf, np.inf
+    return (-np.inf, best) if metric.higher_is_better else (best, np.inf)
 
 
 def _on_resamples(metric: Metric, run: Answers, counts: np.ndarray) -> np.ndarray:
@@ -231,7 +246,9 @@ def write_evaluation(
             continue
         resampled = resample(test, metric, settings)
         if (value := result["test"][metric_name]) is not None:
-            low, high = interval(value, resampled)
+            # Of embeddings none is known to be perfect.
+            ends = limits(test, metric, value) if task.kind != "similarity" else ()
+            low, high = interval(value, resampled, *ends)
             result["test"] |= {f"{metric_name}_low": low, f"{metric_name}_high": high}
         if metric_name == task.chooses:
             write_resampled(resampled_path(kind, name), resampled)

@@ -56,7 +56,7 @@ def sure_metrics(answers: "list[Answers]", sure: Sure, settings: "Evaluate") -> 
     if told[0]:
         with np.errstate(invalid="ignore"):  # NaN for a resample without any
             precision = hits / told
-        low, high = interval(precision[0], precision[1:])
+        low, high = interval(float(precision[0]), precision[1:], 0.0, 1.0)
         found |= {"precision": float(precision[0]), "precision_low": low, "precision_high": high}
     return found
 
