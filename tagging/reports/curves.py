@@ -4,10 +4,10 @@ from pathlib import Path
 
 from tagging.base.files import write_text
 from tagging.reports.facts import Facts, Row, find
+from tagging.scoring.evaluation import CURVE_CLASSES
 from tagging.scoring.tables import read_rows, to_csv
 
 PLOTS = Path("plots")
-CURVE_CLASSES = 20  # precision-recall curves are for so many of the most frequent classes
 
 
 def plotted(facts: Facts) -> list[Row]:

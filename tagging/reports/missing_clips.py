@@ -7,9 +7,7 @@ arXiv 1912.10211) had 18,887 of the 20,371 of its evaluation set.
 import numpy as np
 
 from tagging.reports.facts import Facts
-from tagging.scoring.bootstrap import mean_over_clips
-from tagging.scoring.evaluation import Answers
-from tagging.scoring.metric import Metric
+from tagging.scoring.evaluation import on_resamples
 from tagging.scoring.tables import to_markdown
 
 SHARES = (0.07, 0.2)  # of the clips
@@ -21,14 +19,6 @@ def subsets(clips: int, share: float) -> np.ndarray:
     """Return which clips are there in each draw: uint8 (clips, draws)."""
     order = np.random.default_rng(SEED).random((clips, DRAWS)).argsort(axis=0)
     return (order < round(clips * (1 - share))).astype(np.uint8)
-
-
-def on_subsets(metric: Metric, answers: Answers, share: float) -> np.ndarray:
-    """Return a metric on each draw: float64 (draws,)."""
-    kept = subsets(len(answers.labels), share)
-    if metric.of_clips is not None:
-        return mean_over_clips(metric.of_clips(answers.labels, answers.scores), kept)
-    return metric.resampled(answers.labels, answers.scores, kept)
 
 
 def section(facts: Facts) -> str:
@@ -43,7 +33,8 @@ def section(facts: Facts) -> str:
         header.append(metric.title)
         rows[0].append(f"{row.test[key]:.{metric.decimals}f}")
         for line, share in zip(rows[1:], SHARES, strict=True):
-            draws = np.mean([on_subsets(metric, of, share) for of in answers], axis=0)
+            of_runs = [on_resamples(metric, of, subsets(len(of.labels), share)) for of in answers]
+            draws = np.mean(of_runs, axis=0)
             values = (draws.mean(), draws.std(ddof=1), draws.min(), draws.max())
             middle, spread, low, high = (f"{value:.{metric.decimals}f}" for value in values)
             line.append(f"{middle} ± {spread} ({low}–{high})")

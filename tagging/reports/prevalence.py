@@ -10,7 +10,10 @@ import numpy as np
 
 from tagging.reports.facts import Facts
 from tagging.scoring.evaluation import Answers
-from tagging.scoring.metrics.mean_average_precision import resampled_average_precision
+from tagging.scoring.metrics.mean_average_precision import (
+    average_precision,
+    resampled_average_precision,
+)
 
 DRAWS = 20
 SEED = 0
@@ -42,9 +45,7 @@ def thinned(test: Answers, wanted: np.ndarray) -> np.ndarray:
 
 def over(answers: Answers, classes: np.ndarray) -> float:
     """Return mean average precision over some classes, bool (classes,)."""
-    once = np.ones((len(answers.labels), 1), np.uint8)
-    labels, scores = answers.labels[:, classes], answers.scores[:, classes]
-    return float(resampled_average_precision(labels, scores, once).mean())
+    return float(average_precision(answers.labels[:, classes], answers.scores[:, classes]).mean())
 
 
 def section(facts: Facts) -> str:

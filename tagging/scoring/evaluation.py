@@ -104,7 +104,7 @@ def resample(answers: list[Answers], metric: Metric, settings: Evaluate) -> np.n
         if run.fold not in by_fold:
             seed = [settings.seed, run.fold]
             by_fold[run.fold] = draw(len(run.labels), settings.resamples, seed)
-        resampled.append(_on_resamples(metric, run, by_fold[run.fold]))
+        resampled.append(on_resamples(metric, run, by_fold[run.fold]))
     return np.mean(resampled, axis=0)
 
 
@@ -122,7 +122,14 @@ def limits(answers: list[Answers], metric: Metric, value: float) -> tuple[float,
     return (-np.inf, best) if metric.higher_is_better else (best, np.inf)
 
 
-def _on_resamples(metric: Metric, run: Answers, counts: np.ndarray) -> np.ndarray:
+def on_resamples(metric: Metric, run: Answers, counts: np.ndarray) -> np.ndarray:
+    """Return a metric of one run on each resample of the clips: float64 (resamples,).
+
+    Args:
+        metric: any.
+        run: its answers.
+        counts: how often each resample has each clip, integers (clips, resamples).
+    """
     if metric.of_clips is not None:
         return mean_over_clips(metric.of_clips(run.labels, run.scores), counts)
     if metric.resampled is not None:
