@@ -40,9 +40,6 @@ METRICS = Path("metrics/data.json")
 FEATURE = "waveform"
 FULL_SCALE = 32768  # of 16-bit samples
 PIECE_SECONDS = 10  # of a recording that are decoded at a time
-# Parts that all classes are in. Of several labels a clip, a rare one need not validate: metrics are
-# means over those that do. What is similar is asked of classes never seen as well.
-COMPLETE = {"single_label": SPLITS, "multi_label": ("train", "test"), "similarity": ()}
 
 
 class Decode(Section):
@@ -259,16 +256,16 @@ def split_up(
     recordings: list[Recording],
     labels: np.ndarray,
     names: list[str],
-    kind: str,
+    task: Task,
 ) -> list[Fold]:
-    """Return the folds of the clips; classes are in all parts where the task's kind takes it.
+    """Return the folds of the clips; classes are in all parts in which the task takes them.
 
     Args:
         protocol: the settings.
         recordings: each clip's.
         labels: 0 or 1, (clips, classes).
         names: of the classes.
-        kind: of the task.
+        task: whose clips they are.
 
     Raises:
         UserError: if a class is missing from a part, or the clips are too few or lack what the
@@ -291,13 +288,13 @@ def split_up(
             f"{error}: fewer protocol.folds, another protocol.seed, or more files or groups of "
             "each class"
         ) from None
-    for part in COMPLETE[kind]:
+    for part in task.complete:
         for places in (getattr(fold, part) for fold in folds):
             missing = ~labels[places].any(axis=0)
             if len(places) and missing.any():
                 raise UserError(
                     f"no clip of {names[missing.argmax()]} is in {part}; protocol.split "
-                    f"{protocol.split} takes clips of each class in {', '.join(COMPLETE[kind])}: "
+                    f"{protocol.split} takes clips of each class in {', '.join(task.complete)}: "
                     "more files of it, or another split"
                 )
     return folds
@@ -316,7 +313,7 @@ def main() -> None:
     labels = of_recording[places]
     of_clip = [recordings[place] for place in places]
     names = [of.name for of in classes]
-    folds = split_up(protocol, of_clip, labels, names, task.kind)
+    folds = split_up(protocol, of_clip, labels, names, task)
     ids = np.array(
         [
             f"{recordings[window.recording].id}@{window.start / settings.rate:g}".encode()

@@ -138,11 +138,11 @@ def read_copies(training: Training, feature: str, clips: Clips) -> list[Clips]:
 
 def read_targets(training: Training, index: Index, features: Features) -> np.ndarray | None:
     """Return what a student learns for the clips that train a fold; None for other models."""
-    model, run, kind = training.model, training.run, training.task.kind
+    model, run, task = training.model, training.run, training.task
     if not isinstance(model, Student) or (model.backbone and model.label_weight is None):
         return None
-    path, places = teacher_path(kind, model.teacher, run.name), index.folds[run.fold].train
-    if kind == "similarity":
+    path, places = teacher_path(task, model.teacher, run.name), index.folds[run.fold].train
+    if task.embeds:
         teacher = tags_of(path, to_clips(features, index.labels, places, pick_device("cpu")))
     else:
         teacher = read_scores(path).of_fold(run.fold, "train")[0]
@@ -160,19 +160,17 @@ def train_run(training: Training, progress: Progress | Told) -> float:
 
     torch.manual_seed(run.seed)
     network = build(model, features.spec, len(classes), name).to(device)
-    if model.weights is not None:
-        begin_with(network, WEIGHTS / f"{model.weights}.safetensors")
-    if isinstance(model, Student) and model.backbone is not None:
-        path = teacher_path(task.kind, model.teacher, run.name)
-        begin_with(network, path, frozen=model.backbone == "frozen")
-    activation = judged_by(task.kind, network, settings.loss, model, name)
-    validate = Validation(val, load_metric(task.chooses), activation)
     files = [INDEX, *sorted(file for file in (FEATURES / feature).rglob("*") if file.is_file())]
-    if isinstance(model, Student):
-        files.append(teacher_path(task.kind, model.teacher, run.name))
-        files += [Path(model.ontology)] if model.ontology else []
     if model.weights is not None:
-        files.append(WEIGHTS / f"{model.weights}.safetensors")
+        files.append(weights := WEIGHTS / f"{model.weights}.safetensors")
+        begin_with(network, weights)
+    if isinstance(model, Student):
+        files.append(teacher := teacher_path(task, model.teacher, run.name))
+        files += [Path(model.ontology)] if model.ontology else []
+        if model.backbone is not None:
+            begin_with(network, teacher, frozen=model.backbone == "frozen")
+    activation = judged_by(task, network, settings.loss, model, name)
+    validate = Validation(val, load_metric(task.chooses), activation)
     # Its own settings of the training are among `settings`.
     without_seeds = model.model_dump(exclude={"seeds", "train"})
     # Of the task, what is shown decides nothing here: a new metric trains nothing.
@@ -202,7 +200,7 @@ def train_run(training: Training, progress: Progress | Told) -> float:
         trained = train(network, settings, run.seed, clips, validate, state, progress, log, copies)
     if distributed.rank() == 0:
         thresholds = None
-        if len(val.places) and task.kind != "similarity":
+        if len(val.places) and not task.embeds:
             network.load_state_dict(trained.weights)
             answers = log_odds(score(network, val), activation)
             thresholds = choose_thresholds(val.labels, answers, settings.sure)

@@ -89,7 +89,7 @@ def test_an_entry_can_be_trained(folder: str, name: str, tmp_path: Path) -> None
         labels = np.eye(CLASSES, dtype=np.uint8)[np.arange(CLIPS) % CLASSES]
     features = Features(audible(labels, spec), np.full(CLIPS, spec.frames), spec, {})
     clips = to_clips(features, labels, np.arange(CLIPS), torch.device("cpu"))
-    activation = judged_by(task.kind, network, settings.loss, model, name)
+    activation = judged_by(task, network, settings.loss, model, name)
     validate = Validation(clips, load_metric(task.chooses), activation)
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     with Progress("train", None, "step", "none") as progress:
@@ -119,5 +119,5 @@ def test_an_ensembles_members_are_there(folder: str, name: str) -> None:
 @pytest.mark.parametrize(("folder", "name"), of_all("students"))
 def test_a_students_teacher_is_there(folder: str, name: str) -> None:
     params = PARAMS[folder]
-    teachers = "models" if params["task"]["kind"] == "similarity" else "ensembles"
+    teachers = "models" if parse(Task, params["task"], "task").embeds else "ensembles"
     assert params["students"][name]["teacher"] in params[teachers]

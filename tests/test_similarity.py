@@ -14,6 +14,7 @@ from stages import train as stage
 from tagging.base.errors import UserError
 from tagging.data.batches import to_clips
 from tagging.data.clips import Fold, read_features, read_index, write_json
+from tagging.data.task import Task
 from tagging.learning import model as models
 from tagging.learning.losses import LOSSES
 from tagging.learning.metric_losses import (
@@ -348,9 +349,9 @@ def test_a_network_and_a_loss_are_of_the_tasks_kind(entry: dict, kind: str, sent
     network = models.build(model, SPEC._replace(bins=6), 6, "x")
     loss = LOSSES[model.train.get("loss", "bce")]()
     with pytest.raises(UserError, match=sentence):
-        judged_by(kind, network, loss, model, "x")
+        judged_by(Task(**TASK | {"kind": kind}), network, loss, model, "x")
     wide = models.build(model.model_copy(update={"embedding": 4}), SPEC._replace(bins=4), 6, "x")
-    assert judged_by("similarity", wide, loss, model, "x") == "cosine"
+    assert judged_by(Task(**TASK), wide, loss, model, "x") == "cosine"
 
 
 def test_a_teacher_of_tags_tells_classes(task: Path, monkeypatch) -> None:

@@ -30,6 +30,19 @@ class Task(Section):
         "mean probability; during training each validates alone) or false (each is scored alone)",
     )
 
+    @property
+    def embeds(self) -> bool:
+        """Whether networks answer with embeddings, not with classes."""
+        return self.kind == "similarity"
+
+    @property
+    def complete(self) -> tuple[str, ...]:
+        """The parts, of train, val and test, in which every class must have clips."""
+        if self.embeds:  # what is similar is asked of classes never seen as well
+            return ()
+        # Of several labels a clip, a rare one need not validate: metrics are means over the others.
+        return ("train", "val", "test") if self.kind == "single_label" else ("train", "test")
+
 
 def load_task() -> Task:
     """Read the section `task` of params.yaml.

@@ -8,6 +8,7 @@ from torch import nn
 
 from tagging.base.errors import UserError
 from tagging.data.batches import Clips, epoch_batches
+from tagging.data.task import Task
 from tagging.learning.losses import Loss
 from tagging.learning.metric_losses import MetricLoss, TripletLoss
 from tagging.learning.model import (
@@ -21,11 +22,11 @@ from tagging.learning.model import (
 from tagging.scoring.scores import scores_path
 
 
-def judged_by(kind: str, network: nn.Module, loss: Loss, model: Model, name: str) -> Activation:
+def judged_by(task: Task, network: nn.Module, loss: Loss, model: Model, name: str) -> Activation:
     """Return what turns a network's outputs into probabilities or, of embeddings, their distance.
 
     Args:
-        kind: of the task.
+        task: what it is trained for.
         network: of the model.
         loss: that it is trained with.
         model: the entry.
@@ -35,9 +36,9 @@ def judged_by(kind: str, network: nn.Module, loss: Loss, model: Model, name: str
         UserError: if the task asks for embeddings and the network has none, or the loss learns them
             and the task asks for none.
     """
-    if kind == "similarity" and hasattr(network, "embed"):
+    if task.embeds and hasattr(network, "embed"):
         return model.distance
-    if kind == "similarity":
+    if task.embeds:
         raise UserError(
             f"params.yaml: {name}.architecture is {model.architecture}, which has no embedding of "
             "its own; it takes another, or the width of one as embedding"
@@ -50,15 +51,15 @@ def judged_by(kind: str, network: nn.Module, loss: Loss, model: Model, name: str
     return activation_of(network, loss.activation)
 
 
-def teacher_path(kind: str, teacher: str, run: str) -> Path:
+def teacher_path(task: Task, teacher: str, run: str) -> Path:
     """Return the file of a student's teacher: an ensemble's scores or, of embeddings, a model.
 
     Args:
-        kind: of the task.
+        task: the student's.
         teacher: the entry's name.
         run: the student's, which its teacher must have too.
     """
-    if kind == "similarity":
+    if task.embeds:
         return Path(f"models/{teacher}/{run}.safetensors")
     return scores_path("ensembles", teacher)
 

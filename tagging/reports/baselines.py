@@ -6,28 +6,29 @@ from statistics import mean
 import numpy as np
 
 from tagging.data.clips import Index
+from tagging.data.task import Task
 from tagging.scoring.metric import Metric
 
 
-def baselines(kind: str, metrics: dict[str, Metric], index: Index) -> dict[str, dict[str, float]]:
+def baselines(task: Task, metrics: dict[str, Metric], index: Index) -> dict[str, dict[str, float]]:
     """Return each baseline's metrics on test, the mean over folds.
 
-    Of embeddings it is random neighbours, drawn.
+    Of embeddings it is random neighbours, drawn. Of one label a clip, a ranking at random is called
+    chance.
 
     The random ranking is the expectation over all orders: equal scores count as that, clip by clip
     or class by class. A metric of all clips at once says nothing of equal scores and is left out.
 
     Args:
-        kind: multi_label, single_label (there a ranking at random is what is called chance) or
-            similarity.
+        task: what is asked.
         metrics: those of the task.
         index: its clips.
     """
-    if kind == "similarity":
+    if task.embeds:
         return {"random neighbours": _of_random_embeddings(metrics, index)}
     weights = (
         {"chance": 0.0}
-        if kind == "single_label"
+        if task.kind == "single_label"
         else {"constant ranking": 1.0, "random ranking": 0.0}
     )
     return {

@@ -103,7 +103,7 @@ OF_CLASSES = (average_precision, gain, precision_recall)  # embeddings have none
 def write_curves(facts: Facts, folder: Path) -> None:
     """Write the data of the plots to CSV files in `folder`."""
     for curve, columns in CURVES.items():
-        if facts.task.kind == "similarity" and curve in OF_CLASSES:
+        if facts.task.embeds and curve in OF_CLASSES:
             continue
         rows = [[*row, facts.data["source"]] for row in curve(facts)]
         write_text(folder / f"{curve.__name__}.csv", to_csv([*columns.split(), "data"], rows))

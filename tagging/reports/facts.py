@@ -180,7 +180,7 @@ def read_facts() -> Facts:
     if best is not None:
         entries = [row._replace(behind=how_far_behind(row, best, name, metric)) for row in entries]
 
-    others = [Row(k, "baseline", test) for k, test in baselines(task.kind, metrics, index).items()]
+    others = [Row(k, "baseline", test) for k, test in baselines(task, metrics, index).items()]
     published = read_published(settings, metrics)
     if published.keys() & {row.name for row in entries + others}:
         raise UserError(

@@ -279,7 +279,7 @@ def write_evaluation(
         rows = sure_rows(names, sure, *of_clips)
         write_text(plots / "sure.csv", to_csv(SURE_HEADER, rows))
     write_json(Path(f"metrics/{name}.json"), result)
-    if task.kind == "similarity":  # embeddings say nothing of single classes
+    if task.embeds:  # embeddings say nothing of single classes
         return
     rows = class_rows(test, names)
     write_text(plots / "average_precision.csv", to_csv(CLASS_HEADER, rows))
