@@ -73,6 +73,7 @@ def test_what_is_kept_of_a_label_is_what_validation_has() -> None:
         sure = expit(x) >= np.float32(of.threshold)
         assert of.precision == pytest.approx(true[sure].mean())
         assert of.recall == pytest.approx(sure[true > 0].mean())
+        assert of.precision >= 0.8  # also where the calibration of all labels expects it
     assert 0 < judged < LABELS
 
 

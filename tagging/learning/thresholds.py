@@ -8,7 +8,7 @@ b x, whose offsets d_j are drawn to zero as normal ones of the deviation `SPREAD
 that a threshold answers, the mean calibrated probability is the precision to be expected. It counts
 as `PRIOR` answers beside those that validation has, which gives the precision a Beta distribution
 (Gelman et al., 2013, "Bayesian data analysis", chapter 2). The lowest threshold is taken whose
-precision is the promised one or more with the probability `CONFIDENCE`.
+precision is the promised one or more with the probability `CONFIDENCE`, and also on validation.
 """
 
 from typing import Any, NamedTuple
@@ -106,7 +106,7 @@ def _choose(
     expected = (np.cumsum(calibrated[order]) / answered).clip(1e-6, 1 - 1e-6)
     # Of the Beta distribution, what lies below the promised precision.
     below = betainc(hits + PRIOR * expected, answered - hits + PRIOR * (1 - expected), promised)
-    good = below <= 1 - CONFIDENCE
+    good = (below <= 1 - CONFIDENCE) & (hits / answered >= promised)
     good[:-1] &= falling[:-1] > falling[1:]  # equal ones are answered together
     if not good.any():
         return Threshold(clips)
