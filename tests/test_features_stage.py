@@ -14,6 +14,7 @@ import yaml
 
 from stages import features as stage
 from stages import weights
+from tagging import features
 from tagging.base.errors import UserError
 from tagging.data.classes import Class
 from tagging.data.clips import Index, read_features, write_features, write_index
@@ -258,6 +259,16 @@ def test_a_network_of_other_features_than_sound_gives_none(tmp_path: Path) -> No
     save_network(path, network.state_dict(), model, shape)
     with pytest.raises(UserError, match="takes vggish, not sound"):
         embedding.Transform(path, "embedding")
+
+
+def test_what_a_feature_s_own_file_lacks_is_no_unknown_feature(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "hum.py").write_text("import no_such_package")
+    monkeypatch.setattr(embedding, "FEATURES", tmp_path)
+    monkeypatch.setattr(features, "__path__", [str(tmp_path)])
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        embedding.build_transform("hum", {}, "features.hum")
+    with pytest.raises(UserError, match=r"features\.buzz is 'buzz'"):
+        embedding.build_transform("buzz", {}, "features.buzz")
 
 
 def test_the_stage_is_a_command_and_says_what_is_missing(folder: Path, clips) -> None:

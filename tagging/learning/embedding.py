@@ -11,6 +11,8 @@ from tagging.base.errors import UserError
 from tagging.learning.model import load_network, log_odds
 from tagging.parameters import parse
 
+FEATURES = Path(__file__).parents[1] / "features"
+
 
 def build_transform(name: str, settings: dict[str, Any], key: str) -> nn.Module:
     """Return the transform of waveforms that a file of tagging/features defines.
@@ -23,10 +25,8 @@ def build_transform(name: str, settings: dict[str, Any], key: str) -> nn.Module:
     Raises:
         UserError: if there is no such file, or it does not take the settings.
     """
-    try:
-        module = importlib.import_module(f"tagging.features.{name}")
-    except ModuleNotFoundError:
-        module = None
+    there = {file.stem for file in FEATURES.glob("*.py")}
+    module = importlib.import_module(f"tagging.features.{name}") if name in there else None
     if not hasattr(module, "Transform"):
         raise UserError(
             f"params.yaml: {key} is {name!r}; it takes log_mel, mfcc, multi_log_mel, or another "
@@ -61,7 +61,7 @@ class Transform(nn.Module):
         about = dict(self.trained.shape.features)
         if "sample_rate" not in about and "preset" not in about:
             raise UserError(f"{path} is of a network that takes {about.get('name')}, not sound")
-        self.front = build_transform(about.pop("name"), about, str(path))
+        self.front = build_transform(about.pop("name", None), about, str(path))
         self.sample_rate = self.front.sample_rate
         self.gives = gives
         if gives == "embedding" and not hasattr(self.trained.network, "embed"):
