@@ -2,11 +2,9 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import chain
 from numbers import Real
 from pathlib import Path
-from textwrap import shorten
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -129,8 +127,7 @@ class Tagger:
 
     def __init__(self, path: Path, vggish: Path | None = None) -> None:
         self.path, self.name, self.vggish = path, models.shown(path), vggish
-        with model_of(path):
-            trained = load_network(path, torch.device("cpu"))
+        trained = load_network(path, torch.device("cpu"))
         self.network, self.shape = trained.network, trained.shape
         if self.shape.activation in get_args(Distance):
             raise UserError(
@@ -463,23 +460,6 @@ def activate(outputs: torch.Tensor, activation: Activation) -> torch.Tensor:
     return outputs.softmax(1) if activation == "softmax" else outputs
 
 
-@contextmanager
-def model_of(path: Path) -> Iterator[None]:
-    """Say in a sentence what is wrong with a model's file while it is read: users bring any.
-
-    Raises:
-        UserError: if what is read is no model, or lacks a part.
-    """
-    try:
-        yield
-    except (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
-        problem = shorten(str(error), 160, placeholder=" ..")
-        raise UserError(
-            f"{path} is no trained network ({problem}); it takes a file as training or the stage "
-            "weights writes it"
-        ) from None
-
-
 def _front(features: dict[str, Any], path: Path) -> nn.Module | None:
     """Return what computes a network's input of a waveform; None for AudioSet's embeddings.
 
@@ -497,8 +477,7 @@ def _front(features: dict[str, Any], path: Path) -> nn.Module | None:
         # As in `stages.features`: the task's classes are in the order of their names.
         classes = chosen and [chosen[key] for key in sorted(chosen)]
         weights = models.find(settings["weights"])
-        with model_of(weights):
-            return embedding.Transform(weights, settings["gives"], classes)
+        return embedding.Transform(weights, settings["gives"], classes)
     try:
         return embedding.build_transform(name, settings, str(path))
     except UserError:

@@ -4,6 +4,7 @@ import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -246,17 +247,32 @@ def load_network(path: Path, device: torch.device) -> Trained:
     """Rebuild a trained network from its file alone.
 
     Raises:
-        UserError: if the file is missing, damaged or no network's.
+        UserError: if the file is missing, damaged, no network's, or of a network that is not here.
     """
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             description = json.loads(file.metadata()["model"])
             weights = {name: file.get_tensor(name) for name in file.keys()}
-            epochs = description["checkpoints"]
+        epochs = list(description["checkpoints"])
+        shape = Shape(
+            InputSpec(**description["input"]),
+            [Class(**of) for of in description["classes"]],
+            description["activation"],
+            description["features"],
+        )
+        model = Model(
+            architecture=description["architecture"],
+            network=description["network"],
+            embedding=description.get("embedding"),
+        )
+        of_labels = description.get("thresholds", {})
+        thresholds = [of_labels.get(of.name, {}).get("threshold") for of in shape.classes]
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run dvc repro") from None
-    except (SafetensorError, TypeError, KeyError) as error:
-        raise UserError(f"{path} is no trained network ({error}); train it again") from None
+    except (
+        OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError,
+    ) as error:  # fmt: skip
+        raise _no_network(path, error) from None
     checkpoints = {
         epoch: {
             name.removeprefix(_checkpoint(epoch)): weights.pop(name)
@@ -265,27 +281,28 @@ def load_network(path: Path, device: torch.device) -> Trained:
         }
         for epoch in epochs
     }
-    shape = Shape(
-        InputSpec(**description["input"]),
-        [Class(**of) for of in description["classes"]],
-        description["activation"],
-        description["features"],
-    )
-    model = Model(
-        architecture=description["architecture"],
-        network=description["network"],
-        embedding=description.get("embedding"),
-    )
-    network = build(model, shape.spec, len(shape.classes), path.stem).to(device)
-    network.load_state_dict(weights)
-    of_labels = description.get("thresholds", {})
-    thresholds = [of_labels.get(of.name, {}).get("threshold") for of in shape.classes]
+    try:
+        network = build(model, shape.spec, len(shape.classes), path.stem).to(device)
+    except UserError as error:
+        raise _no_network(path, error) from None
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:  # of names and shapes
+        raise _no_network(path, error) from None
     return Trained(
         network.eval(),
         shape,
         checkpoints,
         np.array(thresholds, np.float32),
         description.get("promised"),
+    )
+
+
+def _no_network(path: Path, error: Exception) -> UserError:
+    problem = shorten(str(error), 160, placeholder=" ..")
+    return UserError(
+        f"{path} is no trained network ({problem}); it takes a file as training or the stage "
+        "weights writes it"
     )
 
 
