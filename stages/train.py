@@ -175,7 +175,7 @@ def train_run(training: Training, progress: Progress | Told) -> float:
     without_seeds = model.model_dump(exclude={"seeds", "train"})
     # Of the task, what is shown decides nothing here: a new metric trains nothing.
     decides = settings.model_dump(exclude={"sure"})
-    description = [without_seeds, decides, task.chooses, run, device.type]
+    description = [without_seeds, decides, task.kind, task.chooses, run, device.type]
     if distributed.size() > 1:
         description.append(distributed.size())
     with distributed.first_alone():  # it removes states of trainings before
@@ -216,11 +216,11 @@ def train_run(training: Training, progress: Progress | Told) -> float:
 @entry_point
 def main(name: str) -> None:
     """Run the stage for the model `name`."""
-    machine = load(Machine, "run")
+    machine, task = load(Machine, "run"), load_task()
     model, settings = load_settings(name)
     sizes = [len(fold.train) for fold in read_index().folds]
     trainings = [
-        Training(name, model, settings, load_task(), run, machine.device)
+        Training(name, model, settings, task, run, machine.device)
         for run in runs(len(sizes), model.seeds)
     ]
     distributed.join(machine.device)

@@ -29,7 +29,7 @@ SECTIONS = {
     "task.features": {"prepare", *TRAINING, *SCORING, "compare"},
     "task.shown": {*SCORING, "compare"},  # and no training
     "task.pooled": {*SCORING, "compare"},
-    "task.kind": {"decode", *SCORING, "compare"},
+    "task.kind": {"decode", *TRAINING, *SCORING, "compare"},
     "download": {"download"},
     "convert": {"prepare"},  # and the subsets' own stages, which come and go
     "prepare": {"prepare"},

@@ -419,6 +419,11 @@ def test_a_finished_run_is_not_trained_again(task: Path, monkeypatch) -> None:
     stage.main("small")
     assert len(trained) == 2
     assert load_network(Path("models/small/seed0.safetensors"), CPU).promised == 0.3
+    # But for another kind of task, of which validation judges embeddings.
+    for epochs, kind in ((4, "multi_label"), (6, "similarity")):
+        write_params(task={"kind": kind, "chooses": "recall_at_1"}, models={"small": ATTENTION})
+        stage.main("small")
+        assert len(trained) == epochs
 
 
 @pytest.mark.parametrize(
