@@ -254,7 +254,7 @@ def write_evaluation(
         resampled = resample(test, metric, settings)
         if (value := result["test"][metric_name]) is not None:
             # Of embeddings none is known to be perfect.
-            ends = limits(test, metric, value) if task.kind != "similarity" else ()
+            ends = limits(test, metric, value) if not task.embeds else ()
             low, high = interval(value, resampled, *ends)
             result["test"] |= {f"{metric_name}_low": low, f"{metric_name}_high": high}
         if metric_name == task.chooses:
