@@ -267,7 +267,7 @@ def test_attention_pools_as_the_papers_write(settings, dtype):
                 level_by_hand(level, h, settings["pooling"], heads)
                 for level, h in zip(network.levels, last, strict=True)
             ]
-            expected.append(network.weigh(torch.cat(logits)) if len(logits) > 1 else logits[0])
+            expected.append(network.classify(torch.cat(logits)) if len(logits) > 1 else logits[0])
         found = network(x, torch.tensor(lengths))
     tolerance = {torch.float32: 1e-5, torch.float64: 1e-12}[dtype]
     torch.testing.assert_close(found, torch.stack(expected), atol=tolerance, rtol=tolerance)

@@ -160,19 +160,19 @@ def begin_with(network: nn.Module, path: Path, frozen: bool = False) -> None:
     With `frozen` training leaves them, and batch statistics, as they are.
 
     Raises:
-        UserError: if the file has other tensors than the network, beyond `classify`.
+        UserError: if the file has other tensors than the network, beyond what is in a `classify`.
     """
     given = load_network(path, torch.device("cpu")).network.state_dict()
     own = network.state_dict()
     for name, tensor in own.items():
         same = name in given and given[name].shape == tensor.shape
-        if not name.startswith("classify"):
+        if "classify" not in name.split("."):
             if not same:
                 raise UserError(f"{path} is of another network: it has no {name} of its shape")
             tensor.copy_(given[name])
     if frozen:
         for name, parameter in network.named_parameters():
-            parameter.requires_grad_(name.startswith("classify"))
+            parameter.requires_grad_("classify" in name.split("."))
         for module in network.modules():
             if isinstance(module, nn.BatchNorm1d):
                 module.momentum = 0.0

@@ -141,11 +141,11 @@ class Network(nn.Module):
             Layer(here, after, settings.dropout) for here, after in pairwise(channels)
         )
         self.levels = nn.ModuleList(Level(settings, labels) for _ in range(levels))
-        self.weigh = nn.Linear(levels * labels, labels) if levels > 1 else nn.Identity()
+        self.classify = nn.Linear(levels * labels, labels) if levels > 1 else nn.Identity()
 
     def forward(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
         """Return logits; `frames` is the length of each clip where some are padded."""
-        return self.weigh(self._said(*self._last_layers(x, frames)))
+        return self.classify(self._said(*self._last_layers(x, frames)))
 
     def embed(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
         """Return the last layer pooled over time, float32 (batch, hidden).
