@@ -1,15 +1,19 @@
 """Every dvc.lock and all committed results were made by the committed code and parameters."""
 
+import csv
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
+from tagging.commands.models import EMBEDDINGS
+from tagging.learning.model import load_network
 from tests.project import PIPELINES, ROOT, TEMPLATE
 
 LOCKED = [folder for folder in PIPELINES if folder != TEMPLATE]  # it has no recordings to run on
@@ -94,3 +98,12 @@ def test_what_one_stage_made_is_what_the_next_read(stages: list[PipelineStage]) 
         for dep in stage.deps:
             if dep.fs_path in made:
                 assert dep.hash_info == made[dep.fs_path], f"{stage.name}: {dep}; {AGAIN}"
+
+
+def test_the_weights_that_the_package_brings_are_those_of_the_results() -> None:
+    trained = load_network(EMBEDDINGS, torch.device("cpu"))
+    names = [of.name for of in trained.shape.classes]
+    found = {name: f"{value:.6g}" for name, value in zip(names, trained.thresholds, strict=True)}
+    with (ROOT / "plots/evaluate/yac_distilled/sure.csv").open(encoding="utf-8") as file:
+        expected = {row["label"]: row["threshold"] or "nan" for row in csv.DictReader(file)}
+    assert found == expected, f"cp models/yac_distilled/seed0.safetensors {EMBEDDINGS}"
