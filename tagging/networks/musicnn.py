@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import nn
+from torch.nn import functional
 
 from tagging.base.errors import UserError
 from tagging.data.padding import MaskedBatchNorm, frame_mask, max_over_frames, mean_over_frames
@@ -84,7 +85,15 @@ class FrontConv(nn.Module):
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Map (batch, channels, frames, bins) to (batch, filters, frames)."""
-        return self.norm(self.conv(x)[:, :, self.skip :].relu(), mask).amax(3)
+        if self.training and x.shape[2] < self.conv.kernel_size[0]:
+            # PyTorch 2.13's gradient on CPUs writes past its memory where a convolution itself
+            # puts more zeros around a clip than the clip has frames.
+            around = self.conv.padding[0]
+            x = functional.pad(x, (0, 0, around, around))
+            h = functional.conv2d(x, self.conv.weight, self.conv.bias)
+        else:
+            h = self.conv(x)
+        return self.norm(h[:, :, self.skip :].relu(), mask).amax(3)
 
 
 class MiddleConv(nn.Module):
