@@ -1,13 +1,26 @@
+import json
+
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
+from stages import train
 from tagging.base.errors import UserError
 from tagging.data.spec import InputSpec
-from tagging.networks.ast import Network, Settings, from_image_transformer, load_weights
+from tagging.learning.model import begin_with, load_network
+from tagging.networks.ast import Network, Settings
 from tagging.sources.weights import as_ast
+from tests.generated import (
+    audible,
+    make_repository,
+    multi_hot,
+    thirds,
+    write_clips,
+    write_params,
+)
 from tests.padded import EMBEDDINGS, clips
 
 SMALL = {"patch": (4, 32), "stride": (2, 16), "width": 32, "heads": 4, "layers": 2}
@@ -160,10 +173,11 @@ def test_a_file_of_the_published_layout_loads(tmp_path):
     model = published()
     save_file(converted(in_files(model.state_dict())), tmp_path / "model.safetensors")
     network = make(PUBLIC_SPEC, **PUBLIC)
-    assert load_weights(network, tmp_path / "model.safetensors") == []
+    begin_with(network, tmp_path / "model.safetensors")
     x = clips(2, PUBLIC_SPEC)
     with torch.inference_mode():
-        torch.testing.assert_close(network(x), model(x[:, 0]).logits, atol=1e-5, rtol=1e-4)
+        pooled = model.audio_spectrogram_transformer(x[:, 0]).pooler_output
+        torch.testing.assert_close(network.embed(x), pooled, atol=1e-5, rtol=1e-4)
 
 
 def test_transformers_itself_writes_the_published_layout(tmp_path):
@@ -179,8 +193,7 @@ def test_the_last_layer_is_kept_where_the_labels_are_others(tmp_path):
     save_file(converted(in_files(published(labels=9).state_dict())), tmp_path / "model.safetensors")
     network = make(PUBLIC_SPEC, **PUBLIC)
     before = network.classify[1].weight.clone()
-    drawn = load_weights(network, tmp_path / "model.safetensors")
-    assert drawn == ["classify.1.weight", "classify.1.bias"]
+    begin_with(network, tmp_path / "model.safetensors")
     assert torch.equal(network.classify[1].weight, before)
 
 
@@ -190,24 +203,27 @@ def test_positions_of_a_file_are_interpolated_or_cut_to_the_clip_or_drawn(tmp_pa
     flat = weights["audio_spectrogram_transformer.embeddings.position_embeddings"][0, 2:]
     grid = flat.unflatten(0, (5, 9))  # bins x frames
     shorter = make(InputSpec(1, 56, 56), **PUBLIC)
-    load_weights(shorter, tmp_path / "model.safetensors")
+    begin_with(shorter, tmp_path / "model.safetensors")
     assert torch.equal(shorter.positions, grid[:, 2:7].transpose(0, 1))
     longer = make(InputSpec(1, 156, 56), **PUBLIC)
-    load_weights(longer, tmp_path / "model.safetensors")
+    begin_with(longer, tmp_path / "model.safetensors")
     expected = functional.interpolate(grid.permute(2, 0, 1)[None], (5, 15), mode="bilinear")[0]
     torch.testing.assert_close(longer.positions, expected.permute(2, 1, 0))
-    drawn = make(PUBLIC_SPEC, **PUBLIC)
+    drawn = make(PUBLIC_SPEC, **PUBLIC, first_positions="drawn")
     before = drawn.positions.clone()
-    assert load_weights(drawn, tmp_path / "model.safetensors", "drawn") == ["positions"]
+    begin_with(drawn, tmp_path / "model.safetensors")
     assert torch.equal(drawn.positions, before)
+    assert torch.equal(drawn.project.weight, longer.project.weight)
 
 
 def test_an_image_transformer_hears_one_channel_as_it_sees_three_equal_ones(tmp_path):
     weights = image_transformer()
     save_file(weights, tmp_path / "deit.safetensors")
     network = make(PUBLIC_SPEC, **PUBLIC)
-    drawn = load_weights(network, tmp_path / "deit.safetensors")
-    assert drawn == [name for name in network.state_dict() if name.startswith("classify.")]
+    own = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    begin_with(network, tmp_path / "deit.safetensors")
+    kept = [name for name, tensor in network.state_dict().items() if torch.equal(tensor, own[name])]
+    assert kept == [name for name in own if name.startswith("classify.")]
     x = clips(2, PUBLIC_SPEC)
     image = x.transpose(2, 3).expand(-1, 3, -1, -1)  # bins x frames
     expected = functional.conv2d(
@@ -215,7 +231,7 @@ def test_an_image_transformer_hears_one_channel_as_it_sees_three_equal_ones(tmp_
     )
     torch.testing.assert_close(network.project(x), expected.transpose(2, 3), atol=1e-4, rtol=1e-4)
     two = make(InputSpec(2, 96, 56), **PUBLIC)
-    load_weights(two, tmp_path / "deit.safetensors")
+    begin_with(two, tmp_path / "deit.safetensors")
     torch.testing.assert_close(
         two.project(x.expand(-1, 2, -1, -1)), network.project(x), atol=1e-4, rtol=1e-4
     )
@@ -231,7 +247,7 @@ def test_a_layer_of_an_image_transformer_answers_as_it_does_there():
     """Pre-norm attention and perceptron, written out from the file's weights."""
     weights = image_transformer()
     network = make(PUBLIC_SPEC, **PUBLIC)
-    network.load_state_dict(from_image_transformer(weights, network), strict=False)
+    network.load_state_dict(network.adapted(weights), strict=False)
     x = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(4))
 
     def part(name, h, apply=functional.linear):
@@ -254,7 +270,7 @@ def test_a_layer_of_an_image_transformer_answers_as_it_does_there():
 def test_vit_and_deit_load_with_and_without_a_distillation_token(tokens, distillation):
     weights = image_transformer(tokens=tokens)
     network = make(PUBLIC_SPEC, **PUBLIC | {"distillation": distillation})
-    found = from_image_transformer(weights, network)
+    found = network.adapted(weights)
     class_token = weights["cls_token"][0, 0] + weights["pos_embed"][0, 0]
     assert torch.equal(found["tokens"][0], class_token)
     assert found["tokens"].shape == network.tokens.shape
@@ -280,16 +296,16 @@ def changed(weights: dict, **replaced) -> dict:
         (
             changed(image_transformer(), blocks_1_mlp_fc2_bias=None),
             {},
-            "there are no weights layers.1.linear2.bias",
+            "it has no weights layers.1.linear2.bias",
         ),
-        (changed(image_transformer(), pos_embed=None), {}, "there are no weights pos_embed"),
+        (changed(image_transformer(), pos_embed=None), {}, "it has no weights pos_embed"),
         (
             changed(image_transformer(), blocks__0__ls1__gamma=torch.zeros(32)),
             {},
-            "the weights blocks.0.ls1.gamma are of no part that the network has",
+            "its weights blocks.0.ls1.gamma are of no part that the network has",
         ),
         (image_transformer(), {"layers": 1}, r"layers\.1\..* are of no part"),
-        (image_transformer(), {"layers": 3}, r"there are no weights layers\.2\."),
+        (image_transformer(), {"layers": 3}, r"it has no weights layers\.2\."),
         (
             image_transformer(),
             {"patch": (16, 32)},
@@ -307,8 +323,10 @@ def test_weights_of_another_layout_are_refused_in_one_sentence(tmp_path, weights
     save_file(weights, tmp_path / "file.safetensors")
     network = make(PUBLIC_SPEC, **PUBLIC | settings)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    with pytest.raises(UserError, match=f"file.safetensors: .*{says}") as refused:
-        load_weights(network, tmp_path / "file.safetensors")
+    with pytest.raises(
+        UserError, match=f"file.safetensors is of another network: .*{says}"
+    ) as refused:
+        begin_with(network, tmp_path / "file.safetensors")
     assert "\n" not in str(refused.value)
     assert all(torch.equal(before[name], now) for name, now in network.state_dict().items())
 
@@ -317,16 +335,16 @@ def test_published_weights_are_refused_by_networks_of_another_kind(tmp_path):
     save_file(converted(in_files(published().state_dict())), tmp_path / "file.safetensors")
     without = make(PUBLIC_SPEC, **PUBLIC | {"distillation": False})
     with pytest.raises(UserError, match=r"tokens have the shape \[2, 32\]; .* \[1, 32\]"):
-        load_weights(without, tmp_path / "file.safetensors")
+        begin_with(without, tmp_path / "file.safetensors")
     fewer = make(InputSpec(1, 96, 46), **PUBLIC)
     with pytest.raises(UserError, match=r"positions have the shape \[9, 5, 32\]; .* \[9, 4, 32\]"):
-        load_weights(fewer, tmp_path / "file.safetensors")
+        begin_with(fewer, tmp_path / "file.safetensors")
 
 
 def test_a_damaged_file_is_refused(tmp_path):
     (tmp_path / "file.safetensors").write_bytes(b"no weights")
     with pytest.raises(UserError, match=r"file\.safetensors is no safetensors file"):
-        load_weights(make(), tmp_path / "file.safetensors")
+        begin_with(make(), tmp_path / "file.safetensors")
 
 
 @pytest.mark.parametrize("norm", ["fixed", "batch"])
@@ -486,3 +504,27 @@ def test_the_top_10_study_s_settings_are_taken():
 def test_settings_that_do_not_fit_are_refused(wrong, says):
     with pytest.raises(UserError, match=says):
         make(**wrong)
+
+
+@pytest.mark.parametrize("first_positions", ["fitted", "drawn"])
+def test_training_begins_with_an_image_transformer_that_the_settings_name(
+    first_positions, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    make_repository()
+    labels = multi_hot(16, 6)
+    write_clips(labels, [thirds(16)], audible(labels, PUBLIC_SPEC))
+    settings = SMALL | PUBLIC | {"first_positions": first_positions}
+    # A learning rate that moves nothing: what is written is what it began with.
+    entry = {"architecture": "ast", "network": settings, "weights": "deit", "train": {"lr": 1e-12}}
+    write_params(models={"ast": yaml.safe_load(json.dumps(entry))})
+    (tmp_path / "data/weights").mkdir()
+    save_file(image_transformer(), tmp_path / "data/weights/deit.safetensors")
+    train.main("ast")
+    found = load_network(tmp_path / "models/ast/seed0.safetensors", torch.device("cpu")).network
+    expected = make(PUBLIC_SPEC, **settings)
+    drawn = expected.positions.clone()
+    begin_with(expected, tmp_path / "data/weights/deit.safetensors")
+    torch.testing.assert_close(found.layers.state_dict(), expected.layers.state_dict())
+    torch.testing.assert_close(found.positions, expected.positions)
+    assert torch.equal(expected.positions, drawn) == (first_positions == "drawn")

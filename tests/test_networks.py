@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 from torch import nn
 
 import tagging.networks
 from tagging.base.errors import UserError
 from tagging.data.spec import InputSpec
+from tagging.learning.model import begin_with
 from tagging.networks import attention, yac
 from tests.project import ROOT, TASKS
 
@@ -163,6 +165,26 @@ def test_weights_and_answers_are_the_same_again(name, settings):
         answer = first(clips(4))
         assert torch.equal(second(clips(4)), answer)
         assert torch.equal(first(clips(4)), answer)
+
+
+@every
+def test_a_network_begins_with_all_of_another_s_but_its_last_layer(name, settings, tmp_path):
+    if name == "yac":
+        pytest.skip("its layers have the published names: a file of other labels is refused")
+    given, network = trained(name, settings), make(name, settings, labels=4)
+    save_file(given.state_dict(), tmp_path / "given.safetensors")
+    begin_with(network, tmp_path / "given.safetensors", frozen=True)
+    own = network.state_dict()
+    as_given = {key for key, of in given.state_dict().items() if torch.equal(of, own[key])}
+    sized = {key for key, of in given.state_dict().items() if of.shape != own[key].shape}
+    assert sized  # the labels are others
+    assert sized <= own.keys() - as_given
+    learned = {key for key, of in network.named_parameters() if of.requires_grad}
+    assert learned == dict(network.named_parameters()).keys() - as_given
+    x = clips(3)
+    if hasattr(given, "embed") and "levels" not in settings:
+        with torch.inference_mode():
+            torch.testing.assert_close(network.eval().embed(x), given.embed(x))
 
 
 @every

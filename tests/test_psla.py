@@ -5,7 +5,8 @@ from torch.nn import functional
 
 from tagging.base.errors import UserError
 from tagging.data.spec import InputSpec
-from tagging.networks.psla import Network, Settings, from_image_model, load_weights
+from tagging.learning.model import begin_with
+from tagging.networks.psla import Network, Settings
 from tests.padded import clips
 
 SMALL = {"width": 0.25, "depth": 0.3}
@@ -75,7 +76,7 @@ def test_blocks_and_channels_are_efficientnet_s(width, depth, blocks, channels):
         model = transformers.EfficientNetModel(config)
     assert len(network.blocks) == blocks
     assert network.classify.in_features == channels
-    found = from_image_model(model.state_dict(), network)
+    found = network.adapted(model.state_dict())
     assert set(network.state_dict()) - set(found) == {
         "attend.weight", "attend.bias", "classify.weight", "classify.bias", "head_weights",
     }  # fmt: skip
@@ -84,9 +85,8 @@ def test_blocks_and_channels_are_efficientnet_s(width, depth, blocks, channels):
 def test_b2_has_7_700_418_parameters_and_heads_of_its_own():
     with torch.device("meta"):
         network = Network(Settings(), InputSpec(1, 1056, 128), 527)
-    heads = {"attend", "classify", "head_weights"}
     sizes = {name: tensor.numel() for name, tensor in network.named_parameters()}
-    backbone = [size for name, size in sizes.items() if name.split(".")[0] not in heads]
+    backbone = [size for name, size in sizes.items() if name.split(".")[0] not in network.last]
     assert sum(backbone) == 7_700_418
     assert sum(sizes.values()) - sum(backbone) == 2 * (1408 + 1) * 4 * 527 + 4
 
@@ -102,7 +102,7 @@ def test_maps_equal_those_of_transformers_with_its_weights(frames, bins, padding
     spec = InputSpec(channels, frames, bins)
     model = image_model(channels, padding)
     network = make(spec, pooling="mean")
-    network.load_state_dict(from_image_model(model.state_dict(), network), strict=False)
+    network.load_state_dict(network.adapted(model.state_dict()), strict=False)
     network.classify.load_state_dict(model.classifier.state_dict())
     x = clips(2, spec)
     image = x.transpose(2, 3)  # bins x frames
@@ -120,17 +120,14 @@ def test_an_image_model_hears_one_channel_as_it_sees_three_equal_ones(tmp_path):
     model = image_model()
     model.save_pretrained(tmp_path)
     network = make()
-    kept = load_weights(network, tmp_path / "model.safetensors")
-    assert kept == [
-        "head_weights", "attend.weight", "attend.bias", "classify.weight", "classify.bias",
-    ]  # fmt: skip
+    begin_with(network, tmp_path / "model.safetensors")
     x = clips(2, SPEC)
     with torch.inference_mode():
         image = x.transpose(2, 3).expand(-1, 3, -1, -1)
         expected = model.efficientnet(image).last_hidden_state.transpose(2, 3)
         torch.testing.assert_close(network.map_of(x)[0], expected, atol=1e-4, rtol=1e-4)
         two = make(InputSpec(2, 96, 64))
-        load_weights(two, tmp_path / "model.safetensors")
+        begin_with(two, tmp_path / "model.safetensors")
         found = two.map_of(x.expand(-1, 2, -1, -1))[0]
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
@@ -141,19 +138,19 @@ def test_an_image_model_hears_one_channel_as_it_sees_three_equal_ones(tmp_path):
         (
             lambda weights: {"conv.weight": torch.zeros(1)},
             {},
-            r"the weights conv\.weight are of no part that the network has",
+            r"it has no weights stem\.conv\.weight",
         ),
         (
             lambda weights: {name: weights[name] for name in weights if "top_bn" not in name},
             {},
-            r"there are no weights top\.norm\.weight",
+            r"it has no weights top\.norm\.weight",
         ),
         (lambda weights: weights, {"depth": 0.1}, "have the shape|of no part"),
-        (lambda weights: weights, {"depth": 1.0}, "have the shape|there are no weights"),
+        (lambda weights: weights, {"depth": 1.0}, "have the shape|it has no weights"),
         (
             lambda weights: weights,
             {"width": 0.5},
-            r"have the shape \[8\]; the network takes \[16\]",
+            r"have the shape \[8, 1, 3, 3\]; the network takes \[16, 1, 3, 3\]",
         ),
     ],
 )
@@ -162,8 +159,10 @@ def test_weights_of_another_layout_are_refused_in_one_sentence(tmp_path, change,
     save_file(weights, tmp_path / "file.safetensors")
     network = make(**settings)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    with pytest.raises(UserError, match=rf"file\.safetensors: .*({says})") as refused:
-        load_weights(network, tmp_path / "file.safetensors")
+    with pytest.raises(
+        UserError, match=rf"file\.safetensors is of another network: .*({says})"
+    ) as refused:
+        begin_with(network, tmp_path / "file.safetensors")
     assert "\n" not in str(refused.value)
     assert all(torch.equal(before[name], now) for name, now in network.state_dict().items())
 
@@ -171,7 +170,7 @@ def test_weights_of_another_layout_are_refused_in_one_sentence(tmp_path, change,
 def test_a_damaged_file_is_refused(tmp_path):
     (tmp_path / "file.safetensors").write_bytes(b"no weights")
     with pytest.raises(UserError, match=r"file\.safetensors is no safetensors file"):
-        load_weights(make(), tmp_path / "file.safetensors")
+        begin_with(make(), tmp_path / "file.safetensors")
 
 
 @every

@@ -267,15 +267,20 @@ def test_checkpoints_are_the_last_epochs_weights_and_survive_the_file(tmp_path: 
     for epoch in (2, 3):
         assert same(back.checkpoints[epoch], after[epoch - 1])
     other = build(Model(**ATTENTION), SPEC, 10, "other")
-    with pytest.raises(UserError, match="x is of another network: it has no "):
+    with pytest.raises(UserError, match=r"x is of another network: its? "):
         begin_with(other, tmp_path / "x")
     for change, problem in (
         ({"architecture": "gone"}, "gone"),
         ({"network": {"gone": 1}}, "head is missing"),
         ({"embedding": 3}, "size mismatch"),
+        ({"embedding": "wide"}, "embedding"),
     ):
         save_network(tmp_path / "y", trained.weights, model.model_copy(update=change), shape)
         with pytest.raises(UserError, match=f"y is no trained network .*{problem}"):
+            load_network(tmp_path / "y", CPU)
+    for wrong in (shape._replace(spec=SPEC._replace(bins="wide")), shape._replace(activation="gelu")):
+        save_network(tmp_path / "y", trained.weights, model, wrong)
+        with pytest.raises(UserError, match="y is no trained network"):
             load_network(tmp_path / "y", CPU)
     cut_off, pickled = (tmp_path / "x").read_bytes()[:-9], pickle.dumps(trained.weights)
     for content in (cut_off, pickled):

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, TypeAdapter
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
@@ -24,6 +24,7 @@ from tagging.learning.thresholds import Thresholds
 from tagging.parameters import Float, Int, Section, parse, read_entries, read_models
 
 NETWORKS = Path(__file__).parents[1] / "networks"
+CHECKPOINT = "checkpoint "  # weights after an epoch are called so, with its number
 CLIPS_AT_A_TIME = 256  # with more, what layers give no longer stays in a core's cache
 
 Distance = Literal["cosine", "euclidean"]
@@ -48,7 +49,8 @@ class Model(Section):
     features: str | None = Field(None, description="the name of a feature, if not task.features")
     weights: str | None = Field(
         None,
-        description="the name of an entry of weights to begin with but for its last layer, or null",
+        description="the name of a file of data/weights, as the stage weights writes it, to begin "
+        "with but for its last layer; or null",
     )
     seeds: Annotated[list[Seed], AfterValidator(_all_different)] = Field(
         [0], description="a list of whole numbers of 0 or more, each once: a run each", min_length=1
@@ -104,6 +106,9 @@ class Shape(NamedTuple):
     features: dict[str, Any]
 
 
+SHAPE = TypeAdapter(Shape)  # a file's may be anything
+
+
 def load_model(name: str) -> Model:
     """Read the entry `models.<name>` or `students.<name>` of params.yaml.
 
@@ -155,27 +160,57 @@ def build(model: Model, spec: InputSpec, classes: int, name: str) -> nn.Module:
 
 
 def begin_with(network: nn.Module, path: Path, frozen: bool = False) -> None:
-    """Give a network the weights of another of the same architecture, but for the last layer.
+    """Give a network the weights of a file, but for its last layer.
 
-    With `frozen` training leaves them, and batch statistics, as they are.
+    The file is a trained network's, or what the network's own `adapted` takes, such as an image
+    model's. The last layer is what is called `classify`, unless the network says so in `last`. With
+    `frozen` training leaves the weights, and batch statistics, as they are.
 
     Raises:
-        UserError: if the file has other tensors than the network, beyond what is in a `classify`.
+        UserError: if the file is missing, damaged, or of another network.
     """
-    given = load_network(path, torch.device("cpu")).network.state_dict()
-    own = network.state_dict()
-    for name, tensor in own.items():
-        same = name in given and given[name].shape == tensor.shape
-        if "classify" not in name.split("."):
-            if not same:
-                raise UserError(f"{path} is of another network: it has no {name} of its shape")
-            tensor.copy_(given[name])
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run dvc repro") from None
+    except SafetensorError as error:
+        raise UserError(f"{path} is no safetensors file ({error})") from None
+    given = {name: tensor for name, tensor in tensors.items() if not name.startswith(CHECKPOINT)}
+    try:
+        if hasattr(network, "adapted"):
+            given = network.adapted(given)
+        _copy(_without_last(network, given), _without_last(network, network.state_dict()))
+    except UserError as error:
+        raise UserError(f"{path} is of another network: {error}") from None
     if frozen:
-        for name, parameter in network.named_parameters():
-            parameter.requires_grad_("classify" in name.split("."))
+        for parameter in _without_last(network, dict(network.named_parameters())).values():
+            parameter.requires_grad_(False)
         for module in network.modules():
             if isinstance(module, nn.BatchNorm1d):
                 module.momentum = 0.0
+
+
+def _without_last(
+    network: nn.Module, tensors: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    last = set(getattr(network, "last", ("classify",)))
+    return {name: tensor for name, tensor in tensors.items() if not last & {*name.split(".")}}
+
+
+def _copy(given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]) -> None:
+    """Copy what is given into tensors of a network: all of them, or nothing."""
+    for name in {**own, **given}:
+        if name not in own:
+            raise UserError(f"its weights {name} are of no part that the network has")
+        if name not in given:
+            raise UserError(f"it has no weights {name}")
+        if given[name].shape != own[name].shape:
+            raise UserError(
+                f"its weights {name} have the shape {[*given[name].shape]}; the network takes "
+                f"{[*own[name].shape]}"
+            )
+    for name in own:
+        own[name].copy_(given[name])
 
 
 def activation_of(network: nn.Module, trained_with: Activation) -> Activation:
@@ -226,7 +261,7 @@ def save_network(
 
 
 def _checkpoint(epoch: int) -> str:
-    return f"checkpoint {epoch}/"
+    return f"{CHECKPOINT}{epoch}/"
 
 
 class Trained(NamedTuple):
@@ -254,12 +289,8 @@ def load_network(path: Path, device: torch.device) -> Trained:
             description = json.loads(file.metadata()["model"])
             weights = {name: file.get_tensor(name) for name in file.keys()}
         epochs = list(description["checkpoints"])
-        shape = Shape(
-            InputSpec(**description["input"]),
-            [Class(**of) for of in description["classes"]],
-            description["activation"],
-            description["features"],
-        )
+        told = {key: description[key] for key in ("classes", "activation", "features")}
+        shape = SHAPE.validate_python({"spec": description["input"], **told})
         model = Model(
             architecture=description["architecture"],
             network=description["network"],

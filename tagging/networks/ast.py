@@ -9,19 +9,17 @@ The paper's features are 128 log mel bins of windows of 25 ms every 10 ms, norma
 and a spread of 0.5. The settings' defaults are its base model: of 1,024 frames it makes 12 x 101
 patches. Only whole patches count: the frames after a clip's last whole patch are not heard.
 
-Its weights begin as those of an image transformer, or of a published model (`load_weights`).
+It may begin with the weights of an image transformer, as the paper's do, or of one of its own for
+clips of another length (`adapted`).
 """
 
 import math
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
@@ -68,6 +66,11 @@ class Settings(Section):
         description="interpolated (in time, to the length of a clip that is shorter than the "
         "longest) or cut (to those in the middle, as many as the clip has)",
     )
+    first_positions: Literal["fitted", "drawn"] = Field(
+        "fitted",
+        description="fitted (those of the weights it begins with, interpolated or cut to its own "
+        "patches) or drawn (anew, where it begins with weights)",
+    )
     norm: Literal["fixed", "batch"] = Field(
         "fixed",
         description="fixed (the input is normalized by mean and spread, as in the paper) or batch "
@@ -108,7 +111,7 @@ class Network(nn.Module):
         along = (spec.frames - self.patch[0]) // self.stride[0] + 1
         across = (spec.bins - self.patch[1]) // self.stride[1] + 1
         self.positions = nn.Parameter(torch.empty(along, across, settings.width))
-        self.cut = settings.positions == "cut"
+        self.cut, self.fits = settings.positions == "cut", settings.first_positions == "fitted"
         # The class token, and the distillation token after it. A token and its position are one
         # vector: they are only ever added.
         self.tokens = nn.Parameter(torch.empty(1 + settings.distillation, settings.width))
@@ -209,6 +212,35 @@ class Network(nn.Module):
         """Return logits; `frames` is the length of each clip where some are padded."""
         return self.classify(self.embed(x, frames))
 
+    def adapted(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return weights of a file by this network's names, in its layout, for its patches.
+
+        Positions are interpolated bilinearly along an axis where the network has more, and those in
+        the middle are kept where it has fewer; or they stay its own, where the settings say so. Of
+        a network of this file that is so in time alone: its bins are what they are.
+
+        Args:
+            weights: of an image transformer, as `from_image_transformer` takes them, or of a
+                network of this file.
+
+        Raises:
+            UserError: if the weights are of no such layout.
+        """
+        along, across = self.positions.shape[:2]
+        if "patch_embed.proj.weight" in weights:
+            found = from_image_transformer(weights, self)
+        elif "positions" in weights:
+            found = {**weights}
+            across = found["positions"].shape[1]
+        else:
+            raise UserError(
+                "the weights are of an unknown layout; it takes those of a network of ast, or "
+                "timm's of a ViT or a DeiT"
+            )
+        own = self.positions.detach()
+        found["positions"] = _fitted(found["positions"], (along, across)) if self.fits else own
+        return found
+
 
 # What the parts of a layer are called in files of image transformers (timm), and here.
 LAYER = r"blocks\.(\d+)\.(.+)\.(weight|bias)"
@@ -228,9 +260,7 @@ def from_image_transformer(
     """Return the weights of an image transformer by the names and in the layout of `network`.
 
     The kernels of several channels become those of the network's (one: their sum, which is what
-    the image transformer makes of three equal channels). Positions of a square of patches are
-    interpolated bilinearly along an axis where the network has more, and those in the middle are
-    kept where it has fewer. What classified images is left out.
+    the image transformer makes of three equal channels). What classified images is left out.
 
     Args:
         weights: the state of a ViT or a DeiT by timm's names (`blocks.0.attn.qkv.weight`,
@@ -238,9 +268,9 @@ def from_image_transformer(
         network: what they are for, with patches of the same shape.
 
     Returns:
-        Every weight of the network but those that classify and those of `norm: batch`. Where the
-        network has a distillation token and the image transformer none, the class token is for
-        both.
+        Every weight of the network but those that classify: the positions of a square of patches,
+        as many as there are, and the network's own of `norm: batch`. Where the network has a
+        distillation token and the image transformer none, the class token is for both.
 
     Raises:
         UserError: if the weights are not of this layout.
@@ -265,77 +295,20 @@ def from_image_transformer(
         )
     own = torch.cat(tokens) + positions[:number]
     grid = positions[number:].unflatten(0, (side, side))  # (bins, frames, width)
-    return found | {
+    own_norm = {name: of for name, of in network.state_dict().items() if "input_norm" in name}
+    return {
+        **found,
+        **own_norm,
         "project.weight": _kernels(kernels, network),
         "tokens": own[[min(place, number - 1) for place in range(len(network.tokens))]],
-        "positions": _fitted(grid.transpose(0, 1), network.positions.shape[:2]),
+        "positions": grid.transpose(0, 1),
         **_layers(rest),
     }
 
 
-def load_weights(
-    network: Network, path: Path, positions: Literal["fitted", "drawn"] = "fitted"
-) -> list[str]:
-    """Give a network the weights of a published model or of an image transformer.
-
-    Args:
-        network: what takes them.
-        path: a file of safetensors, by the names of this network (which
-            `tagging.sources.weights` gives to published ones) or in the layout of
-            `from_image_transformer`.
-        positions: fitted (those of the file, to the network's patches) or drawn (the network
-            keeps its own).
-
-    Returns:
-        The names of the weights that the network keeps, as the file has none for them. The last
-        layer is among them where the file's has another number of labels.
-
-    Raises:
-        UserError: naming the file, if it is damaged, of another layout or for another network.
-    """
-    try:
-        weights = load_file(path)
-    except SafetensorError as error:
-        raise UserError(f"{path} is no safetensors file: {error}") from None
-    try:
-        if "patch_embed.proj.weight" in weights:
-            found = from_image_transformer(weights, network)
-        elif "positions" in weights:
-            grid = weights["positions"]
-            size = (len(network.positions), grid.shape[1])
-            found = weights | {"positions": _fitted(grid, size)}
-        else:
-            raise UserError(
-                "the weights are of an unknown layout; it takes a network's of this file, or "
-                "timm's of a ViT or a DeiT"
-            )
-        if positions == "drawn":
-            del found["positions"]
-        own = network.state_dict()
-        last = "classify.1.weight"
-        if last in found and len(found[last]) != len(own[last]):
-            del found[last], found["classify.1.bias"]
-        kept = ("classify.", "input_norm.", "positions")
-        for name in own | found:
-            if name not in own:
-                raise UserError(f"the weights {name} are of no part that the network has")
-            if name not in found:
-                if not name.startswith(kept):
-                    raise UserError(f"there are no weights {name}")
-            elif found[name].shape != own[name].shape:
-                raise UserError(
-                    f"the weights {name} have the shape {[*found[name].shape]}; the network takes "
-                    f"{[*own[name].shape]}"
-                )
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    network.load_state_dict(found, strict=False)
-    return [name for name in own if name not in found]
-
-
 def _taken(weights: dict[str, torch.Tensor], name: str) -> torch.Tensor:
     if name not in weights:
-        raise UserError(f"there are no weights {name}")
+        raise UserError(f"it has no weights {name}")
     return weights.pop(name)
 
 
@@ -345,7 +318,7 @@ def _layers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     for name, tensor in weights.items():
         match = re.fullmatch(LAYER, name)
         if not match or match[2] not in PARTS:
-            raise UserError(f"the weights {name} are of no part that the network has")
+            raise UserError(f"its weights {name} are of no part that the network has")
         found[f"layers.{match[1]}.{PARTS[match[2]]}{match[3]}"] = tensor
     return found
 

@@ -142,6 +142,8 @@ class Network(nn.Module):
         )
         self.levels = nn.ModuleList(Level(settings, labels) for _ in range(levels))
         self.classify = nn.Linear(levels * labels, labels) if levels > 1 else nn.Identity()
+        if pooling == "decision":  # then attention is of labels, too
+            self.last = ("classify", "attend", "head_weights")
 
     def forward(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
         """Return logits; `frames` is the length of each clip where some are padded."""

@@ -8,23 +8,19 @@ arXiv 1912.10211).
 
 The paper's features are 128 log mel bins every 10 ms, normalized to a mean of 0 and a spread of 1.
 Its network is B2, as the settings' defaults are; it begins with the weights of an image model
-(`load_weights`).
+(`adapted`).
 """
 
 import math
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
-from tagging.base.errors import UserError
 from tagging.data.maps import bins_norm, normalize_bins
 from tagging.data.padding import MaskedBatchNorm, frame_mask, max_over_frames, mean_over_frames
 from tagging.data.spec import InputSpec
@@ -222,6 +218,7 @@ class Network(nn.Module):
             # The paper's are free; these go through a softmax: they all begin alike, as there, and
             # the weighted mean of probabilities stays one.
             self.head_weights = nn.Parameter(torch.zeros(self.heads))
+        self.last = ("classify", "attend", "head_weights")
 
     def normalized(self, x: torch.Tensor, frames: torch.Tensor | None) -> torch.Tensor:
         """Return clips (batch, channels, frames, bins), normalized, zero where they are padded."""
@@ -283,6 +280,37 @@ class Network(nn.Module):
         log_not_p = (weights + functional.logsigmoid(-decisions)).logsumexp(1)
         return log_p - log_not_p
 
+    def adapted(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the weights of an EfficientNet of images by this network's names, in its layout.
+
+        The first kernels of several channels become those of this network's (one: their sum, which
+        is what the image model makes of three equal channels). What classified images is left out.
+
+        Args:
+            weights: the state of transformers' `EfficientNetModel`, or of its
+                `EfficientNetForImageClassification` (such as `google/efficientnet-b2`'s), of the
+                same width and depth; or of a network of this file, which stay as they are.
+        """
+        if "stem.conv.weight" in weights:
+            return dict(weights)
+        own = self.state_dict()
+        found = {name: own[name] for name in own if name.startswith("input_norm.")}
+        for name, tensor in weights.items():
+            bare = name.removeprefix("efficientnet.")
+            if bare.startswith("classifier."):
+                continue
+            if (match := re.fullmatch(BLOCK, bare)) and match[2] in PARTS:
+                new = f"blocks.{match[1]}.{PARTS[match[2]]}.{match[3]}"
+            else:
+                part, _, kind = bare.rpartition(".")
+                new = f"{ENDS.get(part, part)}.{kind}"
+            if new == "stem.conv.weight" and tensor.shape[1] != (channels := own[new].shape[1]):
+                tensor = tensor.sum(1, keepdim=True).expand(-1, channels, -1, -1) / channels
+            # An image's rows are bins: its kernels are bins x frames.
+            tensor = tensor.transpose(2, 3) if tensor.dim() == 4 else tensor
+            found[new] = tensor.flatten(1) if new in own and own[new].dim() == 2 else tensor
+        return found
+
 
 def widened(channels: int, width: float) -> int:
     """Return a layer's channels times `width`, as the nearest multiple of 8.
@@ -317,76 +345,3 @@ ENDS = {
     "encoder.top_conv": "top.conv",
     "encoder.top_bn": "top.norm",
 }
-
-
-def from_image_model(
-    weights: Mapping[str, torch.Tensor], network: Network
-) -> dict[str, torch.Tensor]:
-    """Return the weights of an EfficientNet by the names and in the layout of `network`.
-
-    The first kernels of several channels become those of the network's (one: their sum, which is
-    what the image model makes of three equal channels). What classified images is left out.
-
-    Args:
-        weights: the state of transformers' `EfficientNetModel`, or of its
-            `EfficientNetForImageClassification` (such as `google/efficientnet-b2`'s).
-        network: what they are for, of the same width and depth.
-
-    Returns:
-        Every weight of the network but those of its last layers and those of `norm: batch`.
-
-    Raises:
-        UserError: if the weights are not of this layout or not of this network's size.
-    """
-    own = network.state_dict()
-    found = {}
-    for name, tensor in weights.items():
-        bare = name.removeprefix("efficientnet.")
-        if bare.startswith("classifier."):
-            continue
-        if (match := re.fullmatch(BLOCK, bare)) and match[2] in PARTS:
-            new = f"blocks.{match[1]}.{PARTS[match[2]]}.{match[3]}"
-        else:
-            part, _, kind = bare.rpartition(".")
-            new = f"{ENDS.get(part, part)}.{kind}"
-        if new not in own:
-            raise UserError(f"the weights {name} are of no part that the network has")
-        if new == "stem.conv.weight" and tensor.shape[1] != own[new].shape[1]:
-            channels = own[new].shape[1]
-            tensor = tensor.sum(1, keepdim=True).expand(-1, channels, -1, -1) / channels
-        # An image's rows are bins: its kernels are bins x frames.
-        tensor = tensor.transpose(2, 3) if tensor.dim() == 4 else tensor
-        tensor = tensor.flatten(1) if own[new].dim() == 2 else tensor
-        if tensor.shape != own[new].shape:
-            raise UserError(
-                f"the weights {name} have the shape {[*tensor.shape]}; the network takes "
-                f"{[*own[new].shape]}"
-            )
-        found[new] = tensor
-    for name in own:
-        if name.startswith(("stem.", "blocks.", "top.")) and name not in found:
-            raise UserError(f"there are no weights {name}")
-    return found
-
-
-def load_weights(network: Network, path: Path) -> list[str]:
-    """Give a network the weights of an image model.
-
-    Args:
-        network: what takes them.
-        path: a file of safetensors, in the layout of `from_image_model`.
-
-    Returns:
-        The names of the weights that the network keeps, as the file has none for them.
-
-    Raises:
-        UserError: naming the file, if it is damaged, of another layout or for another network.
-    """
-    try:
-        found = from_image_model(load_file(path), network)
-    except SafetensorError as error:
-        raise UserError(f"{path} is no safetensors file: {error}") from None
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    network.load_state_dict(found, strict=False)
-    return [name for name in network.state_dict() if name not in found]
