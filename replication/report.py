@@ -113,16 +113,15 @@ def missing(printed: dict[Cell, float], curves: Curves, heads: list[str]) -> lis
     ]
 
 
-def seeds_sentence(curves: Curves) -> str:
+def seeds_told(curves: Curves) -> str:
     """Say of how many seeds the cells of each number of epochs are."""
     groups: dict[int, list[str]] = {}
     for epochs in PRINTED_EPOCHS:
         seeds = len({row["seed"] for row in curves if row["epoch"] == epochs})
         groups.setdefault(seeds, []).append(str(epochs))
-    told = "; ".join(
+    return "; ".join(
         f"{n or 'none'} at {' and '.join(epochs)} epochs" for n, epochs in groups.items()
     )
-    return f"Mean ± standard deviation over seeds ({told}); of one seed no spread is known."
 
 
 def reproduction(printed: Printed, curves: Curves) -> str:
@@ -251,7 +250,10 @@ def heat_map(printed: Printed, curves: Curves, metric: str) -> dict:
     text = {"field": "value", "type": "quantitative", "format": ".3f"}
     return {
         "data": {"values": rows},
-        "title": f"{METRICS[metric]} (mean over seeds): validation at 50 and 200 epochs, then test",
+        "title": {
+            "text": f"{METRICS[metric]}: validation at 50 and 200 epochs, then test",
+            "subtitle": f"ours: mean over seeds ({seeds_told(curves)})",
+        },
         "facet": {
             "column": {
                 "field": "source",
@@ -361,7 +363,7 @@ YouTube-8M is no comparison ([the audit](#the-audit)).
 
 Ours beside the printed numbers: batch {settings.batch_size}, Adam at a constant rate, bytes / 256,
 {clips} clips split at random (not the study's own draw, which was not published).
-{seeds_sentence(curves)}
+Mean ± standard deviation over seeds ({seeds_told(curves)}); of one seed no spread is known.
 NDCG here breaks ties by the labels' frequency, as the printed one does; only where the softmax has
 collapsed (lr = 1, some of 0.1) does it matter.
 {not_run}

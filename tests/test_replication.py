@@ -267,7 +267,7 @@ def test_cells_are_means_over_seeds_and_missing_ones_are_named(printed):
     table = report.comparison({cell: 0.5}, rows, "ndcg")
     assert "| ce | 0.1 | 50 | 0.5000 | 0.6000 ± 0.1414 | +0.1000 | not run |" in table
     later = [{**rows[0], "epoch": epoch} for epoch in (200.0, 1000.0)]
-    assert "(2 at 50 epochs; 1 at 200 and 1000 epochs)" in report.seeds_sentence([*rows, *later])
+    assert report.seeds_told([*rows, *later]) == "2 at 50 epochs; 1 at 200 and 1000 epochs"
 
 
 def test_the_best_cell_is_chosen_by_the_mean_of_validation(printed):
