@@ -328,6 +328,8 @@ def main() -> None:
             "source": "generated sample" if set(names) == set(sounds.CLASSES) else settings.source,
             "records": {Path(settings.path).name: len(recordings)},
             "clips": {"all": len(windows)},
+            "seconds": settings.seconds,
+            "clips_of_a_recording": settings.windows,
             "recordings_without_a_clip": len(recordings) - len(set(places.tolist())),
             "silent_windows": silent,
             "classes": {

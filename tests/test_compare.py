@@ -215,10 +215,9 @@ def test_the_table_has_a_column_for_all_that_is_there(task: Path) -> None:
     assert everything["training, s"] == "15"  # yac's three runs are counted once, whatever epochs
     assert lines(page(), "Somebody |")[1:4] == ["published", "", "0.5"]
     assert "0.1235" in lines(page(), "Somebody else |")
-    assert (
-        "the NDCG **" in page()
-        and "of Somebody, from 10.0% of the training clips (a paper)." in page()
-    )
+    told = next(line for line in page().splitlines() if "the NDCG **" in line)
+    assert "of Somebody, from 10.0% of the training clips" in told
+    assert "Somebody: a paper" in page()
 
 
 @pytest.mark.parametrize("windows", [True, False])
@@ -234,6 +233,9 @@ def test_audioset_has_records_and_sounds_are_recordings(
     assert describe(facts).startswith(f"{what} of eval (9,999); ")
     facts.data.update(silent_windows=1037, recordings_without_a_clip=1)
     assert "Windows left out as silent: 1,037; recordings without another: 1" in describe(facts)
+    for most, told in ((None, "(a clip: 0.5 s at most)"), (2, "; of a recording, at most 2)")):
+        facts.data.update(seconds=0.5, clips_of_a_recording=most)
+        assert told in describe(facts)
 
 
 def test_a_choice_that_depends_on_the_processor_says_so(task: Path) -> None:
@@ -296,6 +298,30 @@ def test_published_rows_stand_beside_results_on_the_same_clips(
     assert any(row.kind == "published" for row in read_facts().rows) == shown
 
 
+def test_entries_beside_the_chosen_are_compared_with_published_rows_below_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = small()
+    published = {"Low": {"ndcg": 0.01, "source": "a paper"}, "High": {"ndcg": 0.99}}
+    params["compare"] |= {"published": published, "note": "What to know.\n"}
+    changed(tmp_path, params)
+    chosen = read_facts().chosen.name
+    other = next(name for name in params["models"] if name != chosen)
+    compare.main()
+    assert f"`{other}` has the NDCG" not in page()
+    params["compare"]["beside_published"] = [other]
+    changed(tmp_path, params)
+    compare.main()
+    told = page()[page().index("What to know.") : page().index("| entry |")]
+    for name in (chosen, other):
+        value = json.loads(Path(f"metrics/{name}.json").read_text())["test"]["ndcg"]
+        sentence = told[told.index(f"`{name}` has the NDCG") :].split("\n")[0]
+        assert f" {value - 0.01:.4f} above the 0.01 of Low" in sentence
+        assert f" {0.99 - value:.4f} below the 0.99 of High" in sentence
+    assert "Published: Low: a paper." in told
+
+
 def test_with_published_rows_of_other_clips_nothing_is_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,6 +353,10 @@ def small() -> dict:
         ({"published": {"a": {"ndgc": 1}}}, "compare.published.a.ndgc is unknown; .* takes train"),
         ({"published": {"a": {"ndcg": "b"}}}, "compare.published.a.ndcg is 'b'; it takes a number"),
         ({"published_clips": "all"}, "published_clips is 'all'; .* rows are shown, or other .they"),
+        (
+            {"beside_published": ["x"], "published": {"a": {"ndcg": 0.5}}},
+            "beside_published has 'x'",
+        ),
         ({"sections": ["class"]}, "compare.sections is .'class'.; it takes a list of classes, enh"),
     ],
 )
@@ -570,7 +600,7 @@ def test_the_hardest_classes_are_shown_beside_another_entry(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     section = easy_and_hard(["good", "bad"], chosen="bad")
-    assert "`good` beside it is the one that test ranks last of the other entries" in section
+    assert "`good` beside it is the first of the other entries" in section
     assert lines(section, "class |")[4:] == ["AP of good", "ROC AUC of good"]
     assert all(" ± " in cell for cell in lines(section, "class 0")[2:])  # over folds
     section = easy_and_hard(["good"], chosen="good")

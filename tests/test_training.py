@@ -278,7 +278,10 @@ def test_checkpoints_are_the_last_epochs_weights_and_survive_the_file(tmp_path: 
         save_network(tmp_path / "y", trained.weights, model.model_copy(update=change), shape)
         with pytest.raises(UserError, match=f"y is no trained network .*{problem}"):
             load_network(tmp_path / "y", CPU)
-    for wrong in (shape._replace(spec=SPEC._replace(bins="wide")), shape._replace(activation="gelu")):
+    for wrong in (
+        shape._replace(spec=SPEC._replace(bins="wide")),
+        shape._replace(activation="gelu"),
+    ):
         save_network(tmp_path / "y", trained.weights, model, wrong)
         with pytest.raises(UserError, match="y is no trained network"):
             load_network(tmp_path / "y", CPU)

@@ -1,4 +1,4 @@
-"""Which classes are easy and which are hard, for the chosen entry and for validation's last."""
+"""Which classes are easy and which are hard, for the chosen entry and for one beside it."""
 
 import math
 from typing import Any
@@ -20,14 +20,24 @@ LINE = 13 / SIZE  # height of a name, in average precision
 Values = dict[str, list[float]]  # of each class: `VALUES`, NaN for what there is not
 
 
-def weakest(facts: Facts) -> Row | None:
-    """Return the entry, other than the subject, that validation (or test without it) ranks last.
+def other_entry(facts: Facts) -> tuple[Row, str] | None:
+    """Return the entry to set beside the subject, and why; None where there is no other.
 
-    None where the subject is the only entry.
+    It is the one that validation ranks last; where nothing validates, the first that is plotted, or
+    the first of all.
     """
-    name, sign = facts.task.chooses, 1 if facts.metric.higher_is_better else -1
     others = [row for row in facts.entries if row.name != facts.subject.name]
-    return min(others, key=lambda row: sign * row.val.get(name, row.test[name]), default=None)
+    if not others:
+        return None
+    if facts.by_validation:
+        name, sign = facts.task.chooses, 1 if facts.metric.higher_is_better else -1
+        last = min(others, key=lambda row: sign * row.val.get(name, row.test[name]))
+        return last, "is the one that validation ranks last of the other entries"
+    for name in facts.settings.plotted:
+        for row in others:
+            if row.name == name:
+                return row, "is the first other one that `compare.plotted` names"
+    return others[0], "is the first of the other entries"
 
 
 def spread(mean: float, std: float) -> str:
@@ -119,7 +129,7 @@ def chart(rows: list[dict[str, Any]], subject: str, other: str) -> dict[str, Any
 
 def section(facts: Facts) -> str:
     """Return this section of the page, and write its picture and table."""
-    subject, last = facts.subject.name, weakest(facts)
+    subject, beside = facts.subject.name, other_entry(facts)
     found = {row.name: read_classes(row.name) for row in facts.entries}
     clips = {label: int(row["test_clips"]) for label, row in found[subject].items()}
     table_rows = [
@@ -134,15 +144,15 @@ def section(facts: Facts) -> str:
         return {label: [float(row[key] or "nan") for key in VALUES] for label, row in rows}
 
     ours = {label: of for label, of in values(subject).items() if clips[label]}
-    if last is not None:
-        other, theirs = last.name, values(last.name)
-        judge = "validation" if facts.by_validation else "test"
-        beside = f"`{other}` beside it is the one that {judge} ranks last of the other entries."
+    if beside is not None:
+        row, why = beside
+        other, theirs = row.name, values(row.name)
+        told = f"`{other}` beside it {why}."
     else:  # its average precision is the share of the clips that have the label
         tested = sum(len(fold.test) for fold in facts.index.folds)
         none = math.nan
         other, theirs = "chance", {of: [n / tested, none, 0.5, none] for of, n in clips.items()}
-        beside = "Beside it is a ranking at random, as there is no other entry."
+        told = "Beside it is a ranking at random, as there is no other entry."
     rows = [
         {
             "class": label,
@@ -159,7 +169,7 @@ def section(facts: Facts) -> str:
 ## Easy and hard classes
 
 Of {len(ours)} classes with test clips, `{subject}` has an average precision of 0.5 or more on
-{high}, and of less than 0.1 on {low}. {beside}
+{high}, and of less than 0.1 on {low}. {told}
 All classes and entries: [{TABLE.name}]({linked(TABLE)}).
 
 {table(ours, other, theirs, clips)}

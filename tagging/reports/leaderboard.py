@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from tagging.reports.facts import SAMPLE, Facts, Row
+from tagging.reports.facts import SAMPLE, Facts, Row, find
 from tagging.scoring.metric import Metric
 from tagging.scoring.tables import to_csv, to_markdown
 
@@ -40,6 +40,10 @@ def describe(facts: Facts) -> str:
     split += f" clips {' / '.join(sizes)}"
     if len(folds) > 1:
         split = f"{len(facts.index.ids):,} clips in {len(folds)} folds, each of which tests once"
+    if seconds := data.get("seconds"):
+        most = data["clips_of_a_recording"]
+        split += f" (a clip: {seconds:g} s at most"
+        split += f"; of a recording, at most {most})" if (most or 0) > 1 else ")"
     if facts.windows is not facts.index:
         split += f"; {len(facts.windows.ids):,} windows, and those of a clip answer together"
     what = SOURCES.get(data["source"], f"Recordings ({data['source']})")
@@ -114,7 +118,7 @@ def table(facts: Facts) -> str:
 
 
 def result(facts: Facts) -> str:
-    """Say how the chosen entry does beside the published rows, or that these are of other clips."""
+    """Say how entries do beside the published rows, or that these are of other clips."""
     best, metric, name = facts.chosen, facts.metric, facts.task.chooses
     published = [row for row in facts.rows if row.kind == "published"]
     if published and facts.settings.published_clips == "other":
@@ -126,26 +130,36 @@ def result(facts: Facts) -> str:
     compared = [row for row in published if row.test.get(name)]
     if best is None or not compared:
         return ""
-    text = f"`{best.name}` has the {metric.title} **{cell(metric, best.test, name)}** on test."
-    low, high = best.test[f"{name}_low"], best.test[f"{name}_high"]
-    for row in compared:
-        gap = best.test[name] - row.test[name]
+    others = [find(facts.entries, of, "beside_published") for of in facts.settings.beside_published]
+    text = " ".join(beside_published(metric, name, entry, compared) for entry in [best, *others])
+    sources = "; ".join(f"{row.name}: {row.source}" for row in compared if row.source)
+    return f"{text}\n\n" + (f"Published: {sources}.\n\n" if sources else "")
+
+
+def beside_published(metric: Metric, name: str, entry: Row, published: list[Row]) -> str:
+    """Say how an entry does beside rows that others published for the same clips."""
+    text = f"`{entry.name}` has the {metric.title} **{cell(metric, entry.test, name)}** on test."
+    low, high = entry.test[f"{name}_low"], entry.test[f"{name}_high"]
+    told = []
+    for row in published:
+        gap = entry.test[name] - row.test[name]
         side = f"{abs(gap):.{metric.decimals}f} {'above' if gap > 0 else 'below'}"
         if low <= row.test[name] <= high:
             side = "not told apart from"  # by its interval
-        text += f" That is {side} the {round(row.test[name], metric.decimals)} of {row.name}"
+        text_of = f"{side} the {round(row.test[name], metric.decimals)} of {row.name}"
         if row.train_clips:
-            text += f", from {best.train_clips / row.train_clips:.1%} of the training clips"
-        text += f" ({row.source})." if row.source else "."
-    return f"{text}\n\n"
+            text_of += f", from {entry.train_clips / row.train_clips:.1%} of the training clips"
+        told.append(text_of)
+    return f"{text} That is {'; '.join(told)}."
 
 
 def page(facts: Facts) -> str:
     """Return the leaderboard as the first part of the page."""
     several = any(len(row.runs) > 1 for row in facts.rows)
+    note = f"{facts.settings.note.strip()}\n\n" if facts.settings.note else ""
     runs = "Of several runs, the mean ± the standard deviation over them. " if several else ""
     return (
-        f"# Leaderboard\n\n{describe(facts)}\n\n{result(facts)}{table(facts)}\n"
+        f"# Leaderboard\n\n{describe(facts)}\n\n{note}{result(facts)}{table(facts)}\n"
         f"Scores on the test split, best {facts.metric.title} first, with 95% bootstrap intervals "
         f"over its clips. {runs}{how_chosen(facts)} An ensemble's training is its members', a "
         "student's is without its teacher's.\n"

@@ -25,6 +25,14 @@ class Compare(Section):
     chosen: str | None = Field(
         None, description="the name of the entry to compare others with where nothing validates"
     )
+    beside_published: list[str] = Field(
+        [],
+        description="a list of names of entries that are set beside the published rows as well as "
+        "the chosen one",
+    )
+    note: str = Field(
+        "", description="text that stands above the leaderboard: what its reader has to know"
+    )
     published: dict[str, Any] = Field(
         {}, description="a mapping of names to {metric: value, .., train_clips: .., source: ..}"
     )

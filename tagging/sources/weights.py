@@ -101,6 +101,7 @@ def _musicnn(file: str, sha256: str, labels: tuple[str, ...]) -> Published:
         score=None,
         score_of="ROC AUC and PR AUC are in the paper, arXiv 1909.06654",
         window=187,
+        note="the hash is of a mirror's copy: the repository could not be reached to compare",
     )  # fmt: skip
 
 
