@@ -13,6 +13,7 @@ import pytest
 import soundfile
 import yaml
 
+import stages.decode
 from stages.decode import Decode, Window, cut, multi_hot, open_source, write_clips
 from tagging.base.errors import UserError
 from tagging.base.progress import Progress
@@ -22,6 +23,7 @@ from tagging.features import decoding
 from tagging.sources import sounds
 from tagging.sources.recording import Recording
 from tests.archives import assert_one_sentence, run_stage
+from tests.test_decoding import written
 
 RATE = 1000
 TASK = {"kind": "single_label", "chooses": "accuracy", "shown": ["accuracy"]}
@@ -45,7 +47,7 @@ def clips(waveform: np.ndarray, of: Recording, how: Decode) -> list[tuple[int, i
     ]
 
 
-def written(how: Decode) -> list[Window]:
+def clips_written(how: Decode) -> list[Window]:
     """Write the clips of a source into the working directory; return them."""
     recordings = open_source(how).recordings()
     progress = Progress("decode", len(recordings), "recording", "none")
@@ -165,7 +167,7 @@ def test_a_file_is_decoded_once_for_all_its_rows(tmp_path: Path, monkeypatch) ->
 
     monkeypatch.setattr(decoding, "_opened", counted)
     monkeypatch.chdir(tmp_path)
-    windows = written(settings(path=".", rate=8000, seconds=0.2))
+    windows = clips_written(settings(path=".", rate=8000, seconds=0.2))
     assert len(opened) == 1
     assert [window.recording for window in windows] == list(range(30))
     stored = read_features("waveform").values[:, 0, :, 0] / 32768
@@ -182,7 +184,7 @@ def test_memory_does_not_grow_with_a_recording(tmp_path: Path, monkeypatch) -> N
     monkeypatch.chdir(tmp_path)
     tracemalloc.start()
     try:
-        windows = written(settings(path=".", rate=8000, seconds=5, windows=None))
+        windows = clips_written(settings(path=".", rate=8000, seconds=5, windows=None))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -346,14 +348,61 @@ def test_folds_that_cannot_be_drawn_are_refused_with_the_ways_out(tmp_path: Path
     )
 
 
-def test_a_file_that_is_no_sound_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    good = wav(np.zeros(800, np.float32))
-    rows = {f"{i}.wav": ("x", b"RIFF" if i == 2 else good) for i in range(6)}
+SOUND = np.sin(np.arange(8000) / 5).astype(np.float32)
+NO_SOUND = {
+    "0 bytes": (b"", "is empty"),
+    "half a header": (b"RIFF", "cannot be read as sound"),
+    "text": (b"no sound, but text\n" * 99, "cannot be read as sound"),
+    "cut off": (written(SOUND, 8000, "MP3")[:900], "is cut off"),
+    "no number": (
+        written(np.where(SOUND > 0.9, np.nan, SOUND), 8000, "WAV", "FLOAT"),
+        "no finite number",
+    ),
+}
+
+
+@pytest.mark.parametrize("bad", NO_SOUND)
+def test_a_file_that_is_no_sound_is_refused_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: str
+) -> None:
+    content, says = NO_SOUND[bad]
+    rows = {f"{i}.wav": ("x", content if i == 2 else wav(SOUND)) for i in range(6)}
     write_folder(tmp_path / "a.zip", rows)
     write_params(tmp_path, {"path": "a.zip"})
-    done = run_stage(tmp_path, "decode")
-    assert_one_sentence(done, "2.wav")
-    assert not (tmp_path / "data/clips.safetensors").exists()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=rf"2\.wav.*{says}") as ended:
+        stages.decode.main()
+    assert "\n" not in str(ended.value)
+    assert {str(path) for path in Path().rglob("*") if path.is_file()} == {"a.zip", "params.yaml"}
+
+
+def test_sounds_of_any_kind_are_clips_of_one_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = np.tile(SOUND[:, None], 6)
+    kinds = {
+        "8 bits": (SOUND, 8000, "WAV", "PCM_U8"),
+        "24 bits": (SOUND, 8000, "WAV", "PCM_24"),
+        "5.1 channels": (many, 8000, "WAV", "PCM_16"),
+        "high rate": (np.repeat(SOUND, 12), 96000, "FLAC", "PCM_16"),
+        "10 ms": (SOUND[:80], 8000, "WAV", "PCM_16"),
+        "silence": (np.zeros(8000, np.float32), 8000, "OGG", "VORBIS"),
+    }
+    rows = {name: ("x", written(*kind)) for name, kind in kinds.items()}
+    write_folder(tmp_path / "a.zip", rows)
+    write_params(tmp_path, {"path": "a.zip"})
+    monkeypatch.chdir(tmp_path)
+    stages.decode.main()
+    found = read_features("waveform")
+    of = {str(name, "utf-8"): place for place, name in enumerate(read_index().ids)}
+    for name in kinds:
+        place = next(of[key] for key in of if key.startswith(name))
+        samples = 80 if name == "10 ms" else 8000
+        assert found.frames[place] == samples
+        values = found.values[place].ravel()[:samples] / 32768
+        expected = np.zeros(samples) if name == "silence" else SOUND[:samples]
+        if name != "high rate":  # steps, which the resampler makes smooth
+            np.testing.assert_allclose(values, np.clip(expected, -1, 1), atol=0.02)
 
 
 def test_a_damaged_archive_is_refused_in_one_sentence(decoded: Path, tmp_path: Path) -> None:

@@ -167,6 +167,13 @@ def test_half_a_second_at_12_khz_is_49_frames_of_13():
     assert transform(torch.zeros(2, 6000)).shape == (2, 1, 49, 13)
 
 
+def test_half_a_second_at_44_1_khz_is_44_frames_of_128():
+    settings = log_mel.Settings(sample_rate=44100, window=2048, hop=512, bins=128)
+    transform = log_mel.Transform(settings)
+    assert (transform.channels, transform.frames(22050), transform.bins) == (1, 44, 128)
+    assert transform(torch.zeros(2, 22050)).shape == (2, 1, 44, 128)
+
+
 def test_multi_log_mel_has_a_channel_a_window_each_brought_to_one_size():
     transform = TRANSFORMS["multi_log_mel"]
     assert (transform.channels, transform.bins) == (3, 128)

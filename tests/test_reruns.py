@@ -99,6 +99,27 @@ def test_every_parameter_runs_the_stages_of_its_section() -> None:
             assert found == wanted, f"{file}: {leaf}"
 
 
+def test_a_feature_is_read_by_its_own_models_alone() -> None:
+    with Repo(ROOT) as repo:
+        deps = {of.addressing: {dep.fs_path for dep in of.deps} for of in repo.index.stages}
+    for folder in TASKS:
+        params = yaml.safe_load((ROOT / folder / "params.yaml").read_text(encoding="utf-8"))
+        for feature in {**params.get("features", {}), **params.get("embeddings", {})}:
+            path = str(ROOT / folder / "data/features" / feature)
+            found = {name for name, of in deps.items() if path in of}
+            own = {
+                name
+                for name, entry in params["models"].items()
+                if entry.get("features", params["task"]["features"]) == feature
+            }
+            of_task = f"{folder}/dvc.yaml:"
+            assert found == {
+                f"{of_task}{stage}@{name}" for name in own for stage in ("train", "evaluate")
+            }
+    everything = str(ROOT / "tasks/esc10/data/features")
+    assert not [name for name, of in deps.items() if everything in of]
+
+
 MODELS = ("yac", "yac_published", "attention")  # of the small project
 TRAIN = {f"train@{name}" for name in MODELS}
 EVALUATE = {f"evaluate@{name}" for name in MODELS}
