@@ -661,8 +661,8 @@ def test_a_picture_of_a_recording_of_any_length_has_some_hundred_columns():
     [
         (".", "is ., which is no file; it takes a page to write"),
         ("short.wav/x.html", "below .*/short.wav, which is no folder that you may write to"),
-        ("short.wav", "is short.wav, which is there and is no page; it takes a new name"),
-        ("clips.tfrecord", "is clips.tfrecord, which is there and is no page"),
+        ("short.wav", "is short.wav, which is there and is not a page; it takes a new name"),
+        ("clips.tfrecord", "is clips.tfrecord, which is there and is not a page"),
     ],
 )
 def test_a_report_that_cannot_be_written_is_refused_first(

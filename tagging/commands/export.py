@@ -71,7 +71,8 @@ def to_onnx(name: str, path: Path) -> None:
     ones are cut by who calls.
 
     Raises:
-        UserError: if there is no such model, ONNX cannot say it, or ONNX Runtime answers otherwise.
+        UserError: if there is no such model, ONNX cannot express it, or ONNX Runtime answers
+            otherwise.
     """
     if missing := [module for module in NEEDS if importlib.util.find_spec(module) is None]:
         raise UserError(f"{', '.join(missing)} is missing; run pip install {' '.join(NEEDS)}")
@@ -86,12 +87,12 @@ def to_onnx(name: str, path: Path) -> None:
     except torch.onnx.errors.OnnxExporterError as error:
         # torch.export takes some networks at one length alone.
         if not any_length:
-            raise _unsayable(tagger, error) from None
+            raise _inexpressible(tagger, error) from None
         any_length = False
         try:
             program = _exported(tagger, whole, any_length)
         except torch.onnx.errors.OnnxExporterError as error:
-            raise _unsayable(tagger, error) from None
+            raise _inexpressible(tagger, error) from None
     for key, value in _about(tagger).items():
         program.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value)
     with whole_file(path) as partial:
@@ -99,9 +100,9 @@ def to_onnx(name: str, path: Path) -> None:
         _compare(tagger, whole, partial, any_length)
 
 
-def _unsayable(tagger: Tagger, error: Exception) -> UserError:
+def _inexpressible(tagger: Tagger, error: Exception) -> UserError:
     first = str(error).strip().splitlines()[0]
-    return UserError(f"{tagger.path} cannot be said in ONNX ({first})")
+    return UserError(f"{tagger.path} cannot be expressed in ONNX ({first})")
 
 
 def _example(tagger: Tagger, batch: int, share: float = 1.0) -> torch.Tensor:

@@ -40,7 +40,7 @@ wrong is said on the standard error), 2 if an option is not known or its value i
 """
 EXPORT = """\
 Write a model in a form that others read: ONNX (with the features: waveforms in, probabilities out,
-where ONNX can say them), or a folder for the Hugging Face hub.
+where ONNX can express them), or a folder for the Hugging Face hub.
 
   tagging export mn04_as --onnx mn04_as.onnx
   tagging export models/yac/seed0.safetensors --hub yac/

@@ -27,8 +27,8 @@ def check_file(option: str, path: Path, begins: bytes, what: str) -> None:
             head = file.read(len(begins)).lower()
         if head != begins[: len(head)].lower():
             raise UserError(
-                f"{option} is {path}, which is there and is no {what.split()[-1]}; it takes a new "
-                f"name, or {what} to replace"
+                f"{option} is {path}, which is there and is not {what}; it takes a new name, or "
+                f"{what} to replace"
             )
 
 
