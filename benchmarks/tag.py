@@ -28,8 +28,7 @@ from stages.weights import bring
 from tagging.base.errors import UserError
 from tagging.base.progress import Progress
 from tagging.commands.export import to_onnx
-from tagging.commands.tag import BLOCK_SECONDS
-from tagging.commands.tagger import Tagger
+from tagging.commands.tagger import BLOCK_SECONDS, Tagger
 from tagging.features.decoding import blocks, decode
 
 TURNS = 5

@@ -14,7 +14,7 @@ import numpy as np
 from tagging.base.errors import UserError
 
 BINS = 128
-TAKES = "it takes AudioSet's: 128 whole numbers of 0 to 255 a second"
+ACCEPTED = "it takes AudioSet's: 128 whole numbers of 0 to 255 a second"
 MIDDLE = 127  # what is zero before it is rounded
 MEAN, DEVIATION, BELOW = (95, 165), (25, 128), (0.25, 0.75)
 CLIPS, FEWEST = 16, 0.1  # so many clips' mean correlation is at least this
@@ -40,7 +40,7 @@ def examine(clips: Sequence[np.ndarray], name: str) -> list[str | None]:
         raise UserError(
             f"{name}: neighbouring frames of {len(longer)} clips are not alike "
             f"(correlation {np.mean(longer):.2f}), so the numbers are noise, or "
-            f"laid out otherwise than frame by frame; {TAKES}"
+            f"laid out otherwise than frame by frame; {ACCEPTED}"
         )
     return problems
 

@@ -17,9 +17,10 @@ from torch import nn
 from tagging.base.errors import UserError
 from tagging.base.files import whole_file, write_text
 from tagging.commands import models
-from tagging.commands.outputs import check_file, check_folder
+from tagging.commands.outputs import check_above, check_file
 from tagging.commands.tagger import Tagger, activate
 from tagging.data.clips import write_json
+from tagging.scoring.tables import to_markdown
 
 NEEDS = ("onnx", "onnxscript", "onnxruntime")  # the optional extra `export`
 OPSET = 20
@@ -239,7 +240,7 @@ def _check_hub(folder: Path) -> None:
     Raises:
         UserError: saying what is accepted instead.
     """
-    check_folder("--hub", folder)
+    check_above("--hub", folder / HUB_FILES[0])
     try:
         ours = json.loads((folder / "config.json").read_bytes())["model_type"].startswith(OURS)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -388,15 +389,11 @@ def _table(measured: _Measured) -> list[str]:
         if several
         else ""
     )
-    rows = [["metric", "value", "95% interval", *(["these weights"] if several else [])]]
+    header = ["metric", "value", "95% interval", *(["these weights"] if several else [])]
+    rows = []
     for metric, (value, low, high, own) in measured.values.items():
         interval = "" if low is None else f"{low:.4f} to {high:.4f}"
         alone = ["" if own is None else f"{own:.4f}"] if several else []
         rows.append([metric, f"{value:.4f}", interval, *alone])
-    rows.insert(1, ["---"] * len(rows[0]))
-    return [
-        "",
-        f"Measured on {on}{of}{split}.{means}",
-        "",
-        *(f"| {' | '.join(row)} |" for row in rows),
-    ]
+    table = to_markdown(header, rows, right=len(header)).rstrip("\n")
+    return ["", f"Measured on {on}{of}{split}.{means}", "", table]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tagging.base.errors import UserError
+from tagging.commands.examine import BINS
 
 SOUNDS = (
     ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf",
@@ -17,7 +18,6 @@ SOUNDS = (
 )  # fmt: skip
 TFRECORD, PARQUET = (".tfrecord", ".tfrecords"), (".parquet",)
 EMBEDDING = "audio_embedding"  # the column of a parquet file
-BINS = 128
 CLIPS_AT_A_TIME = 256
 
 

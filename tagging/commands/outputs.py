@@ -21,7 +21,7 @@ def check_file(option: str, path: Path, begins: bytes, what: str) -> None:
     # What is written is renamed into place: a device must not be replaced by a file.
     if os.path.lexists(path) and not path.is_file():
         raise UserError(f"{option} is {path}, which is no file; it takes {what} to write")
-    _check_above(option, path)
+    check_above(option, path)
     if path.is_file():
         with path.open("rb") as file:
             head = file.read(len(begins)).lower()
@@ -32,16 +32,12 @@ def check_file(option: str, path: Path, begins: bytes, what: str) -> None:
             )
 
 
-def check_folder(option: str, path: Path) -> None:
-    """Refuse what cannot become a folder.
+def check_above(option: str, path: Path) -> None:
+    """Refuse a file that cannot be made where it is to be.
 
     Raises:
-        UserError: saying what is accepted instead.
+        UserError: naming what is above it, and is no folder that can be written to.
     """
-    _check_above(option, path / "a file in it")
-
-
-def _check_above(option: str, path: Path) -> None:
     above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
     if not (above.is_dir() and os.access(above, os.W_OK)):
         raise UserError(

@@ -17,10 +17,9 @@ from tagging.base.errors import UserError
 from tagging.base.progress import Progress
 from tagging.commands import models
 from tagging.commands.inputs import find_inputs
-from tagging.commands.tagger import Tagger
+from tagging.commands.tagger import BLOCK_SECONDS, Tagger
 from tagging.features.decoding import blocks
 
-BLOCK_SECONDS = 5.0  # of a recording that are decoded at a time
 INDEX = "data/index.safetensors"  # in a task's folder
 
 

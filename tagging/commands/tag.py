@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from io import StringIO
 from pathlib import Path
 from threading import Event, Lock
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,13 +20,12 @@ from tagging.base.errors import UserError
 from tagging.base.processes import at_once
 from tagging.base.progress import Progress
 from tagging.commands import models
-from tagging.commands.examine import TAKES as EMBEDDINGS
+from tagging.commands.examine import ACCEPTED
 from tagging.commands.inputs import Input, find_inputs, read_batches
 from tagging.commands.report import Picture, Report, clock
-from tagging.commands.tagger import TAKES, Heard, Tagger
+from tagging.commands.tagger import BLOCK_SECONDS, TAKES, Heard, Tagger
 from tagging.features.decoding import blocks
 
-BLOCK_SECONDS = 5.0  # of a recording that are decoded at a time
 WIDTH = 100  # columns of the printed answer
 HEARD_FROM = 0.5  # where a label has no threshold, it is printed as heard from this probability on
 
@@ -34,13 +33,13 @@ HEARD_FROM = 0.5  # where a label has no threshold, it is printed as heard from 
 class Options(NamedTuple):
     """What the command line asks for; `top` None is all, `window` and `hop` the model's own."""
 
-    model: str | None = None
-    format: str = "text"
-    top: int | None = 5
-    window: float | None = None
-    hop: float | None = None
-    report: Path | None = None
-    vggish: Path | None = None
+    model: str | None
+    format: str
+    top: int | None
+    window: float | None
+    hop: float | None
+    report: Path | None
+    vggish: Path | None
 
 
 class Answer(NamedTuple):
@@ -117,17 +116,14 @@ class _Taggers:
             return self._chosen[given.kind]
         if given.kind not in self._loaded:
             try:
-                self._loaded[given.kind] = Tagger(_default(given.kind))
+                name = models.SOUND if given.kind == "sound" else str(models.EMBEDDINGS)
+                self._loaded[given.kind] = Tagger(models.find(name))
             except (UserError, OSError) as error:
                 self._loaded[given.kind] = str(error)
         found = self._loaded[given.kind]
         if isinstance(found, str):
             raise UserError(f"{given.path}: its default model cannot be had: {found}")
         return found
-
-
-def _default(kind: str) -> Path:
-    return models.find(models.SOUND) if kind == "sound" else models.find(str(models.EMBEDDINGS))
 
 
 def _answers(
@@ -230,7 +226,7 @@ def _read(tagger: Tagger, given: Input, advance: Callable[[int], None]) -> Itera
     if refused:
         yield (
             f"{given.path}: {len(refused):,} of {clips:,} clips are refused and left out, first "
-            f"{refused[0]}; {EMBEDDINGS}"
+            f"{refused[0]}; {ACCEPTED}"
         )
     if short:
         yield (
@@ -293,6 +289,7 @@ class _Csv:
 
     def __init__(self, top: int | None) -> None:
         self._top = top
+        self._row = csv.writer(SimpleNamespace(write=_print), lineterminator="\n").writerow
         self._row(self.COLUMNS)
 
     def write(self, answer: Answer) -> None:
@@ -312,11 +309,6 @@ class _Csv:
 
     def end(self) -> None:
         """Print what ends the answers."""
-
-    def _row(self, values: Sequence[object]) -> None:
-        line = StringIO()
-        csv.writer(line, lineterminator="\n").writerow(values)
-        _print(line.getvalue())
 
 
 WRITERS = {"text": _Text, "json": _Json, "csv": _Csv}

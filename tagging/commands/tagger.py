@@ -15,8 +15,7 @@ from torch import nn
 
 from tagging.base.errors import UserError
 from tagging.commands import models
-from tagging.commands.examine import TAKES as EMBEDDINGS
-from tagging.commands.examine import examine, find_problem
+from tagging.commands.examine import ACCEPTED, examine, find_problem
 from tagging.data.spec import InputSpec
 from tagging.features import log_mel
 from tagging.features.vggish import Transform as VGGish
@@ -26,6 +25,7 @@ from tagging.sources.weights import PUBLISHED
 
 Kind = Literal["sound", "embeddings"]
 TAKES = {"sound": "sound", "embeddings": "AudioSet's embeddings (TFRecord or parquet)"}
+BLOCK_SECONDS = 5.0  # of a recording that are decoded at a time
 # More at a time is slower: what layers give no longer stays in a core's cache.
 SECONDS_AT_A_TIME = 10
 CLIPS_AT_A_TIME = 256
@@ -279,7 +279,7 @@ class Tagger:
         if self.kind == "embeddings":
             heard = self.read([np.asarray(waveform)], "the embedding")[0]
             if isinstance(heard, str):
-                raise UserError(f"{heard}; {EMBEDDINGS}")
+                raise UserError(f"{heard}; {ACCEPTED}")
             if heard is None:
                 raise UserError(
                     f"the embedding has {len(waveform)} frames; {self.name} takes clips of "
