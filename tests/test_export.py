@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +16,11 @@ from tagging.commands.main import run
 from tagging.commands.tagger import Tagger, activate, load
 from tagging.data.classes import Class
 from tagging.data.spec import InputSpec
-from tagging.learning.model import Model, Shape, build, save_network
+from tagging.learning.model import Model, Shape
 from tests.project import ROOT, SCORED
+from tests.test_tag import MEL, RATE, keep_with_dvc, save
 
 MIRROR = os.environ.get("DOWNLOAD_MIRROR")
-RATE = 8000
-MEL = {"name": "log_mel", "sample_rate": RATE, "window": 256, "hop": 128, "bins": 16, "floor": 1e-5}
 CLASSES = [Class(f"/m/{k}", f"label {k}") for k in range(6)]
 SOUND = (
     Model(architecture="cnn", network={"channels": [4], "strides": [[2, 2]], "dropout": 0.1}),
@@ -44,16 +42,6 @@ MULTI_LEVEL = (
     ),
     RECORDS,
 )
-
-
-def save(path: Path, model: Model, shape: Shape) -> Path:
-    torch.manual_seed(1)
-    network = build(model, shape.spec, len(shape.classes), "test").eval()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
-    save_network(path, network.state_dict(), model, shape)
-    return path
 
 
 def answers_alike(model: Path, onnx: Path, *shapes: tuple[int, ...]) -> None:
@@ -237,10 +225,8 @@ def test_a_model_near_the_root_of_the_disk_is_exported():
 def test_a_model_that_dvc_keeps_has_the_results_of_its_task(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for command in (["git", "init", "-q"], ["dvc", "init", "-q"]):
-        subprocess.run(command, check=True, capture_output=True)
     save(Path("tasks/a/models/yac/seed0.safetensors"), *YAC)
-    subprocess.run(["dvc", "add", "-q", "tasks/a/models/yac"], check=True, capture_output=True)
+    keep_with_dvc("tasks/a/models/yac")
     shutil.rmtree("tasks/a/models/yac")
     Path("tasks/a/metrics").mkdir()
     Path("tasks/a/metrics/yac.json").write_text(json.dumps({"test": {"ndcg": 0.5}}))

@@ -22,6 +22,7 @@ from tests.generated import multi_hot, write_clips, write_params
 from tests.test_tag import RATE, noise, sound_model
 
 CLIPS = 30
+MODELS = {"tagger": {"architecture": "attention"}}
 STUDENT = {"architecture": "attention", "teacher": "tagger", "backbone": "trained"}
 INDEX = {"model": "near", "folder": "parquet", "subsets": ["eval", "bal_train"]}
 
@@ -38,9 +39,7 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     embeddings = np.random.default_rng(1).standard_normal((CLIPS, 4)).astype(np.float32)
     outputs = {f"seed0/{split}": embeddings[getattr(fold, split)] for split in Fold._fields}
     write_scores(scores_path("students", "near"), Scores(outputs, {"seed0": 0}, 1))
-    write_params(
-        models={"tagger": {"architecture": "attention"}}, students={"near": STUDENT}, index=INDEX
-    )
+    write_params(models=MODELS, students={"near": STUDENT}, index=INDEX)
     names = np.array([of.decode() for of in index.ids])
     Path("parquet").mkdir()
     for subset, of in (("eval", places[15:]), ("bal_train", places[:15])):
@@ -48,14 +47,6 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
         table.to_parquet(f"parquet/{subset}.parquet")
     stage.main()
     return embeddings
-
-
-def write_params_index(**changes: object) -> None:
-    write_params(
-        models={"tagger": {"architecture": "attention"}},
-        students={"near": STUDENT},
-        index=INDEX | changes,
-    )
 
 
 def test_an_index_has_each_clips_embedding_labels_and_moment(task: np.ndarray) -> None:
@@ -74,7 +65,7 @@ def test_an_index_has_each_clips_embedding_labels_and_moment(task: np.ndarray) -
     ],
 )
 def test_an_index_of_what_is_not_there_is_one_sentence(task, changes, sentence) -> None:
-    write_params_index(**changes)
+    write_params(models=MODELS, students={"near": STUDENT}, index=INDEX | changes)
     with pytest.raises(SystemExit, match=sentence):
         stage.main()
 

@@ -449,12 +449,16 @@ def test_models_are_found_by_name_run_and_folder(here: Path):
         models.find("tasks")
 
 
-def keep_with_dvc(path: str) -> bytes:
-    """Have DVC keep a model's file or folder that is not checked out; return the file's bytes."""
-    for command in (["git", "init", "-q"], ["dvc", "init", "-q"]):
+def keep_with_dvc(path: str) -> None:
+    """Have DVC keep a file or a folder, in a new repository here."""
+    for command in (["git", "init", "-q"], ["dvc", "init", "-q"], ["dvc", "add", "-q", path]):
         subprocess.run(command, check=True, capture_output=True)
+
+
+def lack_model(path: str) -> bytes:
+    """Have DVC keep a model's file or folder that is not checked out; return the file's bytes."""
     model = sound_model(Path("models/kept/seed0.safetensors"))
-    subprocess.run(["dvc", "add", "-q", path], check=True, capture_output=True)
+    keep_with_dvc(path)
     content = model.read_bytes()
     model.unlink()
     return content
@@ -465,7 +469,7 @@ DVC_NAMES = ("models/kept/seed0.safetensors", "models/kept/seed0", "models/kept"
 
 @pytest.mark.parametrize("path", ["models/kept/seed0.safetensors", "models/kept"])
 def test_a_model_that_dvc_keeps_is_had_from_it(here: Path, path: str):
-    content = keep_with_dvc(path)
+    content = lack_model(path)
     for name in DVC_NAMES:
         found = models.find(name)
         assert found.read_bytes() == content
@@ -473,7 +477,7 @@ def test_a_model_that_dvc_keeps_is_had_from_it(here: Path, path: str):
 
 
 def test_a_model_that_dvc_knows_but_cannot_give_asks_for_dvc_pull(here: Path):
-    keep_with_dvc("models/kept")
+    lack_model("models/kept")
     shutil.rmtree(".dvc/cache")
     for name in DVC_NAMES:
         with pytest.raises(UserError, match=f"{name}.*; run dvc pull or dvc repro$"):
