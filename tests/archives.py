@@ -6,7 +6,11 @@ import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from tagging.sources.audioset.records import FRAME_BYTES, Clip, write_clip
@@ -43,6 +47,25 @@ def write_archive(path: Path, subset: str = "eval", **shards: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(tar(members), 1, mtime=0))
     return path
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def http_server(folder: Path) -> Iterator[str]:
+    """Serve a folder's files on loopback, read-only; give its URL."""
+    handler = partial(QuietHandler, directory=folder)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=[0.01])
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def run_stage(

@@ -1,10 +1,8 @@
 """Mirrors: folders and URLs that stand in for the addresses of `download`."""
 
 import hashlib
-import threading
 from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ from stages.download import BUCKET, IN_TREE, ONTOLOGY_ADDRESS, Download, File, d
 from tagging.base.errors import UserError
 from tagging.sources import transfer
 from tagging.sources.audioset.sample import labels_csv, ontology_json
-from tests.archives import assert_one_sentence, run_stage
+from tests.archives import assert_one_sentence, http_server, run_stage
 
 DATA = b"any bytes will do " * 5000
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -27,11 +25,6 @@ WHOLE, FILE = Path("data/features.tar.gz"), Path("data/the b.zip")
 Serve = Callable[[str], str]  # what a kind of mirror is called by, for the folder ./mirror
 
 
-class Handler(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -43,23 +36,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def serve(folder: Path) -> Iterator[Serve]:
-    servers = []
-
-    def address(kind: str) -> str:
-        if kind == "folder":
-            return str(folder / "mirror")
-        handler = partial(Handler, directory=str(folder / "mirror"))
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        thread = threading.Thread(target=server.serve_forever, args=[0.01])
-        thread.start()
-        servers.append((server, thread))
-        return f"http://127.0.0.1:{server.server_port}/"
-
-    yield address
-    for server, thread in servers:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    mirror = folder / "mirror"
+    with ExitStack() as servers:
+        yield (
+            lambda kind: (
+                str(mirror)
+                if kind == "folder"
+                else f"{servers.enter_context(http_server(mirror))}/"
+            )
+        )
 
 
 def put(**files: bytes) -> None:

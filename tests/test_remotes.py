@@ -4,17 +4,14 @@ import json
 import os
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import requests
 import yaml
 
+from tests.archives import http_server
 from tests.project import ROOT, Project
 
 # Made by `make test`, which names it; an S3 server pins what DVC pins otherwise.
@@ -27,25 +24,6 @@ server.start()
 print(*server.get_host_and_port(), flush=True)
 time.sleep(1e6)
 """
-
-
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
-@contextmanager
-def http_server(folder: Path) -> Iterator[str]:
-    """Serve a folder's files on loopback, read-only; give its URL."""
-    handler = partial(QuietHandler, directory=folder)
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @pytest.fixture
