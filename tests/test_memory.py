@@ -3,13 +3,12 @@
 Memory is that of the stage's own process, as the operating system counts it.
 """
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.peak import measure_command
 from tagging.data.clips import Fold
 from tagging.sources.audioset.records import frame_record, write_clip
 from tagging.sources.audioset.sample import labels_csv
@@ -37,24 +36,10 @@ def write_large(archive: Path, clips: int) -> None:
     write_archive(archive, **shards)
 
 
-# A small process between this one and the stage: a child's peak begins with its parent's size.
-MEASURE = """
-import resource, subprocess, sys
-subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-"""
-
-
 def peak(folder: Path, *arguments: str) -> int:
     """Run a stage; return the most bytes it held."""
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, *stage_command(*arguments)],
-        cwd=folder,
-        env=stage_environment(folder),
-        check=True,
-        capture_output=True,
-    )
-    return int(done.stdout) * (1 if sys.platform == "darwin" else 1024)
+    environment = stage_environment(folder)
+    return measure_command(stage_command(*arguments), folder, environment).peak_bytes
 
 
 def test_convert_and_prepare_hold_no_more_than_they_must(tmp_path: Path) -> None:
