@@ -35,6 +35,15 @@ RESULT = re.compile(
 )
 
 
+def project_files() -> list[str]:
+    """Return the working tree's files that git would commit, relative to the root."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    return sorted(name for name in set(listed.split("\0")) - {""} if (ROOT / name).is_file())
+
+
 @dataclass
 class Project:
     """A repository at `root` whose `download` takes the archive of `mirror`."""
@@ -53,12 +62,8 @@ class Project:
 
     def add_sources(self, wanted: Callable[[str], bool]) -> None:
         """Copy those files of the working tree that git would commit, without the results."""
-        listed = subprocess.run(
-            ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-            cwd=ROOT, check=True, capture_output=True, text=True,
-        ).stdout  # fmt: skip
-        for name in sorted(set(listed.split("\0")) - {""}):
-            if wanted(name) and not RESULT.match(name) and (ROOT / name).is_file():
+        for name in project_files():
+            if wanted(name) and not RESULT.match(name):
                 (self.root / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, self.root / name)
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tagging.base.errors import UserError
-from tests.closure import ROOT
+from tests.project import ROOT, project_files
 from tools.demo import EPOCHS, copy_project, make_sample, table
 
 
@@ -26,11 +26,9 @@ def git(folder: Path, *command: str) -> str:
 def project(tmp_path_factory):
     """A clone with a smaller sample, one epoch, and changes that are not committed."""
     clone = tmp_path_factory.mktemp("demo") / "clone"
-    names = git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    for name in set(names.split("\0")) - {""}:
-        if (ROOT / name).is_file():
-            (clone / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, clone / name)
+    for name in project_files():
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, clone / name)
     sample = clone / "tagging/sources/audioset/sample.py"
     smaller = 'CLIPS = {"bal_train": 300, "eval": 200}\n'
     sample.write_text(re.sub("(?m)^CLIPS = .*\n", smaller, sample.read_text()))
