@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -163,9 +164,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / ARCHIVE).write_bytes(sample_archive({"eval": 200}))
 
-    def small_disk() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
+    small_disk = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (100_000, 100_000))
     done = run_stage(tmp_path, "convert", "eval", before=small_disk)
     assert_one_sentence(done, f"error: {PARQUET}: File too large")
     assert not list((tmp_path / PARQUET).parent.iterdir())

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -494,9 +495,7 @@ def test_the_stage_makes_the_sample_of_sounds(folder: Path) -> None:
 def test_the_stage_on_a_full_disk(folder: Path, server: Server) -> None:
     params(folder, audioset(server.url))
 
-    def small_disk() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-
+    small_disk = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (50_000, 50_000))
     done = run_stage(folder, "download", before=small_disk)
     assert_one_sentence(done, f"error: {PART}: File too large")
     assert not WHOLE.exists()

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -207,9 +208,7 @@ def test_the_stage_keeps_what_was_there_on_a_full_disk(folder: Path, clips: list
     assert json.loads(Path("metrics/data.json").read_text())["source"] == "generated sample"
     write_parquet("eval", clips[1:])
 
-    def small_disk() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
+    small_disk = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (20_000, 20_000))
     done = run_stage(folder, "prepare", before=small_disk)
     assert_one_sentence(done, "error: data/features/vggish/values.npy: File too large")
     assert written() == before
