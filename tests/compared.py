@@ -20,29 +20,24 @@ from tagging.scoring.tables import to_csv
 TRAIN, VAL, TEST = 60, 40, 80
 
 
-def multi_label(classes: int = 6, seed: int = 0) -> Index:
+def multi_label() -> Index:
     """Return clips of several labels, in one fold with all splits; the first class is frequent."""
-    rng = np.random.default_rng(seed)
-    share = 0.6 / np.arange(1, classes + 1)
-    labels = (rng.random((TRAIN + VAL + TEST, classes)) < share).astype(np.uint8)
+    rng = np.random.default_rng(0)
+    share = 0.6 / np.arange(1, 7)
+    labels = (rng.random((TRAIN + VAL + TEST, len(share))) < share).astype(np.uint8)
     labels[~labels.any(axis=1), 0] = 1
     places = np.split(np.arange(len(labels)), [TRAIN, TRAIN + VAL])
     return index_of(labels, [Fold(*places)])
 
 
-def single_label(classes: int = 4, folds: int = 3, seed: int = 0) -> Index:
+def single_label() -> Index:
     """Return clips of one label each, in folds without validation."""
-    rng = np.random.default_rng(seed)
-    labels = np.eye(classes, dtype=np.uint8)[rng.integers(classes, size=90)]
-    of_fold = np.arange(90) % folds
+    rng = np.random.default_rng(0)
+    labels = np.eye(4, dtype=np.uint8)[rng.integers(4, size=90)]
+    of_fold = np.arange(90) % 3
     nothing = np.array([], int)
-    return index_of(
-        labels,
-        [
-            Fold(np.flatnonzero(of_fold != k), nothing, np.flatnonzero(of_fold == k))
-            for k in range(folds)
-        ],
-    )
+    places = [(np.flatnonzero(of_fold != k), np.flatnonzero(of_fold == k)) for k in range(3)]
+    return index_of(labels, [Fold(train, nothing, test) for train, test in places])
 
 
 def index_of(labels: np.ndarray, folds: list[Fold]) -> Index:

@@ -76,12 +76,12 @@ def converted(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.ascontiguousarray(of)) for name, of in ours.items()}
 
 
-def image_transformer(side: int = 6, tokens: int = 2, width: int = 32) -> dict[str, torch.Tensor]:
+def image_transformer(tokens: int = 2, width: int = 32) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
     shapes = {
         "cls_token": (1, 1, width),
         "dist_token": (1, 1, width),
-        "pos_embed": (1, tokens + side**2, width),
+        "pos_embed": (1, tokens + 36, width),
         "patch_embed.proj.weight": (width, 3, 16, 16),
         "patch_embed.proj.bias": (width,),
         "norm.weight": (width,),

@@ -28,11 +28,11 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def spectra(frames: torch.Tensor, most: int = 40, channels: int = 2, bins: int = 16):
+def spectra(frames: torch.Tensor, most: int = 40):
     """Random numbers, zero after each clip's end, the same whatever it is padded to."""
-    x = torch.zeros(len(frames), channels, most, bins)
+    x = torch.zeros(len(frames), 2, most, 16)
     for row, length in zip(x, frames, strict=True):
-        clip = torch.randn(channels, length, bins, generator=generator(int(length)))
+        clip = torch.randn(2, length, 16, generator=generator(int(length)))
         row[:, :length] = clip
     return x
 

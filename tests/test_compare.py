@@ -126,11 +126,6 @@ def folds(written_folds: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return written_folds
 
 
-def changed(folder: Path, params: dict, qualities: dict = QUALITIES, **more) -> None:
-    """Write another task into a folder to stand in."""
-    write_task(params, multi_label(), qualities, **more)
-
-
 # The choice and what is behind it
 
 
@@ -294,7 +289,7 @@ def test_published_rows_stand_beside_results_on_the_same_clips(
     monkeypatch.chdir(tmp_path)
     params = small()
     params["compare"] |= {"published": PARAMS["compare"]["published"], "published_clips": clips}
-    changed(tmp_path, params, source=source)
+    write_task(params, multi_label(), QUALITIES, source)
     assert any(row.kind == "published" for row in read_facts().rows) == shown
 
 
@@ -328,7 +323,7 @@ def test_with_published_rows_of_other_clips_nothing_is_compared(
     monkeypatch.chdir(tmp_path)
     params = small()
     params["compare"] |= {"published": PARAMS["compare"]["published"], "published_clips": "other"}
-    changed(tmp_path, params)
+    write_task(params, multi_label(), QUALITIES)
     compare.main()
     assert lines(page(), "Somebody |")[1] == "published"
     assert page().count("Published rows (a paper) are of other clips with other labels") == 1
@@ -366,7 +361,7 @@ def test_wrong_settings_are_one_sentence(
     monkeypatch.chdir(tmp_path)
     params = small()
     params["compare"] |= change
-    changed(tmp_path, params)
+    write_task(params, multi_label(), QUALITIES)
     with pytest.raises(SystemExit, match=sentence) as ended:
         compare.main()
     assert "\n" not in str(ended.value)
@@ -498,7 +493,7 @@ def test_entries_without_a_run_in_common_are_refused(
     params = small()
     params["models"]["deep"]["seeds"] = [7]
     params["compare"]["differences"] = {"yac": ["deep"]}
-    changed(tmp_path, params)
+    write_task(params, multi_label(), QUALITIES)
     with pytest.raises(SystemExit, match="deep and yac have no fold and seed in common"):
         compare.main()
 
@@ -533,7 +528,7 @@ def test_seconds_change_nothing_but_their_own_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    changed(tmp_path, small())
+    write_task(small(), multi_label(), QUALITIES)
     compare.main()
     outs = [path for name in ("leaderboard", "plots/compare") for path in Path(name).iterdir()]
     before = {path: path.read_bytes() for path in outs}

@@ -77,9 +77,9 @@ def write_folder(path: Path, rows: dict[str, tuple[str, bytes]]) -> None:
         archive.writestr("clips.csv", table.getvalue())
 
 
-def wav(samples: np.ndarray, rate: int = 8000) -> bytes:
+def wav(samples: np.ndarray) -> bytes:
     out = io.BytesIO()
-    soundfile.write(out, samples, rate, format="WAV", subtype="FLOAT")
+    soundfile.write(out, samples, 8000, format="WAV", subtype="FLOAT")
     return out.getvalue()
 
 

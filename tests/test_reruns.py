@@ -134,8 +134,8 @@ def parameter(key: str, value: Any) -> Change:
     return lambda project: project.change(key, value)
 
 
-def code(file: str, text: str = "# A comment.\n") -> Change:
-    return lambda project: project.append(file, text)
+def code(file: str) -> Change:
+    return lambda project: project.append(file, "# A comment.\n")
 
 
 # What is changed, the stages that run for it, and stages that must follow.

@@ -38,8 +38,8 @@ KS = (1, 2, 4, 8)
 METRIC_LOSSES = [name for name, loss in LOSSES.items() if issubclass(loss, MetricLoss)]
 
 
-def embedded(clips: int, width: int = 5, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((clips, width)).astype(np.float32)
+def embedded(clips: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((clips, 5)).astype(np.float32)
 
 
 # Neighbours and recall

@@ -35,13 +35,13 @@ def compiled():
         pytest.skip("no C compiler: PyTorch does the work")
 
 
-def draw_block(name: str, models: int = 3, batch: int = 32):
+def draw_block(name: str):
     shared, image, cout, kernel, geometry = BLOCKS[name]
     torch.manual_seed(0)
-    x = torch.randn(1 if shared else models, *image, batch, requires_grad=not shared)
-    weight = (0.2 * torch.randn(models, cout, image[0], *kernel)).requires_grad_()
-    bias, beta = torch.randn(2, models, cout)
-    gamma = torch.rand(models, cout) + 0.5
+    x = torch.randn(1 if shared else 3, *image, 32, requires_grad=not shared)
+    weight = (0.2 * torch.randn(3, cout, image[0], *kernel)).requires_grad_()
+    bias, beta = torch.randn(2, 3, cout)
+    gamma = torch.rand(3, cout) + 0.5
     return x, weight, bias, gamma.requires_grad_(), beta.clone().requires_grad_(), geometry
 
 

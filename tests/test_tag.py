@@ -63,9 +63,9 @@ def save(path: Path, model: Model, shape: Shape, thresholds: dict | None = None)
     return path
 
 
-def sound_model(path: Path, thresholds: dict | None = None, seconds: float = 1.0) -> Path:
-    """A network that hears windows of so many seconds."""
-    spec = InputSpec(1, 1 + int(seconds * RATE) // 128, 16)
+def sound_model(path: Path, thresholds: dict | None = None) -> Path:
+    """A network that hears windows of a second."""
+    spec = InputSpec(1, 1 + RATE // 128, 16)
     return save(path, SOUND, Shape(spec, classes(6), "sigmoid", MEL), thresholds)
 
 
