@@ -14,6 +14,7 @@ from stages.features import Feature
 from tagging.base.progress import Progress
 from tagging.data.batches import to_clips
 from tagging.data.clips import Features
+from tagging.data.protocols import Protocol
 from tagging.data.spec import InputSpec
 from tagging.data.task import Task
 from tagging.learning.embedding import build_transform
@@ -104,6 +105,14 @@ def test_metrics_are_there(folder: str) -> None:
     task = parse(Task, PARAMS[folder]["task"], "task")
     for name in (task.chooses, *task.shown):
         assert load_metric(name).title
+
+
+@pytest.mark.parametrize("folder", ["tasks/esc10", "tasks/instruments", "tasks/qualities"])
+def test_nothing_chooses_by_the_folds_that_test(folder: str) -> None:
+    params = PARAMS[folder]
+    assert parse(Protocol, params["protocol"], "protocol").validate_on == "nothing"
+    kept = [params["train"], *(entry.get("train", {}) for entry in params["models"].values())]
+    assert {train["keep"] for train in kept if "keep" in train} == {"last"}
 
 
 @pytest.mark.parametrize(("folder", "name"), of_all("ensembles"))

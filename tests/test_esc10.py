@@ -12,7 +12,6 @@ import yaml
 from stages.decode import Decode, multi_hot, open_source
 from stages.ensemble import Ensemble
 from stages.features import Embedding, Feature
-from tagging.data.protocols import Protocol
 from tagging.data.spec import InputSpec
 from tagging.data.task import Task
 from tagging.learning.embedding import build_transform
@@ -80,12 +79,6 @@ def test_each_embedding_is_of_weights_that_are_fetched(name: str) -> None:
     if entry.classes:
         assert sorted(entry.classes) == CLASSES
         assert set(entry.classes.values()) <= {of.name for of in read_labels(PACKAGED)}
-
-
-def test_nothing_chooses_by_the_folds_that_test() -> None:
-    assert parse(Protocol, PARAMS["protocol"], "protocol").validate_on == "nothing"
-    kept = [PARAMS["train"], *(entry.get("train", {}) for entry in PARAMS["models"].values())]
-    assert {train["keep"] for train in kept if "keep" in train} == {"last"}
 
 
 def test_ensembles_are_of_models_and_the_report_of_entries() -> None:

@@ -44,14 +44,6 @@ def test_each_model_names_a_feature_and_each_embedding_weights(task: str) -> Non
             assert params["features"][entry.features]["changed"]
 
 
-@pytest.mark.parametrize("task", HELD_OUT)
-def test_nothing_chooses_by_the_folds_that_test(task: str) -> None:
-    params = PARAMS[task]
-    assert parse(Protocol, params["protocol"], "protocol").validate_on == "nothing"
-    kept = [params["train"], *(entry.get("train", {}) for entry in params["models"].values())]
-    assert {train["keep"] for train in kept if "keep" in train} == {"last"}
-
-
 def test_both_splits_are_of_the_same_clips_features_and_models() -> None:
     held_out, at_random = (PARAMS[name] for name in NAMES[:2])
     for section in ("task", "features", "weights", "embeddings", "train", "models", "evaluate"):
