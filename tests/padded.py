@@ -1,10 +1,13 @@
-"""What the tests of several networks ask alike: of clips that are padded, and of gradients."""
+"""What the tests of several networks ask alike: of maps, of clips that are padded, of gradients."""
+
+from types import ModuleType
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from tagging.data.spec import InputSpec
+from tagging.parameters import parse
 
 EMBEDDINGS = InputSpec(1, 10, 128)
 
@@ -13,6 +16,30 @@ def clips(number: int, spec: InputSpec = EMBEDDINGS, frames: int | None = None) 
     generator = torch.Generator().manual_seed(1)
     shape = (number, spec.channels, frames or spec.frames, spec.bins)
     return torch.randn(shape, generator=generator)
+
+
+def build(
+    module: ModuleType, settings: dict, spec: InputSpec = EMBEDDINGS, labels: int = 10, **others
+) -> nn.Module:
+    """Return a module's network, without dropout unless it is asked for."""
+    torch.manual_seed(0)
+    given = parse(module.Settings, {"dropout": 0.0} | settings | others, "network")
+    return module.Network(given, spec, labels)
+
+
+def shapes(network: nn.Module, x: torch.Tensor) -> dict[str, tuple[int, ...]]:
+    """Return the shape, without the batch, of the tensor that each module gives, or gives first."""
+    found = {}
+
+    def note(name, out):
+        first = out[0] if isinstance(out, tuple) else out
+        if isinstance(first, torch.Tensor):
+            found[name] = tuple(first.shape[1:])
+
+    for name, module in network.named_modules():
+        module.register_forward_hook(lambda _, __, out, name=name: note(name, out))
+    network(x)
+    return found
 
 
 def practised(network: nn.Module, spec: InputSpec) -> nn.Module:

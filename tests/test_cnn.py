@@ -1,5 +1,7 @@
 """The CNN: its settings as the studies have them, layer by layer, and clips of other lengths."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -7,16 +9,18 @@ from torch.nn import functional
 
 from tagging.base.errors import UserError
 from tagging.data.spec import InputSpec
-from tagging.networks.cnn import Network, Settings
-from tagging.parameters import parse
+from tagging.networks import cnn
 from tests.padded import (
     EMBEDDINGS,
     assert_gradients_reach_every_parameter,
     assert_padding_changes_no_answer,
+    build,
     clips,
     practised,
+    shapes,
 )
 
+make = partial(build, cnn)
 MFCC = InputSpec(1, 49, 13)
 LOG_MEL = InputSpec(3, 101, 128)
 BASIC = {"channels": [16, 32], "strides": [[1, 2], [1, 4]]}
@@ -50,25 +54,6 @@ SMALL = {  # whatever a padded clip can meet: leaky ReLU below the padding's zer
     "bands": 1,
     "slope": 0.3,
 }
-
-
-def make(settings: dict, spec: InputSpec = EMBEDDINGS, labels: int = 10, **others) -> Network:
-    torch.manual_seed(0)
-    return Network(parse(Settings, {"dropout": 0.0} | settings | others, "network"), spec, labels)
-
-
-def shapes(network: Network, x: torch.Tensor) -> dict[str, tuple[int, ...]]:
-    """Return the shape, without the batch, of what each module gives as a tensor."""
-    found = {}
-
-    def note(name, out):
-        if isinstance(out, torch.Tensor):
-            found[name] = tuple(out.shape[1:])
-
-    for name, module in network.named_modules():
-        module.register_forward_hook(lambda _, __, out, name=name: note(name, out))
-    network(x)
-    return found
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,26 @@
 """Convolutions into an LSTM: what it reads, padded clips, the studies' sizes."""
 
+from functools import partial
+
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from tagging.base.errors import UserError
 from tagging.data.spec import InputSpec
-from tagging.networks.crnn import Network, Settings
-from tagging.parameters import parse
+from tagging.networks import crnn
 from tests.padded import (
     EMBEDDINGS,
     assert_gradients_reach_every_parameter,
     assert_padding_changes_no_answer,
+    build,
     clips,
     practised,
+    shapes,
 )
 
+make = partial(build, crnn)
 MFCC = InputSpec(1, 49, 13)
 OF_EMBEDDINGS = {
     "channels": [16, 32, 64],
@@ -33,18 +38,10 @@ SMALL = {
 }
 
 
-def make(settings: dict, spec: InputSpec = EMBEDDINGS, labels: int = 10, **others) -> Network:
-    torch.manual_seed(0)
-    return Network(parse(Settings, {"dropout": 0.0} | settings | others, "network"), spec, labels)
-
-
-def map_shapes(network: Network, x: torch.Tensor) -> list[tuple[int, ...]]:
+def map_shapes(network: nn.Module, x: torch.Tensor) -> list[tuple[int, ...]]:
     """Return the shape, without the batch, of each convolution's map."""
-    found = []
-    for conv in network.convs:
-        conv.register_forward_hook(lambda _, __, out: found.append(tuple(out[0].shape[1:])))
-    network(x)
-    return found
+    found = shapes(network, x)
+    return [found[f"convs.{place}"] for place in range(len(network.convs))]
 
 
 @pytest.mark.parametrize(

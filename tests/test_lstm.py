@@ -1,21 +1,24 @@
 """The LSTM: the states it decodes, padded clips, the studies' sizes."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from tagging.base.errors import UserError
 from tagging.data.spec import InputSpec
-from tagging.networks.lstm import Network, Settings
-from tagging.parameters import parse
+from tagging.networks import lstm
 from tests.padded import (
     EMBEDDINGS,
     assert_gradients_reach_every_parameter,
     assert_padding_changes_no_answer,
+    build,
     clips,
     practised,
 )
 
+make = partial(build, lstm)
 MFCC = InputSpec(1, 49, 13)
 INSTRUMENTS = {
     "hidden": 16,
@@ -26,11 +29,6 @@ INSTRUMENTS = {
     "input_norm": False,
 }
 SMALL = {"hidden": 6, "layers": 2}
-
-
-def make(settings: dict, spec: InputSpec = EMBEDDINGS, labels: int = 10, **others) -> Network:
-    torch.manual_seed(0)
-    return Network(parse(Settings, {"dropout": 0.0} | settings | others, "network"), spec, labels)
 
 
 # Four gates a cell, each with a weight for every input and cell and two biases.

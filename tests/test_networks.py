@@ -14,6 +14,7 @@ from tagging.base.errors import UserError
 from tagging.data.spec import InputSpec
 from tagging.learning.model import begin_with
 from tagging.networks import attention, yac
+from tests.padded import shapes
 from tests.project import ROOT, TASKS
 
 # Each network's settings to be tested, small; dropout is 0 unless it is said here.
@@ -393,19 +394,8 @@ def test_parameters_are_those_counted_by_hand(name, settings, expected):
 # yac
 
 
-def shapes_of(network: nn.Module, x: torch.Tensor) -> dict[str, tuple[int, ...]]:
-    """Return the shape, without the batch, of what each named module gives."""
-    found = {}
-    for name, module in network.named_modules():
-        module.register_forward_hook(
-            lambda _, __, out, name=name: found.__setitem__(name, tuple(out.shape[1:]))
-        )
-    network(x)
-    return found
-
-
 def test_yac_has_the_published_shapes():
-    found = shapes_of(make("yac", {"head": "logits"}), clips(2))
+    found = shapes(make("yac", {"head": "logits"}), clips(2))
     expected = {
         "intra_init": (5, 16, 8),
         "intra_stride": (2, 8, 4),
@@ -442,7 +432,7 @@ def test_yac_is_the_function_that_it_was_with_clips_of_one_size():
 
 @pytest.mark.parametrize("spec", SPECS_OF["yac"][1:])
 def test_yac_brings_maps_of_other_sizes_to_the_study_s(spec):
-    found = shapes_of(make("yac", {"head": "logits"}, spec), clips(2, spec))
+    found = shapes(make("yac", {"head": "logits"}, spec), clips(2, spec))
     assert found["inter_conv"] != found["inter_max"]
     assert found["intra_stride"] != found["intra_tall"]
     assert found["inter_down"] == (2, 4, 8)

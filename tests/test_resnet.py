@@ -1,5 +1,7 @@
 """The residual network: ResNet-18, the front end of tall and long filters, padded clips."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -7,16 +9,18 @@ from torch.nn import functional
 
 from tagging.base.errors import UserError
 from tagging.data.spec import InputSpec
-from tagging.networks.resnet import Block, Network, Settings
-from tagging.parameters import parse
+from tagging.networks import resnet
 from tests.padded import (
     EMBEDDINGS,
     assert_gradients_reach_every_parameter,
     assert_padding_changes_no_answer,
+    build,
     clips,
     practised,
+    shapes,
 )
 
+make = partial(build, resnet)
 MFCC = InputSpec(1, 49, 13)
 LOG_MEL = InputSpec(3, 101, 128)
 OF_EMBEDDINGS = {
@@ -51,18 +55,11 @@ SMALL = {
 }
 
 
-def make(settings: dict, spec: InputSpec = EMBEDDINGS, labels: int = 10, **others) -> Network:
-    torch.manual_seed(0)
-    return Network(parse(Settings, {"dropout": 0.0} | settings | others, "network"), spec, labels)
-
-
-def map_shapes(network: Network, x: torch.Tensor) -> list[tuple[int, ...]]:
+def map_shapes(network: nn.Module, x: torch.Tensor) -> list[tuple[int, ...]]:
     """Return the shape, without the batch, of the stem's map and of each block's."""
-    found = []
-    for module in (network.stem, *network.blocks):
-        module.register_forward_hook(lambda _, __, out: found.append(tuple(out[0].shape[1:])))
-    network(x)
-    return found
+    found = shapes(network, x)
+    blocks = (f"blocks.{place}" for place in range(len(network.blocks)))
+    return [found[name] for name in ("stem", *blocks)]
 
 
 @pytest.mark.parametrize(
@@ -143,8 +140,8 @@ def test_only_strides_make_maps_smaller():
 
 
 def test_identities_carry_what_came_in():
-    same = Block(6, 6, (3, 3), (1, 1), False)
-    halving = Block(6, 12, (3, 3), (1, 2), False)
+    same = resnet.Block(6, 6, (3, 3), (1, 1), False)
+    halving = resnet.Block(6, 12, (3, 3), (1, 2), False)
     for block in (same, halving):
         nn.init.zeros_(block.norm_2.weight)  # the residual is zero
     x = clips(2, InputSpec(6, 10, 32))
