@@ -300,13 +300,13 @@ def test_entries_beside_the_chosen_are_compared_with_published_rows_below_a_note
     params = small()
     published = {"Low": {"ndcg": 0.01, "source": "a paper"}, "High": {"ndcg": 0.99}}
     params["compare"] |= {"published": published, "note": "What to know.\n"}
-    changed(tmp_path, params)
+    write_task(params, multi_label(), QUALITIES)
     chosen = read_facts().chosen.name
     other = next(name for name in params["models"] if name != chosen)
     compare.main()
     assert f"`{other}` has the NDCG" not in page()
     params["compare"]["beside_published"] = [other]
-    changed(tmp_path, params)
+    write_task(params, multi_label(), QUALITIES)
     compare.main()
     told = page()[page().index("What to know.") : page().index("| entry |")]
     for name in (chosen, other):
