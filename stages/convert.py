@@ -6,7 +6,7 @@
 `numpy.frombuffer(value, "uint8").reshape(-1, 128)`.
 
 Shards are read in a plain loop: on two cores torchdata.nodes, with threads or processes ahead of
-it, was not faster (benchmarks/read_shards.py).
+it, was not faster (benchmarks/read_ahead.py).
 """
 
 import gc
