@@ -72,7 +72,11 @@ class File(Section):
 
     address: str = Field(description="a URL or a path")
     sha256: Sha256 = Field(description="the file's SHA-256, 64 hexadecimal digits")
-    name: str = Field("", description="its name in data/; without it, the last part of the address")
+    name: str = Field(
+        "",
+        description="its name in data/, or weights/ and a name; without it, the last part of the "
+        "address",
+    )
 
     @property
     def path(self) -> Path:
@@ -83,8 +87,9 @@ class File(Section):
 
     @model_validator(mode="after")
     def _has_a_name(self) -> Self:
-        # `data/..` and `data/a/b` are no files of data/, `data/` is none at all.
-        if self.path.parent != DATA or self.path.name in ("", ".."):
+        # `data/..` and `data/a/b` are no files of data/, `data/` is none at all. Weights that a
+        # model begins with lie among the published ones.
+        if self.path.parent not in (DATA, DATA / "weights") or self.path.name in ("", ".."):
             raise ValueError("no name of a file")
         return self
 

@@ -407,10 +407,13 @@ def test_brings_files_from_their_addresses(server: Server, folder: Path) -> None
         file(f"{server.url}/a/one%20two.zip", b"one"),
         file(f"{server.url}/b/two.zip", b"two", name="zwei.zip"),
         file("four#.zip", b"four"),
+        file(f"{server.url}/b/three.zip", b"three", name="weights/vit.safetensors"),
     ]
     download(Download(files=files), "none")
-    assert {path.name: path.read_bytes() for path in Path("data").iterdir()} == {
-        "one two.zip": b"one", "zwei.zip": b"two", "four#.zip": b"four",
+    found = {str(path): path.read_bytes() for path in Path("data").rglob("*") if path.is_file()}
+    assert found == {
+        "data/one two.zip": b"one", "data/zwei.zip": b"two", "data/four#.zip": b"four",
+        "data/weights/vit.safetensors": b"three",
     }  # fmt: skip
 
 
