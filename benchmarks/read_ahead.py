@@ -40,9 +40,9 @@ def parse(shards: list[Shard]) -> list[Clip]:
     return [clip for shard in shards for clip in read_clips(shard.content, shard.name)]
 
 
-def waveform(content: bytes) -> list[np.ndarray]:
-    """Return the one recording, decoded and resampled: float32 (samples,)."""
-    return [decode(content, "a recording", RATE)]
+def waveform(content: bytes) -> np.ndarray:
+    """Return a recording, decoded and resampled: float32 (samples,)."""
+    return decode(content, "a recording", RATE)
 
 
 def batches(archive: Path) -> Iterator[list[Shard]]:
@@ -91,44 +91,46 @@ WAYS: dict[str, Way] = {
 
 
 class Job(NamedTuple):
-    """What is done, and to which pieces."""
+    """What is done, to how many, and to which pieces."""
 
     name: str
+    number: int
     items: Callable[[], Iterable[Any]]
     work: Work
 
 
 def measure(turns: int = TURNS) -> Result:
     """Time all ways in turns; recordings where ESC-10 is in a mirror."""
-    found: dict[str, set[int]] = {}
+    totals: dict[str, set[int]] = {}
 
     def run(job: Job, way: Way) -> float:
-        numbers = found.setdefault(job.name, set())
-        return timed(lambda: numbers.add(sum(map(len, way(job.items, job.work)))))
+        found = totals.setdefault(job.name, set())
+        return timed(lambda: found.add(sum(map(len, way(job.items, job.work)))))
 
     with TemporaryDirectory() as folder:
         make_workspace(Path(folder), source)
         bring_archive(Path(folder))
         shards = partial(batches, Path(folder) / ARCHIVE)
-        jobs = [Job("records out of the archive", shards, parse)]
+        jobs = [
+            Job("records out of the archive", sum(map(len, map(parse, shards()))), shards, parse)
+        ]
         with suppress(NotMeasured):
             recordings = esc10()
-            jobs.append(Job("recordings decoded", lambda: recordings, waveform))
+            jobs.append(Job("recordings decoded", len(recordings), lambda: recordings, waveform))
         turned = {(job, name): partial(run, job, way) for job in jobs for name, way in WAYS.items()}
         with Progress("read_ahead", turns * len(turned), "run") as progress:
             seconds = alternate(turned, turns, progress)
-    assert all(len(numbers) == 1 for numbers in found.values()), found
-    number = {name: numbers.pop() for name, numbers in found.items()}
+    assert all(len(found) == 1 for found in totals.values()), totals
     rows = [
         {
             "what": job.name,
             "way": name,
-            "a second": round(number[job.name] / statistics.median(times)),
+            "a second": round(job.number / statistics.median(times)),
             "its time / the plain loop's": spread(ratios(times, seconds[job, PLAIN])),
         }
         for (job, name), times in seconds.items()
     ]
-    told = " and ".join(f"{number[job.name]:,} {job.name}" for job in jobs)
+    told = " and ".join(f"{job.number:,} {job.name}" for job in jobs)
     about = (
         f"{told}, on all cores. `convert` parses in the plain loop, `decode` decodes on a pool of "
         "threads."
