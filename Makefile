@@ -6,6 +6,9 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 "error: $(PYTHON) is Python %d.%d; this takes 3.11 or later: make PYTHON=..." % sys.version_info[:2])'
 endef
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# Environments are made side by side, and only what is imported is compiled.
+MAKEFLAGS += --jobs=2
+export PIP_NO_COMPILE := 1
 
 .PHONY: help run test lint install repro plots readme bench
 

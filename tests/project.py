@@ -230,6 +230,7 @@ def make_small(project: Project, folder: Path | str = "") -> None:
             entry["teacher"] = teachers[0]
         network, own = entry.get("network", {}), entry.get("train", {})
         network |= {"hidden": 8} if "hidden" in network else {}
+        network |= {"decoder": [8] * len(network["decoder"])} if "decoder" in network else {}
         network |= (
             {"width": 2 * network["heads"]} if "heads" in network and "width" in network else {}
         )

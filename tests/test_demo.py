@@ -44,7 +44,7 @@ def project(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def demo(project, tmp_path_factory):
+def demo(project, tmp_path_factory, python_folder):
     """The demo's run, for a user whose git signs commits and asks a hook that refuses them."""
     home = tmp_path_factory.mktemp("home")
     hook = home / "hooks/pre-commit"
@@ -55,8 +55,9 @@ def demo(project, tmp_path_factory):
         f"[commit]\n\tgpgsign = true\n[core]\n\thooksPath = {hook.parent}\n"
     )
     before = git(project, "status", "--porcelain")
+    code = "import sys; sys.executable = sys.argv[1]; from tools.demo import main; main()"
     ran = subprocess.run(
-        [sys.executable, "-m", "tools.demo"],
+        [sys.executable, "-c", code, python_folder / "python"],
         cwd=project,
         env=os.environ | {"HOME": str(home)},
         capture_output=True,

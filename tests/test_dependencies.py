@@ -47,7 +47,8 @@ def stages() -> list[Stage]:
     """All stages of all pipelines, as DVC reads them."""
     found = []
     with Repo(ROOT) as repo:
-        made = {Path(out.fs_path) for out in repo.index.outs}
+        outs = [Path(out.fs_path) for out in repo.index.outs]
+        made = {path for out in outs for path in (out, *out.parents)}
         for stage in repo.index.stages:
             commands = [stage.cmd] if isinstance(stage.cmd, str) else stage.cmd
             names = [re.match(r"python -m (\S+)", command)[1] for command in commands]
@@ -61,11 +62,7 @@ def stages() -> list[Stage]:
                     stage.addressing,
                     Path(stage.path).parent,
                     [ROOT / f"{name.replace('.', '/')}.py" for name in names],
-                    [
-                        str(dep.relative_to(ROOT))
-                        for dep in deps
-                        if not any(out == dep or dep in out.parents for out in made)
-                    ],
+                    [str(dep.relative_to(ROOT)) for dep in deps if dep not in made],
                 )
             )
             assert len(deps) == len(set(deps))

@@ -38,8 +38,8 @@ def wait_for(file: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    project = Project(tmp_path_factory.mktemp("empty"), Path(), Path(sys.executable).parent)
+def empty(tmp_path_factory: pytest.TempPathFactory, python_folder: Path) -> Path:
+    project = Project(tmp_path_factory.mktemp("empty"), Path(), python_folder)
     project.git("init", "--quiet")
     project.dvc("init", "--quiet")
     # A cache of their own: nothing is taken from what another test ran.
@@ -93,8 +93,8 @@ class Pipeline(Project):
 
 
 @pytest.fixture
-def pipeline(empty: Path, tmp_path: Path) -> Pipeline:
-    return Pipeline.copied(empty, tmp_path / "project", Path(), Path(sys.executable).parent)
+def pipeline(empty: Path, tmp_path: Path, python_folder: Path) -> Pipeline:
+    return Pipeline.copied(empty, tmp_path / "project", Path(), python_folder)
 
 
 def stage(cmd: str, *deps: str, outs: tuple[str, ...] = (), **fields) -> dict:
