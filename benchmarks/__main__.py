@@ -20,7 +20,8 @@ from tagging.data.clips import write_json
 
 # In the page's order: each is `benchmarks/<name>.py` with `measure()`.
 NAMES = (
-    "convert", "read_ahead", "training", "stack", "scale", "overhead", "repro", "sound", "tag",
+    "convert", "read_ahead", "training", "stack", "attention", "scale", "overhead", "repro",
+    "sound", "tag",
 )  # fmt: skip
 RESULTS = ROOT / "benchmarks/results.json"
 PAGE = ROOT / "benchmarks/README.md"

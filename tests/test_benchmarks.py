@@ -13,10 +13,12 @@ from collections import Counter
 import numpy as np
 import pytest
 import soundfile
+import torch
 import yaml
 
 import benchmarks.__main__ as entry
 from benchmarks import (
+    attention,
     convert,
     overhead,
     read_ahead,
@@ -304,6 +306,15 @@ def test_stacks_are_measured():
     assert all(row["s an epoch and network"] > 0 for row in stored["rows"])
 
 
+def test_the_attention_network_is_measured_against_convolutions_that_are_the_same_function():
+    stored = whole(attention.measure(1, 1))
+    assert all(row["milliseconds a step"]["median"] > 0 for row in stored["rows"])
+    network = attention.Network(attention.SETTINGS, attention.SPEC, attention.LABELS).eval()
+    x = torch.rand(3, *attention.SPEC[:3])
+    with torch.inference_mode():
+        torch.testing.assert_close(attention.Convolutions(network).eval()(x), network(x))
+
+
 def test_scale_is_measured():
     stored = whole(scale.measure([600]))
     *steps, total = stored["rows"]
@@ -346,8 +357,8 @@ def test_overhead_is_measured(tmp_path, monkeypatch):
     workspace.run([*overhead.DVC, "repro"], project)
     assert overhead.up_to_date(project)
     assert not overhead.up_to_date(tmp_path)
-    torch = {"stages.prepare": False, "torch": True}
-    assert {module: overhead.imports_torch(module) for module in torch} == torch
+    expected = {"stages.prepare": False, "torch": True}
+    assert {module: overhead.imports_torch(module) for module in expected} == expected
     monkeypatch.setattr(overhead, "up_to_date", lambda folder: folder == project)
     monkeypatch.setattr(overhead, "imports_torch", lambda module: module == "json")
     stored = whole(overhead.measure(1, project, tmp_path, ["json", "sys"]))
