@@ -6,9 +6,9 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 "error: $(PYTHON) is Python %d.%d; this takes 3.11 or later: make PYTHON=..." % sys.version_info[:2])'
 endef
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-# Environments are made side by side, and only what is imported is compiled.
+# Environments are made side by side, and what is never imported is not compiled.
 MAKEFLAGS += --jobs=2
-export PIP_NO_COMPILE := 1
+INSTALL := -m pip install --quiet --no-compile
 
 .PHONY: help run test lint install repro plots readme bench
 
@@ -45,37 +45,37 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: requirements.txt pyproject.toml | $(VENV)/bin/python
-	python -m pip install --quiet --requirement requirements.txt
-	python -m pip install --quiet --no-deps --editable .
+	python $(INSTALL) --requirement requirements.txt
+	python $(INSTALL) --no-deps --editable .
 	@touch $@
 
 $(VENV)/.test: requirements-test.txt $(VENV)/.run
-	python -m pip install --quiet --requirement requirements-test.txt
+	python $(INSTALL) --requirement requirements-test.txt
 	@touch $@
 
 # The S3 server of the tests pins what DVC pins otherwise: it lives apart.
 $(VENV)-s3/.made: requirements-s3-server.txt
 	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)-s3
-	$(VENV)-s3/bin/python -m pip install --quiet --requirement requirements-s3-server.txt
+	$(VENV)-s3/bin/python $(INSTALL) --requirement requirements-s3-server.txt
 	@touch $@
 
 # What is measured against the project lives apart too.
 $(VENV)-bench/.made: requirements-bench.txt requirements.txt
 	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)-bench
-	$(VENV)-bench/bin/python -m pip install --quiet --requirement requirements-bench.txt
+	$(VENV)-bench/bin/python $(INSTALL) --requirement requirements-bench.txt
 	@touch $@
 
 $(VENV)-torchdata/.made: requirements-bench-torchdata.txt
 	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)-torchdata
-	$(VENV)-torchdata/bin/python -m pip install --quiet --requirement requirements-bench-torchdata.txt
+	$(VENV)-torchdata/bin/python $(INSTALL) --requirement requirements-bench-torchdata.txt
 	@touch $@
 
 # TensorFlow is not made for every Python and processor: the benchmarks say so where it is missing.
 $(VENV)-tensorflow/.made: requirements-bench-tensorflow.txt
 	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)-tensorflow
-	-$(VENV)-tensorflow/bin/python -m pip install --quiet --requirement requirements-bench-tensorflow.txt \
+	-$(VENV)-tensorflow/bin/python $(INSTALL) --requirement requirements-bench-tensorflow.txt \
 		&& touch $@

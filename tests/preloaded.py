@@ -20,11 +20,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 LIBRARIES = (
-    "dulwich.repo", "dvc.cli.parser", "dvc.repo.reproduce", "dvc.repo.status", "dvc.stage.cache",
-    "dvc_data.index", "dvclive", "google_crc32c", "google.protobuf.message_factory", "isal.igzip",
-    "numpy", "pandas", "pyarrow.compute", "pyarrow.parquet", "pydantic", "pygit2", "requests",
-    "ruamel.yaml", "safetensors.numpy", "safetensors.torch", "scipy.stats", "sklearn.metrics",
-    "torch._dynamo", "tqdm", "yaml",
+    "dulwich.repo", "dvc.cli.parser", "dvc.repo.reproduce", "dvc.repo.status",
+    "dvc.stage.cache", "dvc_data.index", "dvclive", "google.protobuf.message_factory",
+    "google_crc32c", "isal.igzip", "numpy", "pandas", "pyarrow.compute", "pyarrow.parquet",
+    "pydantic.type_adapter", "pydantic.types", "pygit2", "requests", "ruamel.yaml",
+    "safetensors.numpy", "safetensors.torch", "scipy.stats", "sklearn.metrics", "soundfile",
+    "soxr", "torch._dynamo", "tqdm", "vl_convert", "yaml",
 )  # fmt: skip
 
 CLIENT = """\
