@@ -3,27 +3,20 @@
 A step is forward, backward and Adam, on one core, with random clips.
 """
 
-import time
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from benchmarks.ratios import alternate, ratios, spread
+from benchmarks.ratios import after_a_warm_up, ratios, spread, timed
 from benchmarks.results import Result
-from tagging.base.progress import Progress
-from tagging.data.spec import InputSpec
-from tagging.learning.losses import LOSSES
+from benchmarks.stack import LABELS, SPEC, Step, training_step
 from tagging.networks.attention import Network, Settings
 
 TURNS = 7
 STEPS = 30
 BATCH = 64
-LABELS = 10
-SPEC = InputSpec(1, 10, 128, 1 / 256)
 SETTINGS = Settings(hidden=512, layers=3, dropout=0.3, pooling="decision")  # the root's `attention`
-
-Step = Callable[[torch.Tensor, torch.Tensor], object]
 
 
 class Convolutions(nn.Module):
@@ -58,19 +51,11 @@ def _convolution(linear: nn.Linear) -> nn.Conv1d:
     return made
 
 
-def training_step(network: nn.Module, bfloat16: bool = False) -> Step:
-    """Return one step of a training: of inputs and what they should give."""
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.001, fused=True)
-    loss = LOSSES["msml"]()
-
-    def step(x: torch.Tensor, targets: torch.Tensor) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            outputs = network(x)
-        loss(outputs.float(), targets).backward()
-        optimizer.step()
-
-    return step
+def under_bfloat16(network: nn.Module) -> nn.Module:
+    """Have a network multiply in bfloat16, as `train.precision` does."""
+    forward = torch.autocast("cpu", torch.bfloat16)(network.forward)
+    network.forward = lambda x: forward(x).float()
+    return network
 
 
 def measure(turns: int = TURNS, steps: int = STEPS) -> Result:
@@ -85,27 +70,23 @@ def measure(turns: int = TURNS, steps: int = STEPS) -> Result:
     def network() -> Network:
         return Network(SETTINGS, SPEC, LABELS)
 
-    def timed(step: Step, batch: tuple[torch.Tensor, torch.Tensor]) -> Callable[[], float]:
-        def turn() -> float:
-            begin = time.perf_counter()
+    def milliseconds(step: Step, batch: tuple[torch.Tensor, torch.Tensor]) -> Callable[[], float]:
+        def all_steps() -> None:
             for _ in range(steps):
                 step(*batch)
-            return (time.perf_counter() - begin) / steps * 1000
 
-        return turn
+        return lambda: timed(all_steps) / steps * 1000
 
     built = network()
     linears = [layer.linear for layer in built.layers] + [built.levels[0].classify]
     convolutions = "1x1 convolutions"
     ways = {
-        convolutions: timed(training_step(Convolutions(network())), clips),
-        "linear layers, as attention has them": timed(training_step(network()), clips),
-        "the same under bfloat16": timed(training_step(network(), bfloat16=True), clips),
-        "multiplications alone": timed(training_step(nn.Sequential(*linears)), frames),
+        convolutions: milliseconds(training_step(Convolutions(network())), clips),
+        "linear layers, as attention has them": milliseconds(training_step(network()), clips),
+        "the same under bfloat16": milliseconds(training_step(under_bfloat16(network())), clips),
+        "multiplications alone": milliseconds(training_step(nn.Sequential(*linears)), frames),
     }
-    with Progress("attention", (turns + 1) * len(ways), "run") as progress:
-        alternate(ways, 1, progress)  # warms up
-        found = alternate(ways, turns, progress)
+    found = after_a_warm_up("attention", ways, turns)
     torch.set_num_threads(threads)
     rows = [
         {
@@ -118,7 +99,6 @@ def measure(turns: int = TURNS, steps: int = STEPS) -> Result:
     about = (
         f"The root's `attention` at batch {BATCH}, hidden {SETTINGS.hidden}, {SETTINGS.layers} "
         "layers, on one core; convolutions and linear layers are the same function. bfloat16 is a "
-        "setting, `train.precision`: its results hang on the processor. tasks/ablation has what it "
-        "costs in accuracy."
+        "setting, `train.precision`; tasks/ablation has what it costs in accuracy."
     )
     return Result("A step of the attention network", about, rows, [])

@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
-from benchmarks.ratios import alternate, ratios, spread
+from benchmarks.ratios import after_a_warm_up, ratios, spread
 from benchmarks.results import Result
 from replication import conv_block
 from replication.yac_stack import StackTrainer, features
-from tagging.base.progress import Progress
 from tagging.data.spec import InputSpec
 from tagging.learning.losses import LOSSES
 from tagging.networks.yac import Network, Settings
@@ -28,8 +28,8 @@ SPEC = InputSpec(1, 10, 128, 1 / 256)
 Step = Callable[[torch.Tensor, torch.Tensor], object]
 
 
-def plain_loop() -> Step:
-    network = Network(Settings(head="logits"), SPEC, LABELS)
+def training_step(network: nn.Module) -> Step:
+    """Return a step of a plain loop in PyTorch."""
     optimizer = torch.optim.Adam(network.parameters(), lr=0.001, fused=True)
     loss = LOSSES["msml"]()
 
@@ -41,8 +41,12 @@ def plain_loop() -> Step:
     return step
 
 
+def build() -> Network:
+    return Network(Settings(head="logits"), SPEC, LABELS)
+
+
 def stack(networks: int) -> Step:
-    built = [Network(Settings(head="logits"), SPEC, LABELS) for _ in range(networks)]
+    built = [build() for _ in range(networks)]
     return StackTrainer(built, ["msml"] * networks, [0.001] * networks).step
 
 
@@ -79,15 +83,13 @@ def measure(turns: int = TURNS, steps: int = STEPS) -> Result:
 
     plain = "plain loop in PyTorch, 1 network"
     ways = {
-        plain: timed(1, plain_loop(), embeddings.unsqueeze(1)),
+        plain: timed(1, training_step(build()), embeddings.unsqueeze(1)),
         "stack of 5, PyTorch's convolutions": timed(5, without_kernels(stack(5)), rows_of_stack),
         "stack of 1, own convolutions": timed(1, stack(1), rows_of_stack),
         "stack of 5, own convolutions": timed(5, stack(5), rows_of_stack),
         "stack of 10, own convolutions": timed(10, stack(10), rows_of_stack),
     }
-    with Progress("stack", (turns + 1) * len(ways), "run") as progress:
-        alternate(ways, 1, progress)  # warms up
-        seconds = alternate(ways, turns, progress)
+    seconds = after_a_warm_up("stack", ways, turns)
     torch.set_num_threads(threads)
     rows = [
         {

@@ -55,6 +55,7 @@ def demo(project, tmp_path_factory, python_folder):
         f"[commit]\n\tgpgsign = true\n[core]\n\thooksPath = {hook.parent}\n"
     )
     before = git(project, "status", "--porcelain")
+    # Stages begin with their libraries loaded.
     code = "import sys; sys.executable = sys.argv[1]; from tools.demo import main; main()"
     ran = subprocess.run(
         [sys.executable, "-c", code, python_folder / "python"],
