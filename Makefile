@@ -6,9 +6,12 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 "error: $(PYTHON) is Python %d.%d; this takes 3.11 or later: make PYTHON=..." % sys.version_info[:2])'
 endef
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-# Environments are made side by side, and what is never imported is not compiled.
+# Environments are made side by side.
 MAKEFLAGS += --jobs=2
-INSTALL := -m pip install --quiet --no-compile
+# Into the environment of the target. Byte code is made on all cores, but for libraries' own tests;
+# without it each process would compile anew where PYTHONDONTWRITEBYTECODE is set.
+install = $(@D)/bin/python -m pip install --quiet --no-compile $(1) && \
+	{ $(@D)/bin/python -m compileall -qq -j 0 -x '/test(s|ing)?/' $(@D)/lib; true; }
 
 .PHONY: help run test lint install repro plots readme bench
 
@@ -45,37 +48,36 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: requirements.txt pyproject.toml | $(VENV)/bin/python
-	python $(INSTALL) --requirement requirements.txt
-	python $(INSTALL) --no-deps --editable .
+	$(call install,--requirement requirements.txt --editable .)
 	@touch $@
 
 $(VENV)/.test: requirements-test.txt $(VENV)/.run
-	python $(INSTALL) --requirement requirements-test.txt
+	$(call install,--requirement requirements-test.txt)
 	@touch $@
 
 # The S3 server of the tests pins what DVC pins otherwise: it lives apart.
 $(VENV)-s3/.made: requirements-s3-server.txt
 	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)-s3
-	$(VENV)-s3/bin/python $(INSTALL) --requirement requirements-s3-server.txt
+	$(call install,--requirement requirements-s3-server.txt)
 	@touch $@
 
 # What is measured against the project lives apart too.
 $(VENV)-bench/.made: requirements-bench.txt requirements.txt
 	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)-bench
-	$(VENV)-bench/bin/python $(INSTALL) --requirement requirements-bench.txt
+	$(call install,--requirement requirements-bench.txt)
 	@touch $@
 
 $(VENV)-torchdata/.made: requirements-bench-torchdata.txt
 	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)-torchdata
-	$(VENV)-torchdata/bin/python $(INSTALL) --requirement requirements-bench-torchdata.txt
+	$(call install,--requirement requirements-bench-torchdata.txt)
 	@touch $@
 
 # TensorFlow is not made for every Python and processor: the benchmarks say so where it is missing.
 $(VENV)-tensorflow/.made: requirements-bench-tensorflow.txt
 	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV)-tensorflow
-	-$(VENV)-tensorflow/bin/python $(INSTALL) --requirement requirements-bench-tensorflow.txt \
+	-$(call install,--requirement requirements-bench-tensorflow.txt) \
 		&& touch $@

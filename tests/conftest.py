@@ -45,6 +45,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("DVC_SITE_CACHE_DIR", str(home / "dvc-site"))
         patch.setenv("DVC_GLOBAL_CONFIG_DIR", str(home / "dvc-global"))
         patch.setenv("DVC_SYSTEM_CONFIG_DIR", str(home / "dvc-system"))
+        # Stages of a copy import its code many times.
+        patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
         # librosa compiles for longer than it is used.
         patch.setenv("NUMBA_OPT", "0")
         # Threads that wait for work are not to take the cores from other tests.
