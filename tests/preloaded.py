@@ -20,12 +20,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 LIBRARIES = (
-    "dulwich.repo", "dvc.cli.parser", "dvc.repo.reproduce", "dvc.repo.status",
-    "dvc.stage.cache", "dvc_data.index", "dvclive", "google.protobuf.message_factory",
-    "google_crc32c", "isal.igzip", "numpy", "pandas", "pyarrow.compute", "pyarrow.parquet",
-    "pydantic.type_adapter", "pydantic.types", "pygit2", "requests", "ruamel.yaml",
-    "safetensors.numpy", "safetensors.torch", "scipy.stats", "sklearn.metrics", "soundfile",
-    "soxr", "torch._dynamo", "tqdm", "vl_convert", "yaml",
+    "dulwich.repo", "dvc.cachemgr", "dvc.cli.parser", "dvc.data_cloud", "dvc.lock",
+    "dvc.repo.artifacts", "dvc.repo.datasets", "dvc.repo.experiments", "dvc.repo.metrics",
+    "dvc.repo.params", "dvc.repo.plots", "dvc.repo.reproduce", "dvc.repo.stage", "dvc.repo.status",
+    "dvc.scm", "dvc.stage.cache", "dvc_data.index", "dvclive", "google.protobuf.message_factory",
+    "google_crc32c", "isal.igzip", "networkx", "numpy", "pandas", "pyarrow.compute",
+    "pyarrow.parquet", "pydantic.fields", "pydantic.type_adapter", "pydantic.types", "pygit2",
+    "requests", "ruamel.yaml", "safetensors.numpy", "safetensors.torch", "scipy.stats",
+    "sklearn.metrics", "soundfile", "soxr", "torch._dynamo", "tqdm", "vl_convert", "yaml",
 )  # fmt: skip
 
 CLIENT = """\

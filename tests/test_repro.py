@@ -25,6 +25,8 @@ from tools.repro import (
 )
 
 COMMAND = (sys.executable, "-m", "tools.repro")
+# The same, whose stages and whose DVC have their libraries loaded already.
+LOADED = "import sys; sys.executable = sys.argv.pop(1); from tools.repro import main; main()"
 # Of stages that wait for one another: long after a busy machine would have started both.
 PATIENCE = 120
 
@@ -65,7 +67,8 @@ class Pipeline(Project):
         }  # fmt: skip
 
     def side_by_side(self, *targets: str, **environment: str) -> str:
-        return self.run(*COMMAND, *targets, **environment).stdout
+        loaded = (sys.executable, "-c", LOADED, str(self.python_folder / "python"))
+        return self.run(*loaded, *targets, **environment).stdout
 
     def begun(self, **environment: str) -> subprocess.Popen:
         return subprocess.Popen(
