@@ -10,8 +10,14 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 MAKEFLAGS += --jobs=2
 # Into the environment of the target. Byte code is made on all cores, but for libraries' own tests;
 # without it each process would compile anew where PYTHONDONTWRITEBYTECODE is set.
-install = $(@D)/bin/python -m pip install --quiet --no-compile $(1) && \
+pip_install = $(@D)/bin/python -m pip install --quiet --no-compile $(1) && \
 	{ $(@D)/bin/python -m compileall -qq -j 0 -x '/test(s|ing)?/' $(@D)/lib; true; }
+define MAKE_ENVIRONMENT
+@$(CHECK_PYTHON)
+$(PYTHON) -m venv $(@D)
+$(call pip_install,--requirement $<)
+@touch $@
+endef
 
 .PHONY: help run test lint install repro plots readme bench
 
@@ -48,36 +54,27 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: requirements.txt pyproject.toml | $(VENV)/bin/python
-	$(call install,--requirement requirements.txt --editable .)
+	$(call pip_install,--requirement requirements.txt --editable .)
 	@touch $@
 
 $(VENV)/.test: requirements-test.txt $(VENV)/.run
-	$(call install,--requirement requirements-test.txt)
+	$(call pip_install,--requirement requirements-test.txt)
 	@touch $@
 
 # The S3 server of the tests pins what DVC pins otherwise: it lives apart.
 $(VENV)-s3/.made: requirements-s3-server.txt
-	@$(CHECK_PYTHON)
-	$(PYTHON) -m venv $(VENV)-s3
-	$(call install,--requirement requirements-s3-server.txt)
-	@touch $@
+	$(MAKE_ENVIRONMENT)
 
 # What is measured against the project lives apart too.
 $(VENV)-bench/.made: requirements-bench.txt requirements.txt
-	@$(CHECK_PYTHON)
-	$(PYTHON) -m venv $(VENV)-bench
-	$(call install,--requirement requirements-bench.txt)
-	@touch $@
+	$(MAKE_ENVIRONMENT)
 
 $(VENV)-torchdata/.made: requirements-bench-torchdata.txt
-	@$(CHECK_PYTHON)
-	$(PYTHON) -m venv $(VENV)-torchdata
-	$(call install,--requirement requirements-bench-torchdata.txt)
-	@touch $@
+	$(MAKE_ENVIRONMENT)
 
 # TensorFlow is not made for every Python and processor: the benchmarks say so where it is missing.
 $(VENV)-tensorflow/.made: requirements-bench-tensorflow.txt
 	@$(CHECK_PYTHON)
-	$(PYTHON) -m venv $(VENV)-tensorflow
-	-$(call install,--requirement requirements-bench-tensorflow.txt) \
+	$(PYTHON) -m venv $(@D)
+	-$(call pip_install,--requirement $<) \
 		&& touch $@

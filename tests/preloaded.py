@@ -67,6 +67,12 @@ def preloaded_python(folder: Path) -> Iterator[Path]:
             server.terminate()
 
 
+def command_of(module: str, python_folder: Path) -> list[str]:
+    """Return a command that is `python -m` the module, and whose own commands are preloaded."""
+    code = f"import sys; sys.executable = sys.argv.pop(1); from {module} import main; main()"
+    return [sys.executable, "-c", code, str(python_folder / "python")]
+
+
 def serve(address: str) -> None:
     """Fork for every call; return in the forks, with the call set up to be run."""
     for name in LIBRARIES:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tagging.base.errors import UserError
+from tests.preloaded import command_of
 from tests.project import ROOT, project_files
 from tools.demo import EPOCHS, copy_project, make_sample, table
 
@@ -55,10 +56,8 @@ def demo(project, tmp_path_factory, python_folder):
         f"[commit]\n\tgpgsign = true\n[core]\n\thooksPath = {hook.parent}\n"
     )
     before = git(project, "status", "--porcelain")
-    # Stages begin with their libraries loaded.
-    code = "import sys; sys.executable = sys.argv[1]; from tools.demo import main; main()"
     ran = subprocess.run(
-        [sys.executable, "-c", code, python_folder / "python"],
+        command_of("tools.demo", python_folder),
         cwd=project,
         env=os.environ | {"HOME": str(home)},
         capture_output=True,

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from tagging.base.errors import UserError
+from tests.preloaded import command_of
 from tests.project import ROOT, Project, stages_run
 from tools.repro import (
     NOTHING_TO_DO,
@@ -25,8 +26,6 @@ from tools.repro import (
 )
 
 COMMAND = (sys.executable, "-m", "tools.repro")
-# The same, whose stages and whose DVC have their libraries loaded already.
-LOADED = "import sys; sys.executable = sys.argv.pop(1); from tools.repro import main; main()"
 # Of stages that wait for one another: long after a busy machine would have started both.
 PATIENCE = 120
 
@@ -67,8 +66,8 @@ class Pipeline(Project):
         }  # fmt: skip
 
     def side_by_side(self, *targets: str, **environment: str) -> str:
-        loaded = (sys.executable, "-c", LOADED, str(self.python_folder / "python"))
-        return self.run(*loaded, *targets, **environment).stdout
+        command = command_of("tools.repro", self.python_folder)
+        return self.run(*command, *targets, **environment).stdout
 
     def begun(self, **environment: str) -> subprocess.Popen:
         return subprocess.Popen(
