@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional
 
-from tagging.base.files import whole_file
+from tagging.base.files import atomic_write
 
 SOURCE = Path(__file__).parent / "kernels" / "conv_block.c"
 BUILD = Path(".build")
@@ -61,7 +61,7 @@ def kernels() -> ctypes.CDLL | None:
     library = BUILD / f"conv_block-{key.hexdigest()[:16]}.so"
     if not library.exists():
         try:
-            with whole_file(library) as partial:
+            with atomic_write(library) as partial:
                 command = [compiler, *FLAGS, "-o", str(partial), str(SOURCE), "-lm"]
                 subprocess.run(command, capture_output=True, check=True)
         except subprocess.CalledProcessError:

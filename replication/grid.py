@@ -19,7 +19,7 @@ from replication.settings import RESULTS, load_grid
 from replication.yac_stack import CLIP, EpochLoop, StackTrainer, features
 from tagging.base.errors import UserError, entry_point
 from tagging.base.files import write_text
-from tagging.base.processes import Told, run_all
+from tagging.base.processes import ProgressProxy, run_parallel
 from tagging.base.progress import Progress
 from tagging.data.batches import epoch_batches
 from tagging.data.clips import FEATURES, INDEX, read_features, read_index
@@ -104,7 +104,7 @@ def scores(trainer: StackTrainer, clips: Clips, spec: InputSpec) -> list[Scored]
     return [score(labels, run) for run in torch.cat(outputs, dim=1).cpu().numpy()]
 
 
-def train_stack(stack: Stack, progress: Progress | Told) -> list[list]:
+def train_stack(stack: Stack, progress: Progress | ProgressProxy) -> list[list]:
     """Train a stack; return rows as in `HEADER`, one a run and epoch shown.
 
     The state is kept after every epoch, and at the end: a later call with more epochs goes on.
@@ -176,7 +176,7 @@ def main(head: str, seed: str) -> None:
     kernels()  # compiled here, once, not by every process
     total = len(runs) * looks[-1]
     with Progress(f"grid {head} {seed}", total, "epoch", machine.progress) as progress:
-        rows = [row for of_stack in run_all(train_stack, stacks, progress) for row in of_stack]
+        rows = [row for of_stack in run_parallel(train_stack, stacks, progress) for row in of_stack]
     filled = [row + [""] * (len(HEADER) - len(row)) for row in rows]
     text = to_csv(HEADER, sorted(filled, key=lambda row: row[:3]))
     write_text(result_path(head, int(seed)), text)

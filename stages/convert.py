@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from tagging.base.errors import UserError, entry_point
-from tagging.base.files import whole_file
+from tagging.base.files import atomic_write
 from tagging.base.progress import Progress
 from tagging.parameters import Machine, Section, load
 from tagging.sources.audioset.archive import read_shards
@@ -73,7 +73,7 @@ def convert(archive: Path, subset: str, parquet: Path, progress: Progress) -> in
                 number += 1
             shards.append((shard.name, number))
 
-    with whole_file(parquet) as partial:
+    with atomic_write(parquet) as partial:
         # Embeddings are noise to a compressor and ids occur once: plain pages are the smallest.
         with pq.ParquetWriter(
             partial, SCHEMA, compression="none", use_dictionary=["labels.list.element"]

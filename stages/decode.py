@@ -24,11 +24,11 @@ import numpy as np
 from pydantic import Field
 
 from tagging.base.errors import UserError, entry_point
-from tagging.base.processes import at_once
+from tagging.base.processes import num_workers
 from tagging.base.progress import Progress
 from tagging.data.classes import Class
 from tagging.data.clips import SPLITS, Fold, Index, write_features, write_index, write_json
-from tagging.data.protocols import Protocol, folds_of
+from tagging.data.splits import SplitSettings, make_folds
 from tagging.data.spec import InputSpec
 from tagging.data.task import Task, load_task
 from tagging.features.decoding import blocks
@@ -197,7 +197,7 @@ def cut_all(
     # Threads: libsndfile and soxr work without the interpreter's lock. Files are read ahead, but
     # not all of them.
     at_work: deque[Future] = deque()
-    with ThreadPoolExecutor(threads := at_once()) as pool:
+    with ThreadPoolExecutor(threads := num_workers()) as pool:
         firsts = [recordings[places[0]] for _, places in files]
         for number, content in open_source(settings).contents(firsts):
             at_work.append(pool.submit(cut_file, number, content))
@@ -252,7 +252,7 @@ def write_clips(
 
 
 def split_up(
-    protocol: Protocol,
+    protocol: SplitSettings,
     recordings: list[Recording],
     labels: np.ndarray,
     names: list[str],
@@ -273,7 +273,7 @@ def split_up(
     """
     fold_of = [recording.fold for recording in recordings]
     try:
-        folds = folds_of(
+        folds = make_folds(
             protocol,
             labels,
             names,
@@ -303,7 +303,7 @@ def split_up(
 @entry_point
 def main() -> None:
     """Run the stage."""
-    settings, protocol, task = load(Decode, "decode"), load(Protocol, "protocol"), load_task()
+    settings, protocol, task = load(Decode, "decode"), load(SplitSettings, "protocol"), load_task()
     machine = load(Machine, "run")
     recordings = open_source(settings).recordings()
     of_recording, classes = multi_hot(recordings, task)

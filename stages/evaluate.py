@@ -9,7 +9,7 @@ from pathlib import Path
 from tagging.base.errors import entry_point
 from tagging.data.batches import to_clips
 from tagging.data.clips import read_features, read_index
-from tagging.data.protocols import runs
+from tagging.data.splits import runs
 from tagging.data.task import load_task
 from tagging.learning.device import pick_device
 from tagging.learning.model import Student, answer, load_model, load_network

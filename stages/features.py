@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import nn
 
 from tagging.base.errors import UserError, entry_point
-from tagging.base.processes import at_once
+from tagging.base.processes import num_workers
 from tagging.base.progress import Progress
 from tagging.data.augmentation import Changed, change
 from tagging.data.clips import read_features, read_index, write_features
@@ -160,7 +160,7 @@ def main(name: str) -> None:
 
     with (
         Progress(f"features {name}", clips * (1 + copies), "clip", machine.progress) as progress,
-        ThreadPoolExecutor(at_once()) as threads,
+        ThreadPoolExecutor(num_workers()) as threads,
     ):
         write(name, 0)
         for copy in range(1, copies + 1):

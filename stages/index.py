@@ -14,7 +14,7 @@ from pydantic import Field
 from safetensors.numpy import save_file
 
 from tagging.base.errors import UserError, entry_point
-from tagging.base.files import whole_file
+from tagging.base.files import atomic_write
 from tagging.data.clips import SPLITS, Index, read_index
 from tagging.parameters import Section, load, read_entries
 from tagging.scoring.scores import read_scores, scores_path
@@ -91,7 +91,7 @@ def main() -> None:
         "subsets": subsets,
         "labels": np.ascontiguousarray(index.labels),
     }
-    with whole_file(PATH) as partial:
+    with atomic_write(PATH) as partial:
         save_file(tensors, partial, {"index": json.dumps(about)})
 
 

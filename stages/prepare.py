@@ -24,7 +24,7 @@ from tagging.data.clips import (
     write_index,
     write_json,
 )
-from tagging.data.protocols import Protocol, folds_of
+from tagging.data.splits import SplitSettings, make_folds
 from tagging.data.spec import InputSpec
 from tagging.data.task import load_task
 from tagging.parameters import Int, Section, load, read_params
@@ -167,7 +167,7 @@ def gather(paths: list[Path], rows: np.ndarray, values: np.ndarray) -> None:
         begin += len(column)
 
 
-def prepare(settings: Prepare, protocol: Protocol, feature: str, classes: list[Class]) -> dict:
+def prepare(settings: Prepare, protocol: SplitSettings, feature: str, classes: list[Class]) -> dict:
     """Write features and index; return what `metrics/data.json` holds.
 
     Memory grows with the bytes of the features, which are mapped, and hardly more.
@@ -195,7 +195,7 @@ def prepare(settings: Prepare, protocol: Protocol, feature: str, classes: list[C
     sizes = [pq.read_metadata(path).num_rows for path in paths]
     subsets = np.asarray(settings.subsets)[np.searchsorted(np.cumsum(sizes), tagged, "right")]
     names = [classes[place] for place in top]
-    folds = folds_of(protocol, labels[tagged], [of.name for of in names], subsets)
+    folds = make_folds(protocol, labels[tagged], [of.name for of in names], subsets)
     shape = (len(tagged), 1, seconds, FRAME_BYTES)
     spec = InputSpec(*shape[1:], scale=1 / 256)
     with write_features(feature, (shape, np.uint8), spec, {"name": "vggish"}) as (values, of_clip):
@@ -241,7 +241,7 @@ def main() -> None:
     converted = read_params(folder.parent / "params.yaml").get("convert") or {}
     check_subsets(settings.subsets, converted.get("subsets"))
     classes = read_labels(folder / "class_labels_indices.csv")
-    described = prepare(settings, load(Protocol, "protocol"), load_task().features, classes)
+    described = prepare(settings, load(SplitSettings, "protocol"), load_task().features, classes)
     write_json(METRICS, described)
 
 

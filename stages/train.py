@@ -18,7 +18,7 @@ from dvclive import Live
 from scmrepo.exceptions import SCMError
 
 from tagging.base.errors import UserError, entry_point
-from tagging.base.processes import Told, run_all
+from tagging.base.processes import ProgressProxy, run_parallel
 from tagging.base.progress import Progress
 from tagging.data.batches import Clips, count_batches, to_clips
 from tagging.data.classes import Class
@@ -31,7 +31,7 @@ from tagging.data.clips import (
     read_index,
     write_json,
 )
-from tagging.data.protocols import Run, runs
+from tagging.data.splits import Run, runs
 from tagging.data.task import Task, load_task
 from tagging.learning import distributed
 from tagging.learning.device import pick_device
@@ -39,9 +39,9 @@ from tagging.learning.loop import Epoch, Train, Validation, train
 from tagging.learning.metric_losses import TripletLoss
 from tagging.learning.model import (
     Model,
-    Shape,
+    ModelSpec,
     Student,
-    begin_with,
+    load_pretrained,
     build,
     load_model,
     log_odds,
@@ -49,7 +49,12 @@ from tagging.learning.model import (
     score,
 )
 from tagging.learning.resume import state_path
-from tagging.learning.similarity import examined, judged_by, tags_of, teacher_path
+from tagging.learning.similarity import (
+    triplet_statistics,
+    resolve_activation,
+    predict_tags,
+    teacher_path,
+)
 from tagging.learning.targets import student_targets
 from tagging.learning.thresholds import choose_thresholds
 from tagging.parameters import Machine, load, parse, read_params
@@ -143,13 +148,13 @@ def read_targets(training: Training, index: Index, features: Features) -> np.nda
         return None
     path, places = teacher_path(task, model.teacher, run.name), index.folds[run.fold].train
     if task.embeds:
-        teacher = tags_of(path, to_clips(features, index.labels, places, pick_device("cpu")))
+        teacher = predict_tags(path, to_clips(features, index.labels, places, pick_device("cpu")))
     else:
         teacher = read_scores(path).of_fold(run.fold, "train")[0]
     return student_targets(model, index.labels[places], teacher, index.classes)
 
 
-def train_run(training: Training, progress: Progress | Told) -> float:
+def train_run(training: Training, progress: Progress | ProgressProxy) -> float:
     """Train one run and write its weights; return its seconds."""
     name, model, settings, task, run, device_name = training
     device = pick_device(device_name)
@@ -163,13 +168,13 @@ def train_run(training: Training, progress: Progress | Told) -> float:
     files = [INDEX, *sorted(file for file in (FEATURES / feature).rglob("*") if file.is_file())]
     if model.weights is not None:
         files.append(weights := WEIGHTS / f"{model.weights}.safetensors")
-        begin_with(network, weights)
+        load_pretrained(network, weights)
     if isinstance(model, Student):
         files.append(teacher := teacher_path(task, model.teacher, run.name))
         files += [Path(model.ontology)] if model.ontology else []
         if model.backbone is not None:
-            begin_with(network, teacher, frozen=model.backbone == "frozen")
-    activation = judged_by(task, network, settings.loss, model, name)
+            load_pretrained(network, teacher, frozen=model.backbone == "frozen")
+    activation = resolve_activation(task, network, settings.loss, model, name)
     validate = Validation(val, load_metric(task.chooses), activation)
     # Its own settings of the training are among `settings`.
     without_seeds = model.model_dump(exclude={"seeds", "train"})
@@ -182,7 +187,7 @@ def train_run(training: Training, progress: Progress | Told) -> float:
         state = state_path(f"{name}-{run.name}", description, files)
     with start_log(training) as live:
         if live is not None and isinstance(settings.loss, TripletLoss):
-            for key, value in examined(settings.loss, clips, settings.batch_size).items():
+            for key, value in triplet_statistics(settings.loss, clips, settings.batch_size).items():
                 live.log_metric(f"triplets/{key}", value)
 
         def log(epoch: Epoch) -> None:
@@ -204,7 +209,7 @@ def train_run(training: Training, progress: Progress | Told) -> float:
             network.load_state_dict(trained.weights)
             answers = log_odds(score(network, val), activation)
             thresholds = choose_thresholds(val.labels, answers, settings.sure)
-        shape = Shape(features.spec, classes, activation, features.settings)
+        shape = ModelSpec(features.spec, classes, activation, features.settings)
         path = Path(f"models/{name}/{run.name}.safetensors")
         save_network(
             path, trained.weights, model, shape, trained.checkpoints, thresholds=thresholds
@@ -228,7 +233,7 @@ def main(name: str) -> None:
     steps = sum(count_batches(sizes[of.run.fold], settings.batch_size) for of in trainings)
     style = "none" if distributed.rank() > 0 else machine.progress
     with Progress(f"train {name}", steps * settings.epochs, "step", style) as progress:
-        seconds = run_all(train_run, trainings, progress, processes=1 if together else None)
+        seconds = run_parallel(train_run, trainings, progress, processes=1 if together else None)
     if distributed.rank() == 0:
         write_json(
             Path(f"metrics/timing/{name}.json"),

@@ -12,7 +12,7 @@ from tagging.base.errors import entry_point
 from tagging.data.classes import Class
 from tagging.data.spec import InputSpec
 from tagging.features import log_mel
-from tagging.learning.model import Model, Shape, save_network
+from tagging.learning.model import Model, ModelSpec, save_network
 from tagging.parameters import Machine, load, parse
 from tagging.sources.audioset.labels import PACKAGED, read_labels
 from tagging.sources.transfer import fetch_checked, file_sha256
@@ -22,7 +22,7 @@ FOLDER = Path("data/weights")
 TEN_SECONDS = 10
 
 
-def shape_of(published: Published) -> Shape:
+def shape_of(published: Published) -> ModelSpec:
     """Return what published weights take and answer."""
     about = {"preset": published.preset, **(published.features or {})}
     transform = log_mel.Transform(parse(log_mel.Settings, about, "weights"))
@@ -33,7 +33,7 @@ def shape_of(published: Published) -> Shape:
         classes = read_labels(PACKAGED)
     else:
         classes = [Class(name, name) for name in published.labels]
-    return Shape(spec, classes, published.activation, {"name": "log_mel", **about})
+    return ModelSpec(spec, classes, published.activation, {"name": "log_mel", **about})
 
 
 def bring(name: str, folder: Path, style: str) -> Path:

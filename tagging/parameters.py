@@ -1,27 +1,30 @@
-"""Typed parameters: each section of `params.yaml` is read, checked and refused in one sentence."""
+"""Typed parameters: each section of a `params.yaml` is read and checked against a pydantic model."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from tagging.base.errors import UserError
 
-PARAMS_FILE = Path("params.yaml")
+PARAMS_NAME = "params.yaml"
+LOCATION_SECTIONS = ("root", "folder", "in")  # read by dvc.yaml alone
 SECTIONS = (
-    "task", "download", "convert", "prepare", "decode", "protocol", "features", "embeddings",
-    "weights", "train", "models", "ensembles", "students", "evaluate", "compare", "index", "grid",
-    "run",
+    *LOCATION_SECTIONS, "task", "download", "convert", "prepare", "decode", "split", "features",
+    "embeddings", "weights", "train", "models", "ensembles", "students", "evaluate", "compare",
+    "index", "artifact", "grid", "runtime",
 )  # fmt: skip
-SCORED = ("models", "students", "ensembles")  # what has a file in metrics/, of the entry's name
+SCORED = ("models", "students", "ensembles")  # entries of these share one name space
 
 
 def _refuse_bool(value: object) -> object:
-    # Pydantic takes `true` for 1.0; nobody who writes `lr: true` means that.
+    # Pydantic reads `true` as 1.0; nobody who writes `lr: true` means that.
     if isinstance(value, bool):
-        raise ValueError("a truth value is no number")
+        raise ValueError("must be a number")
     return value
 
 
@@ -32,135 +35,172 @@ Int = Annotated[int, Field(strict=True, lt=2**63)]
 
 
 class Section(BaseModel):
-    """A part of `params.yaml`. The description of each field completes "it takes ..."."""
+    """A part of `params.yaml`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Machine(Section):
-    """The section `run`: how to run, never what to compute. No stage tracks it."""
+class Runtime(Section):
+    """The section `runtime`: how to run, never what to compute. No stage tracks it."""
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(description="auto, cpu, cuda or mps")
-    progress: Literal["auto", "bar", "lines", "none"] = Field(
-        description="auto (bars on a terminal, lines in a log), bar, lines or none"
-    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    progress: Literal["auto", "bar", "lines", "none"] = "auto"  # bars on a terminal, lines in a log
 
 
 AnySection = TypeVar("AnySection", bound=Section)
 
 
-def read_params(path: Path = PARAMS_FILE) -> dict[str, Any]:
-    """Read `params.yaml` as plain data, refusing sections that no stage knows.
+class Params:
+    """The content of a `params.yaml`, whose sections are checked when they are read.
 
-    Raises:
-        UserError: if the file is missing, is no YAML mapping or has an unknown section.
+    Args:
+        path: of the file, as errors name it.
+        content: the sections by their names.
     """
-    try:
-        params = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} is not in {Path.cwd()}; run in the project's root or in the folder of a task"
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(params, dict):
-        raise UserError(f"{path} holds {params!r}; it takes the sections {', '.join(SECTIONS)}")
-    for name in params:
-        if name not in SECTIONS:
-            raise UserError(f"{path}: {name} is unknown; the sections are {', '.join(SECTIONS)}")
-    return params
 
+    def __init__(self, path: Path, content: dict[str, Any]) -> None:
+        self.path = path
+        self.content = content
 
-def read_models() -> dict[str, Any]:
-    """Read the entries of `models`; only their names are checked.
+    @classmethod
+    def read(cls, path: Path) -> "Params":
+        """Read a `params.yaml`.
 
-    Raises:
-        UserError: if there is no entry, or as `read_entries` does.
-    """
-    models = read_entries("models")
-    if not models:
-        raise UserError(
-            f"{PARAMS_FILE}: models is {models!r}; it takes one name or more, each with a mapping "
-            "of architecture, network and, if need be, train"
-        )
-    return models
-
-
-def read_entries(section: str) -> dict[str, Any]:
-    """Read a section of named entries, such as `ensembles`; only the names are checked.
-
-    Raises:
-        UserError: if it is no mapping, or a name is none for a file, or is taken.
-    """
-    params = read_params()
-    entries = params.get(section)
-    if not isinstance(entries, dict):
-        raise UserError(f"{PARAMS_FILE}: {section} is {entries!r}; it takes a mapping of names")
-    check_names(section, entries)
-    for name in entries:
-        for other in SCORED:
-            if section in SCORED and section != other and name in (params.get(other) or {}):
+        Raises:
+            UserError: if the file is missing, is not a YAML mapping or has an unknown section.
+        """
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{path} does not exist in {Path.cwd()}") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(content, dict):
+            raise UserError(f"{path} must be a mapping of sections, got {content!r}")
+        for name in content:
+            if name not in SECTIONS:
                 raise UserError(
-                    f"{PARAMS_FILE}: {section} and {other} both have the name {name!r}; one takes "
-                    "another name"
+                    f"{path}: section {name} is unknown; the sections are {', '.join(SECTIONS)}"
                 )
-    return entries
+        return cls(path, content)
+
+    def section(self, section_type: type[AnySection], name: str) -> AnySection:
+        """Return the section `name`.
+
+        Raises:
+            UserError: as `parse` does, or if the section is missing.
+        """
+        if name not in self.content:
+            raise UserError(f"{self.path}: section {name} is missing")
+        return self.parse(section_type, self.content[name], name)
+
+    def runtime(self) -> Runtime:
+        """Return the section `runtime`, or its defaults where it is missing."""
+        return self.parse(Runtime, self.content.get("runtime", {}), "runtime")
+
+    def entries(self, section: str) -> dict[str, Any]:
+        """Return the named entries of a section such as `ensembles`; only names are checked.
+
+        Raises:
+            UserError: if the section is not a mapping, or a name is not valid or is taken.
+        """
+        entries = self.content.get(section, {})
+        if not isinstance(entries, dict):
+            raise UserError(f"{self.path}: {section} must be a mapping of names, got {entries!r}")
+        for name in entries:
+            # No dot: DVC would look for `models.a.b` below `models.a`.
+            if not isinstance(name, str) or not re.fullmatch("[A-Za-z0-9_][A-Za-z0-9_-]*", name):
+                raise UserError(
+                    f"{self.path}: names in {section} must be text of letters, digits, _ and - "
+                    f"(not first), got {name!r}"
+                )
+            for other in SCORED:
+                if section in SCORED and section != other and name in self.content.get(other, {}):
+                    raise UserError(
+                        f"{self.path}: the name {name!r} is in both {section} and {other}; rename "
+                        "one of the two"
+                    )
+        return entries
+
+    def models(self) -> dict[str, Any]:
+        """Return the entries of `models`; only names are checked.
+
+        Raises:
+            UserError: if there is none, or as `entries` does.
+        """
+        if not (models := self.entries("models")):
+            raise UserError(f"{self.path}: models must have at least one entry")
+        return models
+
+    def parse(self, section_type: type[AnySection], values: object, key: str) -> AnySection:
+        """Check values of this file, as the function `parse` does."""
+        return parse(section_type, values, key, self.path)
 
 
-def check_names(section: str, entries: dict[str, Any]) -> None:
-    """Refuse names of entries that cannot be names of files.
+def parse(
+    section_type: type[AnySection], values: object, key: str, file: Path | str = PARAMS_NAME
+) -> AnySection:
+    """Check `values` against `section_type`.
+
+    Args:
+        section_type: the expected section.
+        values: a mapping, as YAML or JSON has it.
+        key: the dotted key of the values, for errors.
+        file: the file that contains them, for errors.
 
     Raises:
-        UserError: naming the first.
-    """
-    for name in entries:
-        # No dot: DVC would look for `models.a.b` under `models.a`.
-        if not re.fullmatch("[A-Za-z0-9_][A-Za-z0-9_-]*", str(name)) or not isinstance(name, str):
-            raise UserError(
-                f"{PARAMS_FILE}: {section} has the name {name!r}; it takes letters, digits, _ and "
-                "- (not first), and is text"
-            )
-        if name == "data":
-            raise UserError(
-                f"{PARAMS_FILE}: {section} has the name 'data', but metrics/data.json is a file "
-                "of the stage prepare; it takes another name"
-            )
-
-
-def parse(kind: type[AnySection], values: object, name: str) -> AnySection:
-    """Check `values` against `kind`; `name` is the dotted key they stand under.
-
-    Raises:
-        UserError: naming the first wrong key, what it got and what it takes.
+        UserError: naming the first wrong key, what must hold and the value.
     """
     try:
-        return kind.model_validate(values, context=name)
+        return section_type.model_validate(values, context=key)
     except ValidationError as error:
-        problem = error.errors()[0]
-    key = ".".join([name, *(str(part) for part in problem["loc"])])
-    if problem["type"] == "extra_forbidden":
-        takes = ", ".join(kind.model_fields)
-        raise UserError(f"{PARAMS_FILE}: {key} is unknown; {name} takes {takes}")
-    if problem["type"] in ("model_type", "model_attributes_type"):
-        takes = f"a mapping of {', '.join(kind.model_fields)}"
-    else:
-        takes = kind.model_fields[str(problem["loc"][0])].description
-    if problem["type"] == "missing" and len(problem["loc"]) == 1:
-        raise UserError(f"{PARAMS_FILE}: {key} is missing; it takes {takes}")
-    # Where a list's item is wrong, the whole list is shown: its position alone says little.
-    got, shown = values, name
-    for part in problem["loc"][:1]:
-        got, shown = got[part], f"{name}.{part}"
-    raise UserError(f"{PARAMS_FILE}: {shown} is {got!r}; it takes {takes}")
+        problems = error.errors()
+    raise UserError(f"{file}: {_describe(section_type, values, key, problems)}")
 
 
-def load(kind: type[AnySection], name: str) -> AnySection:
-    """Read the section `name` of `params.yaml` as `kind`.
+def _describe(
+    section_type: type[Section], values: object, key: str, problems: list[ErrorDetails]
+) -> str:
+    """Describe the first problem in one line: its key, what must hold, and the value."""
+    first = problems[0]
+    path = list(_data_path(values, first["loc"]))
+    name = key + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    fields = ", ".join(section_type.model_fields)
+    if first["type"] == "missing":
+        return f"{name} is missing"
+    if first["type"] == "extra_forbidden":
+        known = f"; {key} has {fields}" if len(path) == 1 else ""
+        return f"{name} is unknown{known}"
+    if first["type"] in ("model_type", "model_attributes_type"):
+        mapping = f"a mapping of {fields}" if not path else "a mapping"
+        return f"{name} must be {mapping}, got {first['input']!r}"
+    # A union has a problem for each of its members: any of them may be satisfied.
+    rules = dict.fromkeys(
+        _rule(problem["msg"])
+        for problem in problems
+        if problem["loc"][:1] == first["loc"][:1]
+        and list(_data_path(values, problem["loc"])) == path
+    )
+    text = " or ".join(rules).replace(" or must be ", " or ")
+    return f"{name} {text}, got {first['input']!r}"
 
-    Raises:
-        UserError: as `read_params` and `parse` do, or if the section is missing.
-    """
-    params = read_params()
-    if name not in params:
-        raise UserError(f"{PARAMS_FILE}: the section {name} is missing")
-    return parse(kind, params[name], name)
+
+def _data_path(values: object, location: tuple[int | str, ...]) -> Iterator[int | str]:
+    """Yield the keys and positions of a location, without pydantic's names of union members."""
+    for place, part in enumerate(location):
+        if isinstance(values, dict) and part in values:
+            values = values[part]
+        elif isinstance(values, list | tuple) and isinstance(part, int) and part < len(values):
+            values = values[part]
+        elif place or not isinstance(part, str):  # the first part is a field, which may be missing
+            continue
+        yield part
+
+
+def _rule(message: str) -> str:
+    """Return pydantic's message as the rest of a sentence that begins with the key."""
+    message = message.removeprefix("Value error, ").partition(", unable to parse")[0]
+    subjects = "Input|List|Tuple|String|Dictionary|Value"
+    text = re.sub(rf"^({subjects}) should ", "must ", message)
+    text = re.sub(r" after validation, not .*$", "", text)
+    return text if text.startswith(("must ", "comes ")) else f"is not valid: {text}"

@@ -10,7 +10,7 @@ import yaml
 
 from tagging.data.classes import Class
 from tagging.data.clips import Fold, Index, write_index, write_json
-from tagging.data.protocols import runs
+from tagging.data.splits import runs
 from tagging.data.task import Task
 from tagging.scoring.evaluation import Evaluate, write_evaluation
 from tagging.scoring.scores import Scores

@@ -77,7 +77,7 @@ class Project:
         """Return the environment of the commands run here: runs one after another, no network."""
         path = os.pathsep.join([str(self.python_folder), os.environ["PATH"]])
         mirrors = {"AUDIOSET_MIRROR": str(self.mirror), "DOWNLOAD_MIRROR": str(self.mirror)}
-        return {"RUNS_AT_ONCE": "1", **os.environ, "PATH": path} | mirrors
+        return {"TAGGING_WORKERS": "1", **os.environ, "PATH": path} | mirrors
 
     def run(self, *command: str, folder: Path | str = "", check: bool = True, **environment: str):
         """Run a command in the project; what it prints, to either stream, is in `stdout`."""

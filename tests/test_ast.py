@@ -10,7 +10,7 @@ from torch.nn import functional
 from stages import train
 from tagging.base.errors import UserError
 from tagging.data.spec import InputSpec
-from tagging.learning.model import begin_with, load_network
+from tagging.learning.model import load_pretrained, load_network
 from tagging.networks.ast import Network, Settings
 from tagging.sources.weights import as_ast
 from tests.generated import (
@@ -173,7 +173,7 @@ def test_a_file_of_the_published_layout_loads(tmp_path):
     model = published()
     save_file(converted(in_files(model.state_dict())), tmp_path / "model.safetensors")
     network = make(PUBLIC_SPEC, **PUBLIC)
-    begin_with(network, tmp_path / "model.safetensors")
+    load_pretrained(network, tmp_path / "model.safetensors")
     x = clips(2, PUBLIC_SPEC)
     with torch.inference_mode():
         pooled = model.audio_spectrogram_transformer(x[:, 0]).pooler_output
@@ -193,7 +193,7 @@ def test_the_last_layer_is_kept_where_the_labels_are_others(tmp_path):
     save_file(converted(in_files(published(labels=9).state_dict())), tmp_path / "model.safetensors")
     network = make(PUBLIC_SPEC, **PUBLIC)
     before = network.classify[1].weight.clone()
-    begin_with(network, tmp_path / "model.safetensors")
+    load_pretrained(network, tmp_path / "model.safetensors")
     assert torch.equal(network.classify[1].weight, before)
 
 
@@ -203,15 +203,15 @@ def test_positions_of_a_file_are_interpolated_or_cut_to_the_clip_or_drawn(tmp_pa
     flat = weights["audio_spectrogram_transformer.embeddings.position_embeddings"][0, 2:]
     grid = flat.unflatten(0, (5, 9))  # bins x frames
     shorter = make(InputSpec(1, 56, 56), **PUBLIC)
-    begin_with(shorter, tmp_path / "model.safetensors")
+    load_pretrained(shorter, tmp_path / "model.safetensors")
     assert torch.equal(shorter.positions, grid[:, 2:7].transpose(0, 1))
     longer = make(InputSpec(1, 156, 56), **PUBLIC)
-    begin_with(longer, tmp_path / "model.safetensors")
+    load_pretrained(longer, tmp_path / "model.safetensors")
     expected = functional.interpolate(grid.permute(2, 0, 1)[None], (5, 15), mode="bilinear")[0]
     torch.testing.assert_close(longer.positions, expected.permute(2, 1, 0))
     drawn = make(PUBLIC_SPEC, **PUBLIC, first_positions="drawn")
     before = drawn.positions.clone()
-    begin_with(drawn, tmp_path / "model.safetensors")
+    load_pretrained(drawn, tmp_path / "model.safetensors")
     assert torch.equal(drawn.positions, before)
     assert torch.equal(drawn.project.weight, longer.project.weight)
 
@@ -221,7 +221,7 @@ def test_an_image_transformer_hears_one_channel_as_it_sees_three_equal_ones(tmp_
     save_file(weights, tmp_path / "deit.safetensors")
     network = make(PUBLIC_SPEC, **PUBLIC)
     own = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    begin_with(network, tmp_path / "deit.safetensors")
+    load_pretrained(network, tmp_path / "deit.safetensors")
     kept = [name for name, tensor in network.state_dict().items() if torch.equal(tensor, own[name])]
     assert kept == [name for name in own if name.startswith("classify.")]
     x = clips(2, PUBLIC_SPEC)
@@ -231,7 +231,7 @@ def test_an_image_transformer_hears_one_channel_as_it_sees_three_equal_ones(tmp_
     )
     torch.testing.assert_close(network.project(x), expected.transpose(2, 3), atol=1e-4, rtol=1e-4)
     two = make(InputSpec(2, 96, 56), **PUBLIC)
-    begin_with(two, tmp_path / "deit.safetensors")
+    load_pretrained(two, tmp_path / "deit.safetensors")
     torch.testing.assert_close(
         two.project(x.expand(-1, 2, -1, -1)), network.project(x), atol=1e-4, rtol=1e-4
     )
@@ -326,7 +326,7 @@ def test_weights_of_another_layout_are_refused_in_one_sentence(tmp_path, weights
     with pytest.raises(
         UserError, match=f"file.safetensors is of another network: .*{says}"
     ) as refused:
-        begin_with(network, tmp_path / "file.safetensors")
+        load_pretrained(network, tmp_path / "file.safetensors")
     assert "\n" not in str(refused.value)
     assert all(torch.equal(before[name], now) for name, now in network.state_dict().items())
 
@@ -335,16 +335,16 @@ def test_published_weights_are_refused_by_networks_of_another_kind(tmp_path):
     save_file(converted(in_files(published().state_dict())), tmp_path / "file.safetensors")
     without = make(PUBLIC_SPEC, **PUBLIC | {"distillation": False})
     with pytest.raises(UserError, match=r"tokens have the shape \[2, 32\]; .* \[1, 32\]"):
-        begin_with(without, tmp_path / "file.safetensors")
+        load_pretrained(without, tmp_path / "file.safetensors")
     fewer = make(InputSpec(1, 96, 46), **PUBLIC)
     with pytest.raises(UserError, match=r"positions have the shape \[9, 5, 32\]; .* \[9, 4, 32\]"):
-        begin_with(fewer, tmp_path / "file.safetensors")
+        load_pretrained(fewer, tmp_path / "file.safetensors")
 
 
 def test_a_damaged_file_is_refused(tmp_path):
     (tmp_path / "file.safetensors").write_bytes(b"no weights")
     with pytest.raises(UserError, match=r"file\.safetensors is no safetensors file"):
-        begin_with(make(), tmp_path / "file.safetensors")
+        load_pretrained(make(), tmp_path / "file.safetensors")
 
 
 @pytest.mark.parametrize("norm", ["fixed", "batch"])
@@ -524,7 +524,7 @@ def test_training_begins_with_an_image_transformer_that_the_settings_name(
     found = load_network(tmp_path / "models/ast/seed0.safetensors", torch.device("cpu")).network
     expected = make(PUBLIC_SPEC, **settings)
     drawn = expected.positions.clone()
-    begin_with(expected, tmp_path / "data/weights/deit.safetensors")
+    load_pretrained(expected, tmp_path / "data/weights/deit.safetensors")
     torch.testing.assert_close(found.layers.state_dict(), expected.layers.state_dict())
     torch.testing.assert_close(found.positions, expected.positions)
     assert torch.equal(expected.positions, drawn) == (first_positions == "drawn")

@@ -14,13 +14,13 @@ from stages.features import Feature
 from tagging.base.progress import Progress
 from tagging.data.batches import to_clips
 from tagging.data.clips import Features
-from tagging.data.protocols import Protocol
+from tagging.data.splits import SplitSettings
 from tagging.data.spec import InputSpec
 from tagging.data.task import Task
 from tagging.learning.embedding import build_transform
 from tagging.learning.loop import Train, Validation, train
 from tagging.learning.model import Model, Student, build
-from tagging.learning.similarity import judged_by
+from tagging.learning.similarity import resolve_activation
 from tagging.parameters import parse
 from tagging.scoring.metric import load_metric
 from tests.generated import SPEC, audible, multi_hot
@@ -90,7 +90,7 @@ def test_an_entry_can_be_trained(folder: str, name: str, tmp_path: Path) -> None
         labels = np.eye(CLASSES, dtype=np.uint8)[np.arange(CLIPS) % CLASSES]
     features = Features(audible(labels, spec), np.full(CLIPS, spec.frames), spec, {})
     clips = to_clips(features, labels, np.arange(CLIPS), torch.device("cpu"))
-    activation = judged_by(task, network, settings.loss, model, name)
+    activation = resolve_activation(task, network, settings.loss, model, name)
     validate = Validation(clips, load_metric(task.chooses), activation)
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     with Progress("train", None, "step", "none") as progress:
@@ -110,7 +110,7 @@ def test_metrics_are_there(folder: str) -> None:
 @pytest.mark.parametrize("folder", ["tasks/esc10", "tasks/instruments", "tasks/qualities"])
 def test_nothing_chooses_by_the_folds_that_test(folder: str) -> None:
     params = PARAMS[folder]
-    assert parse(Protocol, params["protocol"], "protocol").validate_on == "nothing"
+    assert parse(SplitSettings, params["protocol"], "protocol").validate_on == "nothing"
     kept = [params["train"], *(entry.get("train", {}) for entry in params["models"].values())]
     assert {train["keep"] for train in kept if "keep" in train} == {"last"}
 

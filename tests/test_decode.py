@@ -258,7 +258,7 @@ def test_what_was_decoded_is_told_and_the_sample_called_so(decoded: Path) -> Non
 def test_the_same_bytes_come_out_on_one_core_and_on_three(decoded: Path, tmp_path: Path) -> None:
     (tmp_path / "sounds.zip").symlink_to(decoded / "sounds.zip")
     write_params(tmp_path)
-    done = run_stage(tmp_path, "decode", RUNS_AT_ONCE="3")
+    done = run_stage(tmp_path, "decode", TAGGING_WORKERS="3")
     assert done.returncode == 0, done.stderr
     for file in ("clips.safetensors", "features/waveform/values.npy"):
         assert (tmp_path / "data" / file).read_bytes() == (decoded / "data" / file).read_bytes()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tagging.base.errors import REFUSED, UserError, entry_point
-from tagging.base.files import whole_file, write_text
+from tagging.base.files import atomic_write, write_text
 from tagging.data.spec import InputSpec
 from tagging.learning.model import Model, build
 from tagging.networks import yac
@@ -108,7 +108,7 @@ def test_sizes_and_lengths_that_a_network_does_not_take_are_a_sentence() -> None
 def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
     file = tmp_path / "a/x"
     write_text(file, "é")
-    with pytest.raises(KeyError), whole_file(file) as partial:
+    with pytest.raises(KeyError), atomic_write(file) as partial:
         partial.write_text("half")
         raise KeyError
     assert [path.name for path in file.parent.iterdir()] == ["x"]
@@ -118,7 +118,7 @@ def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_files_have_the_mode_that_the_umask_leaves(tmp_path: Path) -> None:
     code = (
         "import os; os.umask(0o027); from pathlib import Path;"
-        "from tagging.base.files import whole_file, write_text;"
+        "from tagging.base.files import atomic_write, write_text;"
         "write_text(Path('x'), ''); print(oct(os.stat('x').st_mode))"
     )
     done = subprocess.run(
@@ -134,8 +134,8 @@ def test_files_have_the_mode_that_the_umask_leaves(tmp_path: Path) -> None:
      RuntimeError("I/O error: No space left on device (os error 28)")],
 )  # fmt: skip
 def test_a_full_disk_names_the_file(tmp_path: Path, error: Exception) -> None:
-    with pytest.raises(OSError) as raised, whole_file(tmp_path / "x"):
+    with pytest.raises(OSError) as raised, atomic_write(tmp_path / "x"):
         raise error
     assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(tmp_path / "x"))
-    with pytest.raises(RuntimeError, match="another"), whole_file(tmp_path / "x"):
+    with pytest.raises(RuntimeError, match="another"), atomic_write(tmp_path / "x"):
         raise RuntimeError("another (os error 5)")

@@ -25,7 +25,7 @@ from tagging.scoring.metric import FOLDER, Metric, load_metric
 from tagging.scoring.metrics.ndcg import ndcg
 from tagging.scoring.metrics.precision_at_1 import precision_at_1
 from tagging.scoring.scores import Scores, read_resampled, resampled_path
-from tagging.scoring.sure import Sure, sure_metrics
+from tagging.scoring.sure import Sure, confident_metrics
 from tagging.scoring.tables import read_rows
 from tests.generated import classes, multi_hot, thirds
 
@@ -204,7 +204,7 @@ def test_sure_labels_are_right_at_most_always() -> None:
     labels = np.ones((20, 1), np.uint8)
     labels[0] = 0
     answers = [Answers("seed0", 0, labels, np.full((20, 1), 5, np.float32))]
-    found = sure_metrics(answers, Sure(0.8, {"seed0": np.array([0.5], np.float32)}), SETTINGS)
+    found = confident_metrics(answers, Sure(0.8, {"seed0": np.array([0.5], np.float32)}), SETTINGS)
     assert found["precision_low"] < found["precision"] == 0.95 < found["precision_high"] == 1
 
 

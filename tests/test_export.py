@@ -16,7 +16,7 @@ from tagging.commands.main import run
 from tagging.commands.tagger import Tagger, activate, load
 from tagging.data.classes import Class
 from tagging.data.spec import InputSpec
-from tagging.learning.model import Model, Shape
+from tagging.learning.model import Model, ModelSpec
 from tests.project import ROOT, SCORED
 from tests.test_tag import MEL, RATE, keep_with_dvc, save
 
@@ -24,9 +24,9 @@ MIRROR = os.environ.get("DOWNLOAD_MIRROR")
 CLASSES = [Class(f"/m/{k}", f"label {k}") for k in range(6)]
 SOUND = (
     Model(architecture="cnn", network={"channels": [4], "strides": [[2, 2]], "dropout": 0.1}),
-    Shape(InputSpec(1, 63, 16), CLASSES, "sigmoid", MEL),
+    ModelSpec(InputSpec(1, 63, 16), CLASSES, "sigmoid", MEL),
 )
-RECORDS = Shape(InputSpec(1, 10, 128, scale=1 / 256), CLASSES, "sigmoid", {"name": "vggish"})
+RECORDS = ModelSpec(InputSpec(1, 10, 128, scale=1 / 256), CLASSES, "sigmoid", {"name": "vggish"})
 YAC = (Model(architecture="yac", network={"head": "logits"}), RECORDS)
 ATTENTION = (
     Model(

@@ -18,11 +18,11 @@ from tagging import features
 from tagging.base.errors import UserError
 from tagging.data.classes import Class
 from tagging.data.clips import Index, read_features, write_features, write_index
-from tagging.data.protocols import Fold
+from tagging.data.splits import Fold
 from tagging.data.spec import InputSpec
 from tagging.features import log_mel
 from tagging.learning import embedding
-from tagging.learning.model import Model, Shape, build, load_network, save_network
+from tagging.learning.model import Model, ModelSpec, build, load_network, save_network
 from tagging.networks import linear, untrained
 from tagging.sources.weights import PUBLISHED
 from tests.archives import assert_one_sentence, run_stage
@@ -66,7 +66,7 @@ def write_net(path: Path, classes: list[str], **features: Any) -> None:
     model = Model(architecture="cnn", network=NET)
     network = build(model, spec, len(classes), "net")
     about = {"name": "log_mel", **MEL} | features
-    shape = Shape(spec, [Class(name, name) for name in classes], "sigmoid", about)
+    shape = ModelSpec(spec, [Class(name, name) for name in classes], "sigmoid", about)
     save_network(path, network.state_dict(), model, shape)
 
 
@@ -161,7 +161,7 @@ def test_copies_are_features_beside_the_clips_that_stay_as_they_are(
 def test_one_thread_and_three_write_the_same_bytes(clips, monkeypatch) -> None:
     written = []
     for threads in ("1", "3"):
-        monkeypatch.setenv("RUNS_AT_ONCE", threads)
+        monkeypatch.setenv("TAGGING_WORKERS", threads)
         stage.main("mel")
         written.append(Path("data/features/mel/values.npy").read_bytes())
     assert written[0] == written[1]
@@ -255,7 +255,7 @@ def test_a_network_of_other_features_than_sound_gives_none(tmp_path: Path) -> No
     model = Model(architecture="cnn", network=NET)
     spec = InputSpec(1, 10, 128)
     network = build(model, spec, 1, "net")
-    shape = Shape(spec, [Class("a", "a")], "sigmoid", {"name": "vggish"})
+    shape = ModelSpec(spec, [Class("a", "a")], "sigmoid", {"name": "vggish"})
     save_network(path, network.state_dict(), model, shape)
     with pytest.raises(UserError, match="takes vggish, not sound"):
         embedding.Transform(path, "embedding")

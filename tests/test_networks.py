@@ -12,7 +12,7 @@ from torch import nn
 import tagging.networks
 from tagging.base.errors import UserError
 from tagging.data.spec import InputSpec
-from tagging.learning.model import begin_with
+from tagging.learning.model import load_pretrained
 from tagging.networks import attention, yac
 from tests.padded import shapes
 from tests.project import ROOT, TASKS
@@ -174,7 +174,7 @@ def test_a_network_begins_with_all_of_another_s_but_its_last_layer(name, setting
         pytest.skip("its layers have the published names: a file of other labels is refused")
     given, network = trained(name, settings), make(name, settings, labels=4)
     save_file(given.state_dict(), tmp_path / "given.safetensors")
-    begin_with(network, tmp_path / "given.safetensors", frozen=True)
+    load_pretrained(network, tmp_path / "given.safetensors", frozen=True)
     own = network.state_dict()
     as_given = {key for key, of in given.state_dict().items() if torch.equal(of, own[key])}
     sized = {key for key, of in given.state_dict().items() if of.shape != own[key].shape}

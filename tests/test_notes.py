@@ -11,7 +11,7 @@ import yaml
 
 from stages.decode import Decode, multi_hot, open_source
 from stages.features import Embedding, Feature
-from tagging.data.protocols import Protocol, folds_of
+from tagging.data.splits import SplitSettings, make_folds
 from tagging.data.task import Task
 from tagging.learning.loop import Train
 from tagging.learning.model import Model
@@ -78,10 +78,10 @@ def test_the_archives_instruments_are_on_one_side_and_all_classes_on_both(
     recordings = open_source(parse(Decode, params["decode"], "decode")).recordings()
     labels, classes = multi_hot(recordings, parse(Task, params["task"], "task"))
     assert (len(recordings), len(classes)) == (2416, 10)
-    protocol = parse(Protocol, params["protocol"], "protocol")
+    protocol = parse(SplitSettings, params["protocol"], "protocol")
     instruments = np.array([recording.group for recording in recordings])
     names = [of.name for of in classes]
-    folds = folds_of(protocol, labels, names, [""] * 2416, groups=instruments)
+    folds = make_folds(protocol, labels, names, [""] * 2416, groups=instruments)
     assert len(folds) == 2
     for fold in folds:
         assert not set(instruments[fold.train]) & set(instruments[fold.test])

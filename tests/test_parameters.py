@@ -13,7 +13,7 @@ from stages.ensemble import Ensemble
 from stages.prepare import Prepare
 from stages.train import load_settings
 from tagging.base.errors import UserError
-from tagging.data.protocols import Protocol
+from tagging.data.splits import SplitSettings
 from tagging.data.task import Task, load_task
 from tagging.learning.losses import Focal
 from tagging.learning.model import build, load_model
@@ -25,7 +25,7 @@ from tests.generated import SPEC
 
 SECTIONS = {
     "task": Task, "download": Download, "convert": Convert, "prepare": Prepare,
-    "protocol": Protocol, "evaluate": Evaluate, "compare": Compare, "run": Machine,
+    "protocol": SplitSettings, "evaluate": Evaluate, "compare": Compare, "run": Machine,
 }  # fmt: skip
 
 

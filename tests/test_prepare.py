@@ -17,7 +17,7 @@ from stages.prepare import Prepare, check_subsets, most_frequent, prepare
 from tagging.base.errors import UserError
 from tagging.base.progress import Progress
 from tagging.data.clips import Features, Index, read_features, read_index
-from tagging.data.protocols import Protocol
+from tagging.data.splits import SplitSettings
 from tagging.sources.audioset.labels import read_labels
 from tagging.sources.audioset.records import Clip
 from tagging.sources.audioset.sample import labels_csv, sample_archive
@@ -25,7 +25,7 @@ from tests.archives import assert_one_sentence, clip, run_stage
 from tests.generated import classes
 
 CLASSES = classes(527)
-RANDOM = Protocol(split="random")
+RANDOM = SplitSettings(split="random")
 
 
 def write_parquet(subset: str, clips: list[Clip], rows_per_group: int = 7) -> None:
@@ -36,7 +36,7 @@ def write_parquet(subset: str, clips: list[Clip], rows_per_group: int = 7) -> No
     pq.write_table(table, path, row_group_size=rows_per_group)
 
 
-def run(protocol: Protocol = RANDOM, **replaced: object) -> dict:
+def run(protocol: SplitSettings = RANDOM, **replaced: object) -> dict:
     values = {"subsets": ["eval"], "seconds": 10, "top_labels": 2}
     return prepare(Prepare(**values | replaced), protocol, "vggish", CLASSES)
 
@@ -99,7 +99,7 @@ def test_every_clip_keeps_its_bytes_labels_and_id(clips: list[Clip], seconds: ob
         for clip in sorted(clips, key=lambda clip: clip.video_id)
         if {*labels} & {*clip.labels} and shortest <= len(clip.audio_embedding) / 128 <= longest
     ]
-    run(Protocol(split="random", parts=[2, 2, 2]), seconds=seconds, top_labels=len(labels))
+    run(SplitSettings(split="random", parts=[2, 2, 2]), seconds=seconds, top_labels=len(labels))
     index, features = read()
     assert [video_id.decode() for video_id in index.ids] == [c.video_id for c in chosen]
     assert index.classes == [CLASSES[k] for k in labels]
@@ -124,7 +124,7 @@ def test_the_order_of_clips_files_and_row_groups_does_not_matter(clips: list[Cli
     write_parquet("eval", shuffled[50:])
     run(subsets=["eval", "bal_train"])
     assert written() == first
-    run(Protocol(split="random", seed=1), subsets=["eval", "bal_train"])
+    run(SplitSettings(split="random", seed=1), subsets=["eval", "bal_train"])
     assert written() != first
 
 
@@ -133,7 +133,7 @@ def test_the_official_split_is_of_the_subsets(clips: list[Clip]) -> None:
     balanced = [numbered(1000 + i, [3]) for i in range(40)]
     for subset, of_subset in (("eval", clips), ("unbal_train", extra), ("bal_train", balanced)):
         write_parquet(subset, of_subset)
-    metrics = run(Protocol(split="official"), subsets=["unbal_train", "eval", "bal_train"])
+    metrics = run(SplitSettings(split="official"), subsets=["unbal_train", "eval", "bal_train"])
     index, _ = read()
     train, val, test = ({index.ids[k].decode() for k in part} for part in index.folds[0])
     assert test == {c.video_id for c in clips if 3 in c.labels and len(c.audio_embedding) == 1280}
@@ -154,8 +154,14 @@ def test_equal_counts_are_ordered_by_index() -> None:
     [
         ({"top_labels": 300}, "prepare.top_labels is 300, but the clips of 10 seconds hold 20"),
         ({"seconds": 3}, "prepare.top_labels is 2, but the clips of 3 seconds hold 0 labels"),
-        ({"protocol": Protocol(split="random", parts=[90, 1, 1])}, "36 clips are left; protocol."),
-        ({"protocol": Protocol(split="folds")}, "the source has no folds; protocol.split takes"),
+        (
+            {"protocol": SplitSettings(split="random", parts=[90, 1, 1])},
+            "36 clips are left; protocol.",
+        ),
+        (
+            {"protocol": SplitSettings(split="folds")},
+            "the source has no folds; protocol.split takes",
+        ),
         ({"subsets": ["unbal_train"]}, "data/parquet/unbal_train.parquet is missing; prepare.sub"),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tagging.base.errors import UserError
-from tagging.base.processes import at_once, run_all
+from tagging.base.processes import num_workers, run_parallel
 from tagging.base.progress import Progress
 
 
@@ -47,7 +47,7 @@ def tell_for_ever(file: str, progress: Progress) -> None:
 
 
 def parent(file: str) -> None:
-    run_all(tell_for_ever, [file, f"{file}2"], Counted(), 2)
+    run_parallel(tell_for_ever, [file, f"{file}2"], Counted(), 2)
 
 
 def is_running(process: int) -> bool:
@@ -62,7 +62,7 @@ def is_running(process: int) -> bool:
 def test_answers_come_in_the_order_of_the_pieces(processes: int) -> None:
     progress = Counted()
     names = ["one", "two", "three"]
-    answers = [found.split() for found in run_all(answer, names, progress, processes)]
+    answers = [found.split() for found in run_parallel(answer, names, progress, processes)]
     assert [name for name, _ in answers] == names
     assert (str(os.getpid()) in {process for _, process in answers}) == (processes == 1)
     told = sorted(progress.told, key=str)
@@ -70,8 +70,8 @@ def test_answers_come_in_the_order_of_the_pieces(processes: int) -> None:
 
 
 def test_one_piece_needs_no_process_and_none_no_answer() -> None:
-    assert run_all(answer, ["one"], Counted(), 8) == [f"one {os.getpid()}"]
-    assert run_all(answer, [], Counted(), 2) == []
+    assert run_parallel(answer, ["one"], Counted(), 8) == [f"one {os.getpid()}"]
+    assert run_parallel(answer, [], Counted(), 2) == []
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_one_piece_needs_no_process_and_none_no_answer() -> None:
 )
 def test_one_failure_ends_all(failing: str, error: type, sentence: str) -> None:
     with pytest.raises(error, match=sentence):
-        run_all(answer, ["for ever", failing], Counted(), 2)
+        run_parallel(answer, ["for ever", failing], Counted(), 2)
     assert multiprocessing.active_children() == []
 
 
@@ -105,11 +105,13 @@ def test_pieces_end_when_their_parent_is_killed(tmp_path: Path) -> None:
 
 
 def test_how_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RUNS_AT_ONCE", "3")
-    assert at_once() == 3
+    monkeypatch.setenv("TAGGING_WORKERS", "3")
+    assert num_workers() == 3
     for wrong in ("many", "0", "-1"):
-        monkeypatch.setenv("RUNS_AT_ONCE", wrong)
-        with pytest.raises(UserError, match=f"RUNS_AT_ONCE is '{wrong}'; it takes a whole number"):
-            at_once()
-    monkeypatch.setenv("RUNS_AT_ONCE", "")
-    assert at_once() == os.cpu_count()
+        monkeypatch.setenv("TAGGING_WORKERS", wrong)
+        with pytest.raises(
+            UserError, match=f"TAGGING_WORKERS is '{wrong}'; it takes a whole number"
+        ):
+            num_workers()
+    monkeypatch.setenv("TAGGING_WORKERS", "")
+    assert num_workers() == os.cpu_count()

@@ -5,7 +5,7 @@ from torch.nn import functional
 
 from tagging.base.errors import UserError
 from tagging.data.spec import InputSpec
-from tagging.learning.model import begin_with
+from tagging.learning.model import load_pretrained
 from tagging.networks.psla import Network, Settings
 from tests.padded import clips
 
@@ -120,14 +120,14 @@ def test_an_image_model_hears_one_channel_as_it_sees_three_equal_ones(tmp_path):
     model = image_model()
     model.save_pretrained(tmp_path)
     network = make()
-    begin_with(network, tmp_path / "model.safetensors")
+    load_pretrained(network, tmp_path / "model.safetensors")
     x = clips(2, SPEC)
     with torch.inference_mode():
         image = x.transpose(2, 3).expand(-1, 3, -1, -1)
         expected = model.efficientnet(image).last_hidden_state.transpose(2, 3)
         torch.testing.assert_close(network.map_of(x)[0], expected, atol=1e-4, rtol=1e-4)
         two = make(InputSpec(2, 96, 64))
-        begin_with(two, tmp_path / "model.safetensors")
+        load_pretrained(two, tmp_path / "model.safetensors")
         found = two.map_of(x.expand(-1, 2, -1, -1))[0]
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
@@ -162,7 +162,7 @@ def test_weights_of_another_layout_are_refused_in_one_sentence(tmp_path, change,
     with pytest.raises(
         UserError, match=rf"file\.safetensors is of another network: .*({says})"
     ) as refused:
-        begin_with(network, tmp_path / "file.safetensors")
+        load_pretrained(network, tmp_path / "file.safetensors")
     assert "\n" not in str(refused.value)
     assert all(torch.equal(before[name], now) for name, now in network.state_dict().items())
 
@@ -170,7 +170,7 @@ def test_weights_of_another_layout_are_refused_in_one_sentence(tmp_path, change,
 def test_a_damaged_file_is_refused(tmp_path):
     (tmp_path / "file.safetensors").write_bytes(b"no weights")
     with pytest.raises(UserError, match=r"file\.safetensors is no safetensors file"):
-        begin_with(make(), tmp_path / "file.safetensors")
+        load_pretrained(make(), tmp_path / "file.safetensors")
 
 
 @every

@@ -71,7 +71,7 @@ def test_ndcg_over_a_flattened_batch_by_hand():
     assert audit.flattened_ndcg(labels, scores, 1) == pytest.approx(score(labels, scores).ndcg)
 
 
-class Told:
+class ProgressProxy:
     """Progress that keeps what it was told; at `dies` epochs it is the training's end."""
 
     def __init__(self, dies: int | None = None):
@@ -111,14 +111,14 @@ STACK = grid.Stack([("msml", 0.01), ("ce", 0.001)], "softmax", 0, 16, [2, 3])
 
 def test_a_killed_stack_resumes_to_the_same_rows(clips):
     torch.manual_seed(123)  # results come from the stack's seed, not from what ran before
-    whole = grid.train_stack(STACK, Told())
+    whole = grid.train_stack(STACK, ProgressProxy())
     # The test split is scored only where runs are looked at.
     assert {row[2]: len(row) for row in whole} == {1: 7, 2: len(grid.HEADER), 3: len(grid.HEADER)}
     for state in (clips / ".resume").iterdir():
         state.unlink()
     with pytest.raises(KeyboardInterrupt):
-        grid.train_stack(STACK, Told(dies=1))
-    told = Told()
+        grid.train_stack(STACK, ProgressProxy(dies=1))
+    told = ProgressProxy()
     assert grid.train_stack(STACK, told) == whole
     assert told.calls == [("skip", 2), ("advance", 2), ("advance", 2)]
 
@@ -132,8 +132,8 @@ def test_a_killed_stack_resumes_to_the_same_rows(clips):
     ],
 )
 def test_other_epochs_go_on_where_they_can(clips, first, then, calls):
-    told = Told()
-    before = grid.train_stack(STACK._replace(looks=first), Told())
+    told = ProgressProxy()
+    before = grid.train_stack(STACK._replace(looks=first), ProgressProxy())
     after = grid.train_stack(STACK._replace(looks=then), told)
     assert told.calls == calls
     assert {row[2] for row in after} == set(range(1, then[-1] + 1))
@@ -141,8 +141,8 @@ def test_other_epochs_go_on_where_they_can(clips, first, then, calls):
 
 
 def test_state_is_not_resumed_by_other_arithmetic(clips, monkeypatch):
-    grid.train_stack(STACK, Told())
-    told = Told()
+    grid.train_stack(STACK, ProgressProxy())
+    told = ProgressProxy()
     monkeypatch.setattr(grid, "kernels", lambda: None if conv_block.kernels() else "others")
     grid.train_stack(STACK, told)
     assert told.calls == [("advance", 2)] * 3
@@ -182,14 +182,14 @@ def test_a_seed_without_epochs_is_refused(clips):
 
 def test_stacks_side_by_side_are_one_table(clips, monkeypatch):
     monkeypatch.setenv("AUDIOSET_KERNELS", "0")  # nothing to compile
-    monkeypatch.setenv("RUNS_AT_ONCE", "2")
+    monkeypatch.setenv("TAGGING_WORKERS", "2")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     conv_block.kernels.cache_clear()
     try:
         write_params()
         grid.main("softmax", "3")
         single = STACK._replace(runs=[("ce", 0.01)], seed=3, looks=[1, 2])
-        alone = grid.train_stack(single, Told())
+        alone = grid.train_stack(single, ProgressProxy())
     finally:
         conv_block.kernels.cache_clear()
     lines = Path("replication/results/softmax-3.csv").read_text().splitlines()
@@ -209,12 +209,12 @@ def test_runs_are_one_stack_on_a_gpu_and_some_on_the_cores(clips, monkeypatch, d
     write_params()
     given = []
 
-    def run_all(work, pieces, progress):
+    def run_parallel(work, pieces, progress):
         given.extend(pieces)
         return [[[*run, 1, *[0.5] * 7] for run in stack.runs] for stack in pieces]
 
     monkeypatch.setattr(grid, "pick_device", lambda name: torch.device(device))
-    monkeypatch.setattr(grid, "run_all", run_all)
+    monkeypatch.setattr(grid, "run_parallel", run_parallel)
     grid.main("softmax", "0")
     assert [len(stack.runs) for stack in given] == stacks
     assert {stack.device for stack in given} == {"cuda" if device == "cuda" else "cpu"}

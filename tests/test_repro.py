@@ -62,7 +62,7 @@ class Pipeline(Project):
 
     def environment(self) -> dict[str, str]:
         return super().environment() | {
-            "PYTHONPATH": str(ROOT), "JOBS": "2", "RUNS_AT_ONCE": "",
+            "PYTHONPATH": str(ROOT), "JOBS": "2", "TAGGING_WORKERS": "",
         }  # fmt: skip
 
     def side_by_side(self, *targets: str, **environment: str) -> str:
@@ -174,7 +174,7 @@ def test_it_ends_with_the_bytes_of_dvc_repro(pipeline: Pipeline, tmp_path: Path)
 def test_stages_run_side_by_side(pipeline: Pipeline):
     (pipeline.root / "source").write_text("7\n")
     pipeline.write(
-        a=stage(f"touch seen_a; {wait_for('seen_b')}; echo $RUNS_AT_ONCE > a", outs=("a",)),
+        a=stage(f"touch seen_a; {wait_for('seen_b')}; echo $TAGGING_WORKERS > a", outs=("a",)),
         b=stage(f"touch seen_b; {wait_for('seen_a')}; echo $OMP_WAIT_POLICY > b", outs=("b",)),
         c=stage("echo > c; echo line; echo last >&2", outs=("c",)),
     )
@@ -187,7 +187,7 @@ def test_stages_run_side_by_side(pipeline: Pipeline):
 
 
 def test_with_one_job_it_is_dvc_repro(pipeline: Pipeline):
-    alone = 'mkdir seen && sleep 0.3 && rmdir seen && echo "$RUNS_AT_ONCE" > '
+    alone = 'mkdir seen && sleep 0.3 && rmdir seen && echo "$TAGGING_WORKERS" > '
     pipeline.write(**{name: stage(alone + name, outs=(name,)) for name in "ab"})
     shown = pipeline.side_by_side(JOBS="1")
     assert stages_run(shown) == {"a", "b"}

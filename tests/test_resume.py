@@ -214,7 +214,7 @@ def test_a_second_run_side_by_side_with_another_base_gives_the_same_bytes(
     (base / "errors.py").write_text(
         errors.replace("        try:\n", "        print('begins')\n        try:\n")
     )
-    output = second.dvc("repro", RUNS_AT_ONCE="2")
+    output = second.dvc("repro", TAGGING_WORKERS="2")
     assert output.count("begins") >= len(list((second.root / "metrics/timing").iterdir()))
     expected = all_results(baseline)
     assert {"data/clips.safetensors", "models/yac/seed1.safetensors"} <= set(expected)

@@ -25,7 +25,7 @@ from tagging.learning.metric_losses import (
     Triplet,
     sharing,
 )
-from tagging.learning.similarity import judged_by, tags_of
+from tagging.learning.similarity import resolve_activation, predict_tags
 from tagging.parameters import parse
 from tagging.reports.facts import find, read_facts
 from tagging.reports.similarity import verdict
@@ -349,15 +349,15 @@ def test_a_network_and_a_loss_are_of_the_tasks_kind(entry: dict, kind: str, sent
     network = models.build(model, SPEC._replace(bins=6), 6, "x")
     loss = LOSSES[model.train.get("loss", "bce")]()
     with pytest.raises(UserError, match=sentence):
-        judged_by(Task(**TASK | {"kind": kind}), network, loss, model, "x")
+        resolve_activation(Task(**TASK | {"kind": kind}), network, loss, model, "x")
     wide = models.build(model.model_copy(update={"embedding": 4}), SPEC._replace(bins=4), 6, "x")
-    assert judged_by(Task(**TASK), wide, loss, model, "x") == "cosine"
+    assert resolve_activation(Task(**TASK), wide, loss, model, "x") == "cosine"
 
 
 def test_a_teacher_of_tags_tells_classes(task: Path, monkeypatch) -> None:
     monkeypatch.chdir(task)
     features, index = read_features("vggish"), read_index()
     clips = to_clips(features, index.labels, np.arange(20), torch.device("cpu"))
-    assert tags_of(Path("models/tagger/seed0.safetensors"), clips).shape == (20, 6)
+    assert predict_tags(Path("models/tagger/seed0.safetensors"), clips).shape == (20, 6)
     with pytest.raises(UserError, match=r"wide/seed0.safetensors tells no classes; the teacher of"):
-        tags_of(Path("models/wide/seed0.safetensors"), clips)
+        predict_tags(Path("models/wide/seed0.safetensors"), clips)

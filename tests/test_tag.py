@@ -31,7 +31,7 @@ from tagging.commands.tag import when
 from tagging.commands.tagger import Heard, Tagger, Windows, load
 from tagging.data.classes import Class
 from tagging.data.spec import InputSpec
-from tagging.learning.model import Model, Shape, build, save_network
+from tagging.learning.model import Model, ModelSpec, build, save_network
 from tagging.sources.audioset.records import Clip, write_clip
 from tests.archives import ROOT
 
@@ -48,7 +48,7 @@ def classes(number: int) -> list[Class]:
     return [Class(f"/m/{k}", f"label {k}, a name") for k in range(number)]
 
 
-def save(path: Path, model: Model, shape: Shape, thresholds: dict | None = None) -> Path:
+def save(path: Path, model: Model, shape: ModelSpec, thresholds: dict | None = None) -> Path:
     torch.manual_seed(1)
     network = build(model, shape.spec, len(shape.classes), "test").eval()
     with torch.no_grad():
@@ -66,13 +66,13 @@ def save(path: Path, model: Model, shape: Shape, thresholds: dict | None = None)
 def sound_model(path: Path, thresholds: dict | None = None) -> Path:
     """A network that hears windows of a second."""
     spec = InputSpec(1, 1 + RATE // 128, 16)
-    return save(path, SOUND, Shape(spec, classes(6), "sigmoid", MEL), thresholds)
+    return save(path, SOUND, ModelSpec(spec, classes(6), "sigmoid", MEL), thresholds)
 
 
 def yac_model(path: Path) -> Path:
     spec = InputSpec(1, 10, 128, scale=1 / 256)
     model = Model(architecture="yac", network={"head": "logits"})
-    return save(path, model, Shape(spec, classes(10), "sigmoid", {"name": "vggish"}))
+    return save(path, model, ModelSpec(spec, classes(10), "sigmoid", {"name": "vggish"}))
 
 
 def noise(seconds: float, seed: int = 0, rate: int = RATE) -> np.ndarray:
@@ -217,14 +217,14 @@ def test_windows_and_hops_are_as_asked_for(here: Path, capsys):
 
 
 def test_many_files_come_in_their_order(here: Path, capsys, monkeypatch):
-    monkeypatch.setenv("RUNS_AT_ONCE", "4")
+    monkeypatch.setenv("TAGGING_WORKERS", "4")
     names = []
     for k in range(12):
         names.append(f"of{k:02}.wav")
         soundfile.write(names[-1], noise(4 if k % 3 == 0 else 0.3, k), RATE)
     many = answers(capsys, *names)[1]
     assert [entry["file"] for entry in many] == names
-    monkeypatch.setenv("RUNS_AT_ONCE", "1")
+    monkeypatch.setenv("TAGGING_WORKERS", "1")
     for one, other in zip(answers(capsys, *names)[1], many, strict=True):
         assert one["labels"][0]["probability"] == pytest.approx(
             other["labels"][0]["probability"], abs=1e-5
@@ -402,7 +402,7 @@ def test_a_damaged_model_is_refused_in_a_sentence(here: Path, how: str, kind: st
     name = "models"
     if kind == "its embedding":
         about = {"name": "embedding", "weights": str(path), "gives": "embedding", "classes": None}
-        shape = Shape(InputSpec(1, 1, 4), classes(2), "sigmoid", about)
+        shape = ModelSpec(InputSpec(1, 1, 4), classes(2), "sigmoid", about)
         name = str(save(here / "probe.safetensors", Model(architecture="linear"), shape))
     damaged(path, how)
     with pytest.raises(UserError, match=r"broken\.safetensors.*; it takes a file") as refused:
@@ -414,7 +414,7 @@ def test_a_model_of_an_unknown_feature_is_refused(here: Path):
     path = save(
         here / "odd.safetensors",
         Model(architecture="linear"),
-        Shape(InputSpec(1, 1, 4), classes(2), "sigmoid", {"name": "smell"}),
+        ModelSpec(InputSpec(1, 1, 4), classes(2), "sigmoid", {"name": "smell"}),
     )
     with pytest.raises(UserError, match="'smell'"):
         run(["tag", "short.wav", "--model", str(path)])
@@ -501,7 +501,7 @@ def test_clips_of_any_length_do_not_depend_on_their_neighbours(here: Path):
     path = save(
         here / "any.safetensors",
         Model(architecture="attention", network=network),
-        Shape(InputSpec(1, 10, 128, scale=1 / 256), classes(5), "sigmoid", {"name": "vggish"}),
+        ModelSpec(InputSpec(1, 10, 128, scale=1 / 256), classes(5), "sigmoid", {"name": "vggish"}),
     )
     tagger = Tagger(path)
     clips = [embedding(10, 0), embedding(4, 1), embedding(23, 2)]
@@ -706,7 +706,7 @@ def test_ctrl_c_ends_work_that_is_under_way(here: Path, monkeypatch):
         return found
 
     monkeypatch.setattr(Tagger, "hear", hear)
-    monkeypatch.setenv("RUNS_AT_ONCE", "2")
+    monkeypatch.setenv("TAGGING_WORKERS", "2")
 
     def interrupted(*_):
         raise KeyboardInterrupt

@@ -10,7 +10,7 @@ from scipy.special import expit
 from tagging.learning.thresholds import FEWEST, choose_thresholds
 from tagging.scoring.bootstrap import draw
 from tagging.scoring.evaluation import Answers, Evaluate
-from tagging.scoring.sure import SURE_HEADER, Sure, sure_labels, sure_metrics, sure_rows
+from tagging.scoring.sure import SURE_HEADER, Sure, sure_labels, confident_metrics, sure_rows
 
 CLIPS, LABELS = 2000, 100
 
@@ -108,7 +108,7 @@ def two_runs() -> tuple[list[Answers], Sure]:
 
 def test_the_metrics_are_those_of_all_labels_and_runs_together() -> None:
     runs, sure = two_runs()
-    found = sure_metrics(runs, sure, Evaluate(resamples=100, seed=3))
+    found = confident_metrics(runs, sure, Evaluate(resamples=100, seed=3))
     there = [sure_labels(of.scores, sure.thresholds[of.run]) for of in runs]
     right = [of & (run.labels > 0) for of, run in zip(there, runs, strict=True)]
     precision = sum(map(np.sum, right)) / sum(map(np.sum, there))
@@ -126,7 +126,9 @@ def test_the_metrics_are_those_of_all_labels_and_runs_together() -> None:
 def test_no_thresholds_answer_nothing() -> None:
     runs, sure = two_runs()
     nothing = {run: np.full(5, np.nan, np.float32) for run in sure.thresholds}
-    found = sure_metrics(runs, sure._replace(thresholds=nothing), Evaluate(resamples=100, seed=3))
+    found = confident_metrics(
+        runs, sure._replace(thresholds=nothing), Evaluate(resamples=100, seed=3)
+    )
     assert found == {"promised": 0.8, "labels": 0, "recall": 0}
 
 

@@ -23,9 +23,9 @@ from tagging.learning import loop, resume
 from tagging.learning.loop import Outcome, Train, Validation, train
 from tagging.learning.model import (
     Model,
-    Shape,
+    ModelSpec,
     answer,
-    begin_with,
+    load_pretrained,
     build,
     load_network,
     log_odds,
@@ -258,7 +258,7 @@ def test_checkpoints_are_the_last_epochs_weights_and_survive_the_file(tmp_path: 
     after, on_epoch = weights_after_epochs(tmp_path)
     trained = run(tmp_path, {"checkpoints": 2, "keep": "best", "average": "none"}, on_epoch)
     assert list(trained.checkpoints) == [2, 3]
-    shape = Shape(SPEC, classes(10), "sigmoid", {"name": "vggish"})
+    shape = ModelSpec(SPEC, classes(10), "sigmoid", {"name": "vggish"})
     model = Model(**YAC)
     save_network(tmp_path / "x", trained.weights, model, shape, trained.checkpoints)
     back = load_network(tmp_path / "x", CPU)
@@ -268,7 +268,7 @@ def test_checkpoints_are_the_last_epochs_weights_and_survive_the_file(tmp_path: 
         assert same(back.checkpoints[epoch], after[epoch - 1])
     other = build(Model(**ATTENTION), SPEC, 10, "other")
     with pytest.raises(UserError, match=r"x is of another network: its? "):
-        begin_with(other, tmp_path / "x")
+        load_pretrained(other, tmp_path / "x")
     for change, problem in (
         ({"architecture": "gone"}, "gone"),
         ({"network": {"gone": 1}}, "head is missing"),
@@ -347,7 +347,7 @@ def test_every_network_trains_on_other_clips_for_both_kinds_of_task(
 def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with data; runs are trained one after the other, in this process."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RUNS_AT_ONCE", "1")
+    monkeypatch.setenv("TAGGING_WORKERS", "1")
     make_repository()
     write_clips(multi_hot(60, 4), [thirds(60)])
     return tmp_path

@@ -500,7 +500,7 @@ def run(chains: nx.DiGraph, group: Group, lists: Lists, jobs: int) -> None:
             ready = [chain for chain in waiting if not needed[chain]]
             # A stage with several runs to train has the cores that no other stage is ready for.
             share = max(1, jobs // max(1, len(running) + len(ready)))
-            environment = ENVIRONMENT | {"RUNS_AT_ONCE": str(share)}
+            environment = ENVIRONMENT | {"TAGGING_WORKERS": str(share)}
             for chain in ready[: jobs - len(running)]:
                 waiting.remove(chain)
                 command = (*REPRO, "--single-item", *chain)
@@ -572,7 +572,7 @@ def main() -> None:
         repository.mend()
         if jobs == 1:
             with Group(repository, call) as group:
-                alone = ENVIRONMENT | {"RUNS_AT_ONCE": "1"}
+                alone = ENVIRONMENT | {"TAGGING_WORKERS": "1"}
                 sys.exit(group.start((*REPRO, *targets), None, alone).wait())
         plan = make_plan(targets)
         lists = Lists(repository, plan.order)

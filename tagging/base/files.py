@@ -16,7 +16,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it into place on success, remove it on failure.
 
     Raises:
@@ -25,14 +25,14 @@ def whole_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
     try:
-        with full_disk_named(path):
+        with report_full_disk(path):
             yield partial
-            into_place(partial, path)
+            commit_file(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def into_place(partial: Path, path: Path) -> None:
+def commit_file(partial: Path, path: Path) -> None:
     """Rename `partial` to `path`.
 
     Its bytes are on disk before that, so that a power cut leaves the old file or the new.
@@ -44,7 +44,7 @@ def into_place(partial: Path, path: Path) -> None:
 
 
 @contextmanager
-def full_disk_named(path: Path) -> Iterator[None]:
+def report_full_disk(path: Path) -> Iterator[None]:
     """Have errors of a full disk name `path`: a failed write itself knows no name."""
     try:
         yield
@@ -60,5 +60,5 @@ def full_disk_named(path: Path) -> Iterator[None]:
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")

@@ -19,21 +19,21 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def at_once() -> int:
-    """Return how many pieces of work run side by side: all cores, or what RUNS_AT_ONCE says.
+def num_workers() -> int:
+    """Return how many pieces of work run side by side: all cores, or what TAGGING_WORKERS says.
 
     `make repro` sets it: there the stages are what runs side by side.
 
     Raises:
         UserError: if that is no number.
     """
-    given = os.environ.get("RUNS_AT_ONCE") or str(cores())
+    given = os.environ.get("TAGGING_WORKERS") or str(cores())
     if not given.isdecimal() or not int(given):
-        raise UserError(f"RUNS_AT_ONCE is {given!r}; it takes a whole number of 1 or more")
+        raise UserError(f"TAGGING_WORKERS is {given!r}; it takes a whole number of 1 or more")
     return int(given)
 
 
-class Told:
+class ProgressProxy:
     """Progress that a process tells its parent, which has the bar."""
 
     def __init__(self, connection: Connection) -> None:
@@ -52,8 +52,8 @@ class Told:
         self._connection.send(("say", line))
 
 
-def run_all(
-    work: Callable[[Any, Progress | Told], Any],
+def run_parallel(
+    work: Callable[[Any, Progress | ProgressProxy], Any],
     pieces: Sequence[Any],
     progress: Progress,
     processes: int | None = None,
@@ -68,13 +68,13 @@ def run_all(
         work: a function of a module.
         pieces: what it is called with; what they and results hold can be pickled.
         progress: told of what is done.
-        processes: how many run at a time; None for `at_once()`.
+        processes: how many run at a time; None for `num_workers()`.
 
     Raises:
         UserError: what a piece raised, or that its process died. The others are ended.
         OSError: likewise.
     """
-    processes = min(len(pieces), processes or at_once())
+    processes = min(len(pieces), processes or num_workers())
     if processes <= 1:
         return [work(piece, progress) for piece in pieces]
     context = multiprocessing.get_context("spawn")
@@ -123,7 +123,7 @@ def _run(work: Callable, piece: Any, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent ends the others
     try:
         try:
-            answer = ("result", work(piece, Told(connection)))
+            answer = ("result", work(piece, ProgressProxy(connection)))
         except BrokenPipeError:
             raise
         except (UserError, OSError) as error:

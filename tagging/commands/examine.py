@@ -1,4 +1,4 @@
-"""Embeddings are examined before they are scored: whether they can be AudioSet's at all.
+"""Embeddings are triplet_statistics before they are scored: whether they can be AudioSet's at all.
 
 AudioSet's are VGGish's 128 numbers a second after PCA and whitening, clipped to -2 .. 2 and rounded
 to 0 .. 255. The limits are from all 42,531 clips of its balanced training and evaluation sets: a

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tagging.base.errors import UserError
-from tagging.base.files import whole_file, write_text
+from tagging.base.files import atomic_write, write_text
 from tagging.commands import models
 from tagging.commands.outputs import check_above, check_file
 from tagging.commands.tagger import Tagger, activate
@@ -96,7 +96,7 @@ def to_onnx(name: str, path: Path) -> None:
             raise _inexpressible(tagger, error) from None
     for key, value in _about(tagger).items():
         program.model.metadata_props[key] = value if isinstance(value, str) else json.dumps(value)
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         program.save(str(partial))
         _compare(tagger, whole, partial, any_length)
 
@@ -200,7 +200,7 @@ def to_hub(name: str, folder: Path) -> None:
     """
     _check_hub(folder)
     tagger = Tagger(models.find(name))
-    with whole_file(folder / "model.safetensors") as partial:
+    with atomic_write(folder / "model.safetensors") as partial:
         described = {**tagger.about, "checkpoints": []}
         weights = {key: value.contiguous() for key, value in tagger.network.state_dict().items()}
         save_file(weights, partial, {"model": json.dumps(described)})

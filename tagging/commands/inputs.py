@@ -165,7 +165,7 @@ def _parquet_clips(path: Path) -> Iterator[Clip]:
 
 
 def _embedding(value: object) -> np.ndarray:
-    """Return a row's embedding as (frames, 128) where it is one; what else it is, is examined."""
+    """Return a row's embedding as (frames, 128) where it is one; what else it is, is triplet_statistics."""
     if isinstance(value, bytes):
         values = np.frombuffer(value, np.uint8)
     else:

@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from tagging.base.errors import UserError
-from tagging.base.processes import at_once
+from tagging.base.processes import num_workers
 from tagging.base.progress import Progress
 from tagging.commands import models
 from tagging.commands.examine import ACCEPTED
@@ -132,7 +132,7 @@ def _answers(
     """Yield the answers, and sentences on files without one, in the order of the files."""
     stop, lock = Event(), Lock()
     sounds = sum(given.kind == "sound" for given in inputs)
-    cores = at_once()
+    cores = num_workers()
     workers = max(1, min(sounds, cores))
     # A few recordings share the cores.
     threads = max(1, cores // workers)

@@ -29,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tagging.base.errors import UserError
-from tagging.base.files import full_disk_named, into_place, whole_file, write_text
+from tagging.base.files import report_full_disk, commit_file, atomic_write, write_text
 from tagging.data.classes import Class
 from tagging.data.spec import InputSpec
 
@@ -92,7 +92,7 @@ def write_index(index: Index, path: Path = INDEX) -> None:
     for number, fold in enumerate(index.folds):
         for split, places in fold._asdict().items():
             tensors[f"fold{number}/{split}"] = places.astype(np.int32)
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         save_file(tensors, partial, metadata)
 
 
@@ -135,16 +135,16 @@ def write_features(
     shape, dtype = values
     frames = np.full(shape[0], spec.frames, np.uint32)
     try:
-        with full_disk_named(path):
+        with report_full_disk(path):
             mapped = open_memmap(partial, "w+", dtype, shape)
             _reserve(partial)
             yield mapped, frames
             mapped.flush()
             del mapped
-            into_place(partial, path)
+            commit_file(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    with whole_file(folder / "frames.npy") as whole, whole.open("wb") as file:
+    with atomic_write(folder / "frames.npy") as whole, whole.open("wb") as file:
         np.save(file, frames)
     any_length = bool((frames < spec.frames).any())
     described = spec._replace(any_length=any_length)._asdict()

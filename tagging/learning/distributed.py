@@ -98,10 +98,10 @@ def read(
 
 def divided(network: nn.Module) -> nn.Module:
     """Return what computes the network's outputs for a batch in all processes together."""
-    return network if size() == 1 else Divided(network)
+    return network if size() == 1 else GlobalBatchDDP(network)
 
 
-class Divided(nn.Module):
+class GlobalBatchDDP(nn.Module):
     """A network that computes its part of a batch's outputs, and takes those of other processes.
 
     Gradients are those of the whole batch.

@@ -19,7 +19,7 @@ from tagging.data.batches import Clips, Sampling, count_batches, epoch_batches, 
 from tagging.learning import distributed
 from tagging.learning.losses import LOSSES, Loss, parse_loss
 from tagging.learning.metric_losses import MetricLoss
-from tagging.learning.model import Activation, log_odds, outputs_of, score
+from tagging.learning.model import Activation, log_odds, compute_outputs, score
 from tagging.learning.resume import load_state, save_state
 from tagging.parameters import Float, Int, Section
 from tagging.scoring.metric import Metric
@@ -277,7 +277,7 @@ def _train_epoch(
         with torch.autocast(
             clips.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"
         ):
-            outputs = outputs_of(network, batch, learned)
+            outputs = compute_outputs(network, batch, learned)
         loss = settings.loss(outputs.float(), batch.labels)
         loss.backward()
         optimizer.step()

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from tagging.base.errors import UserError
-from tagging.base.files import whole_file
+from tagging.base.files import atomic_write
 from tagging.data.batches import Batch, Clips
 from tagging.data.classes import Class
 from tagging.data.spec import InputSpec
@@ -92,7 +92,7 @@ class Student(Model):
     )
 
 
-class Shape(NamedTuple):
+class ModelSpec(NamedTuple):
     """What a network is made for: its input, its classes, and how its outputs are read.
 
     `activation` turns outputs into probabilities (none: they are such already; cosine, euclidean:
@@ -106,7 +106,7 @@ class Shape(NamedTuple):
     features: dict[str, Any]
 
 
-SHAPE = TypeAdapter(Shape)  # a file's may be anything
+MODEL_SPEC = TypeAdapter(ModelSpec)  # a file's may be anything
 
 
 def load_model(name: str) -> Model:
@@ -159,7 +159,7 @@ def build(model: Model, spec: InputSpec, classes: int, name: str) -> nn.Module:
     return network
 
 
-def begin_with(network: nn.Module, path: Path, frozen: bool = False) -> None:
+def load_pretrained(network: nn.Module, path: Path, frozen: bool = False) -> None:
     """Give a network the weights of a file, but for its last layer.
 
     The file is a trained network's, or what the network's own `adapted` takes, such as an image
@@ -222,7 +222,7 @@ def save_network(
     path: Path,
     weights: Mapping[str, torch.Tensor],
     model: Model,
-    shape: Shape,
+    shape: ModelSpec,
     checkpoints: Mapping[int, Mapping[str, torch.Tensor]] | None = None,
     about: Mapping[str, Any] | None = None,
     thresholds: Thresholds | None = None,
@@ -255,7 +255,7 @@ def save_network(
     named = {**weights}
     for epoch, of_epoch in checkpoints.items():
         named |= {f"{_checkpoint(epoch)}{name}": tensor for name, tensor in of_epoch.items()}
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         tensors = {name: tensor.cpu().contiguous() for name, tensor in named.items()}
         save_file(tensors, partial, {"model": json.dumps(description)})
 
@@ -272,7 +272,7 @@ class Trained(NamedTuple):
     """
 
     network: nn.Module
-    shape: Shape
+    shape: ModelSpec
     checkpoints: dict[int, dict[str, torch.Tensor]]
     thresholds: np.ndarray
     promised: float | None
@@ -290,7 +290,7 @@ def load_network(path: Path, device: torch.device) -> Trained:
             weights = {name: file.get_tensor(name) for name in file.keys()}
         epochs = list(description["checkpoints"])
         told = {key: description[key] for key in ("classes", "activation", "features")}
-        shape = SHAPE.validate_python({"spec": description["input"], **told})
+        shape = MODEL_SPEC.validate_python({"spec": description["input"], **told})
         model = Model(
             architecture=description["architecture"],
             network=description["network"],
@@ -337,7 +337,7 @@ def _no_network(path: Path, error: Exception) -> UserError:
     )
 
 
-def outputs_of(network: nn.Module, batch: Batch, activation: Activation) -> torch.Tensor:
+def compute_outputs(network: nn.Module, batch: Batch, activation: Activation) -> torch.Tensor:
     """Return a network's outputs, (batch, classes), or embeddings, (batch, width).
 
     Embeddings to be compared by the cosine are of length 1.
@@ -360,7 +360,7 @@ def score(network: nn.Module, clips: Clips, activation: Activation = "none") -> 
     places = np.arange(len(clips.places))
     pieces = np.split(places, range(CLIPS_AT_A_TIME, len(places), CLIPS_AT_A_TIME))
     batches = (clips.batch(piece) for piece in pieces)
-    return torch.cat([outputs_of(network, batch, activation) for batch in batches])
+    return torch.cat([compute_outputs(network, batch, activation) for batch in batches])
 
 
 def log_odds(outputs: torch.Tensor, activation: Activation) -> np.ndarray:

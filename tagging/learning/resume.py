@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
-from tagging.base.files import whole_file
+from tagging.base.files import atomic_write
 
 SCRATCH = Path(".resume")
 ROOT = Path(__file__).parents[2]
@@ -63,7 +63,7 @@ def save_state(path: Path, tensors: dict[str, torch.Tensor], record: dict[str, A
     """Replace the state at `path`, whole or not at all."""
     text = torch.frombuffer(bytearray(json.dumps(record).encode()), dtype=torch.uint8)
     content = save({**tensors, RECORD: text})
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(hashlib.sha256(content).digest() + content)
 
 

@@ -22,7 +22,9 @@ from tagging.learning.model import (
 from tagging.scoring.scores import scores_path
 
 
-def judged_by(task: Task, network: nn.Module, loss: Loss, model: Model, name: str) -> Activation:
+def resolve_activation(
+    task: Task, network: nn.Module, loss: Loss, model: Model, name: str
+) -> Activation:
     """Return what turns a network's outputs into probabilities or, of embeddings, their distance.
 
     Args:
@@ -64,7 +66,7 @@ def teacher_path(task: Task, teacher: str, run: str) -> Path:
     return scores_path("ensembles", teacher)
 
 
-def examined(loss: TripletLoss, clips: Clips, batch_size: int) -> dict[str, float]:
+def triplet_statistics(loss: TripletLoss, clips: Clips, batch_size: int) -> dict[str, float]:
     """Return what the triplets are worth that a loss chooses, of one epoch's random batches.
 
     anchors: the share of the clips that have triplets; positives: the share of the positives that
@@ -88,7 +90,7 @@ def examined(loss: TripletLoss, clips: Clips, batch_size: int) -> dict[str, floa
     }
 
 
-def tags_of(path: Path, clips: Clips) -> np.ndarray:
+def predict_tags(path: Path, clips: Clips) -> np.ndarray:
     """Return the log odds of a classifier, whatever its task: float32 (clips, classes).
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from tagging.base.errors import UserError
 from tagging.data.clips import Index, read_index
-from tagging.data.protocols import runs
+from tagging.data.splits import runs
 from tagging.data.task import Task, load_task
 from tagging.parameters import load, read_entries, read_models
 from tagging.reports.baselines import baselines

@@ -23,7 +23,7 @@ from tagging.scoring.scores import (
     write_resampled,
     write_scores,
 )
-from tagging.scoring.sure import SURE_HEADER, Sure, sure_metrics, sure_rows
+from tagging.scoring.sure import SURE_HEADER, Sure, confident_metrics, sure_rows
 from tagging.scoring.tables import to_csv
 
 CURVE_POINTS = 101  # of recall, 0 to 1, at which precision is written
@@ -275,7 +275,7 @@ def write_evaluation(
     if sure is not None:
         # A threshold is of clips, also where windows of a recording are scored as one.
         of_clips = [answers_for(scores, index, part, pooled=False) for part in ("val", "test")]
-        result["test"]["sure"] = sure_metrics(of_clips[1], sure, settings)
+        result["test"]["sure"] = confident_metrics(of_clips[1], sure, settings)
         rows = sure_rows(names, sure, *of_clips)
         write_text(plots / "sure.csv", to_csv(SURE_HEADER, rows))
     write_json(Path(f"metrics/{name}.json"), result)

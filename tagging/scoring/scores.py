@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from scipy.special import log_expit, logsumexp
 
 from tagging.base.errors import UserError
-from tagging.base.files import whole_file
+from tagging.base.files import atomic_write
 
 SCORES = Path("data/scores")
 
@@ -50,7 +50,7 @@ def resampled_path(kind: str, name: str) -> Path:
 def write_scores(path: Path, scores: Scores) -> None:
     """Write scores, whole or not at all."""
     description = json.dumps({"runs": scores.runs, "parameters": scores.parameters})
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         save_file(scores.outputs, partial, {"scores": description})
 
 
@@ -72,7 +72,7 @@ def read_scores(path: Path) -> Scores:
 
 def write_resampled(path: Path, values: np.ndarray) -> None:
     """Write the metric that chooses on each resample, float64 (resamples,), whole or not at all."""
-    with whole_file(path) as partial, partial.open("wb") as file:
+    with atomic_write(path) as partial, partial.open("wb") as file:
         np.save(file, values)
 
 

@@ -34,7 +34,7 @@ def sure_labels(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     return expit(scores) >= thresholds
 
 
-def sure_metrics(answers: "list[Answers]", sure: Sure, settings: "Evaluate") -> dict:
+def confident_metrics(answers: "list[Answers]", sure: Sure, settings: "Evaluate") -> dict:
     """Return what sure labels are worth, those of all classes and runs together.
 
     That is how many classes have a threshold (the mean over runs), the share of all true labels

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tagging.base.files import whole_file
+from tagging.base.files import atomic_write
 
 RATE = 16_000  # Hz
 FOLDS = 5
@@ -156,7 +156,7 @@ def sample_files() -> dict[str, bytes]:
 
 def write_sounds(path: Path) -> None:
     """Write the sample as a zip archive, whole or not at all."""
-    with whole_file(path) as partial, zipfile.ZipFile(partial, "w") as archive:
+    with atomic_write(path) as partial, zipfile.ZipFile(partial, "w") as archive:
         for name, content in sample_files().items():
             member = zipfile.ZipInfo(name, _TIME)
             member.create_system = 3  # Unix, on every system

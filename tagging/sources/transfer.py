@@ -19,7 +19,7 @@ import requests
 import urllib3
 
 from tagging.base.errors import UserError
-from tagging.base.files import full_disk_named, into_place
+from tagging.base.files import report_full_disk, commit_file
 from tagging.base.progress import Progress
 
 CHUNK_BYTES = 1 << 20
@@ -160,7 +160,7 @@ def fetch(address: str, path: Path, style: str) -> None:
         Unavailable: if the address does not have it or, after several tries, does not answer.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with full_disk_named(part_of(path)):
+    with report_full_disk(part_of(path)):
         if "://" in address:
             _fetch_url(address, path, style)
         else:
@@ -187,7 +187,7 @@ def finish(path: Path, source: str, sha256: str | None = None) -> None:
                 f"{path.name} from {source} has the SHA-256 {got}; it takes {sha256}; what came is "
                 "removed: run again, or pin the other if that is the file you mean"
             )
-    into_place(part, path)
+    commit_file(part, path)
     discard(path)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tagging.base.files import whole_file, write_text
+from tagging.base.files import atomic_write, write_text
 from tagging.sources.audioset.labels import CLASSES, SAMPLE_MID
 from tagging.sources.audioset.records import FRAME_BYTES, Clip, write_clip
 
@@ -200,6 +200,6 @@ def ontology_json() -> str:
 
 def write_sample(archive: Path, labels: Path, clips: dict[str, int] | None = None) -> None:
     """Write the sample archive and its class list; `clips` replaces the numbers in `CLIPS`."""
-    with whole_file(archive) as partial:
+    with atomic_write(archive) as partial:
         partial.write_bytes(sample_archive(clips or CLIPS))
     write_text(labels, labels_csv())

@@ -8,13 +8,13 @@ from pydantic import ValidationError
 
 from tagging.base.errors import UserError
 from tagging.data.clips import Fold
-from tagging.data.protocols import Protocol, Run, drawn_folds, folds_of, random_fold, runs
+from tagging.data.splits import SplitSettings, Run, drawn_folds, make_folds, random_fold, runs
 
 
 def folds(protocol: dict, labels: np.ndarray, **given: object) -> list[Fold]:
     names = [f"class {k}" for k in range(labels.shape[1])]
     subsets = given.pop("subsets", [""] * len(labels))
-    return folds_of(Protocol(**protocol), labels, names, subsets, **given)
+    return make_folds(SplitSettings(**protocol), labels, names, subsets, **given)
 
 
 def one_hot(clips: int, classes: int) -> np.ndarray:
@@ -148,7 +148,7 @@ def test_runs_are_folds_by_seeds() -> None:
 )  # fmt: skip
 def test_settings_that_are_none(wrong: dict) -> None:
     with pytest.raises(ValidationError):
-        Protocol(**{"split": "random"} | wrong)
+        SplitSettings(**{"split": "random"} | wrong)
 
 
 def test_the_given_split_is_the_sources() -> None:

@@ -16,7 +16,7 @@ HELD_OUT = 10  # one in so many clips of bal_train validates in the official spl
 Part = Annotated[Int, Field(ge=1)]
 
 
-class Protocol(Section):
+class SplitSettings(Section):
     """The section `protocol`."""
 
     split: Literal["random", "official", "given", "folds", "groups"] = Field(
@@ -197,8 +197,8 @@ def k_folds(
     return found
 
 
-def folds_of(
-    protocol: Protocol,
+def make_folds(
+    protocol: SplitSettings,
     labels: np.ndarray,
     names: Sequence[str],
     subsets: Sequence[str],
