@@ -1,4 +1,4 @@
-"""Errors that a user can cause are one sentence; ours keep their traceback."""
+"""Errors that a user can cause are one sentence; bugs keep their traceback."""
 
 import errno
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tagging.base.errors import REFUSED, UserError, entry_point
+from tagging.base.errors import USER_ERRNOS, UserError, entry_point
 from tagging.base.files import atomic_write, write_text
 from tagging.data.spec import InputSpec
 from tagging.learning.model import Model, build
@@ -34,7 +34,7 @@ def stage(error: BaseException):
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "error: Disk quota exceeded"),
     ],
 )
-def test_what_a_user_can_mend_is_a_sentence(error, sentence, monkeypatch) -> None:
+def test_errors_that_a_user_can_fix_are_one_sentence(error, sentence, monkeypatch) -> None:
     with pytest.raises(SystemExit) as ended:
         stage(error)()
     assert ended.value.code == sentence
@@ -54,27 +54,28 @@ def test_what_a_user_can_mend_is_a_sentence(error, sentence, monkeypatch) -> Non
         ValueError("ours"),
     ],
 )
-def test_our_own_errors_keep_their_traceback(error) -> None:
-    assert getattr(error, "errno", None) not in REFUSED
+def test_bugs_keep_their_traceback(error) -> None:
+    assert getattr(error, "errno", None) not in USER_ERRNOS
     with pytest.raises(type(error)) as raised:
         stage(error)()
     assert raised.value is error
 
 
-def test_an_interrupted_stage_says_nothing() -> None:
+def test_an_interrupted_stage_prints_nothing() -> None:
     with pytest.raises(SystemExit) as ended:
         stage(KeyboardInterrupt())()
     assert ended.value.code == 130
 
 
-def test_a_stage_says_what_arguments_it_takes(monkeypatch) -> None:
+def test_a_stage_shows_its_usage(monkeypatch) -> None:
     @entry_point
-    def main(name: str) -> None:
+    def main(folder: str, entry: str) -> None:
         raise AssertionError
 
     monkeypatch.setattr(sys, "argv", ["/x/stages/train.py"])
-    for arguments in ([], ["a", "b"]):
-        with pytest.raises(SystemExit, match=r"^error: usage: python -m stages.train <name>$"):
+    for arguments in ([], ["."], [".", "a", "b"]):
+        usage = "error: usage: python -m stages.train <folder> <entry>"
+        with pytest.raises(SystemExit, match=f"^{usage}$"):
             main(*arguments)
 
 
@@ -102,10 +103,10 @@ def test_sizes_and_lengths_that_a_network_does_not_take_are_a_sentence() -> None
           InputSpec(1, 10, 128, any_length=True), 10, "mine")  # fmt: skip
 
 
-# What a stage writes.
+# Written files.
 
 
-def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_files_are_written_atomically(tmp_path: Path) -> None:
     file = tmp_path / "a/x"
     write_text(file, "é")
     with pytest.raises(KeyError), atomic_write(file) as partial:
@@ -115,7 +116,7 @@ def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
     assert file.read_text(encoding="utf-8") == "é"
 
 
-def test_files_have_the_mode_that_the_umask_leaves(tmp_path: Path) -> None:
+def test_files_have_the_mode_of_the_umask(tmp_path: Path) -> None:
     code = (
         "import os; os.umask(0o027); from pathlib import Path;"
         "from tagging.base.files import atomic_write, write_text;"

@@ -1,4 +1,4 @@
-"""Work side by side: answers in order, and all of it ends with the first failure."""
+"""Parallel work: results are in order, and the first failure ends all of it."""
 
 import multiprocessing
 import os
@@ -14,18 +14,18 @@ from tagging.base.processes import num_workers, run_parallel
 from tagging.base.progress import Progress
 
 
-class Counted:
-    """Progress that counts what it is told."""
+class RecordedProgress:
+    """Progress that records its calls."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, object]] = []
+        self.calls: list[tuple[str, object]] = []
 
     def __getattr__(self, kind: str):
-        return lambda value=1: self.told.append((kind, value))
+        return lambda value=1: self.calls.append((kind, value))
 
 
-def answer(piece: str, progress: Progress) -> str:
-    """Do what the piece's name says."""
+def work(piece: str, progress: Progress) -> str:
+    """Do what the name of the piece says."""
     progress.advance(2)
     progress.say(piece)
     if piece == "refuse":
@@ -39,7 +39,7 @@ def answer(piece: str, progress: Progress) -> str:
     return f"{piece} {os.getpid()}"
 
 
-def tell_for_ever(file: str, progress: Progress) -> None:
+def report_for_ever(file: str, progress: Progress) -> None:
     Path(file).write_text(str(os.getpid()))
     while True:
         progress.advance()
@@ -47,7 +47,7 @@ def tell_for_ever(file: str, progress: Progress) -> None:
 
 
 def parent(file: str) -> None:
-    run_parallel(tell_for_ever, [file, f"{file}2"], Counted(), 2)
+    run_parallel(report_for_ever, [file, f"{file}2"], RecordedProgress(), 2)
 
 
 def is_running(process: int) -> bool:
@@ -59,19 +59,19 @@ def is_running(process: int) -> bool:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_answers_come_in_the_order_of_the_pieces(processes: int) -> None:
-    progress = Counted()
+def test_results_are_in_the_order_of_the_pieces(processes: int) -> None:
+    progress = RecordedProgress()
     names = ["one", "two", "three"]
-    answers = [found.split() for found in run_parallel(answer, names, progress, processes)]
-    assert [name for name, _ in answers] == names
-    assert (str(os.getpid()) in {process for _, process in answers}) == (processes == 1)
-    told = sorted(progress.told, key=str)
-    assert told == sorted([("advance", 2)] * 3 + [("say", name) for name in names], key=str)
+    results = [result.split() for result in run_parallel(work, names, progress, processes)]
+    assert [name for name, _ in results] == names
+    assert (str(os.getpid()) in {process for _, process in results}) == (processes == 1)
+    calls = sorted(progress.calls, key=str)
+    assert calls == sorted([("advance", 2)] * 3 + [("say", name) for name in names], key=str)
 
 
-def test_one_piece_needs_no_process_and_none_no_answer() -> None:
-    assert run_parallel(answer, ["one"], Counted(), 8) == [f"one {os.getpid()}"]
-    assert run_parallel(answer, [], Counted(), 2) == []
+def test_one_piece_needs_no_process() -> None:
+    assert run_parallel(work, ["one"], RecordedProgress(), 8) == [f"one {os.getpid()}"]
+    assert run_parallel(work, [], RecordedProgress(), 2) == []
 
 
 @pytest.mark.parametrize(
@@ -79,16 +79,16 @@ def test_one_piece_needs_no_process_and_none_no_answer() -> None:
     [
         ("refuse", UserError, "this is refused"),
         ("full disk", OSError, "No space left on device: 'a file'"),
-        ("die", UserError, "one of 2 processes side by side died with exit code -9, .*: run again"),
+        ("die", UserError, "one of 2 parallel processes died with exit code -9, .*: run again"),
     ],
 )
 def test_one_failure_ends_all(failing: str, error: type, sentence: str) -> None:
     with pytest.raises(error, match=sentence):
-        run_parallel(answer, ["for ever", failing], Counted(), 2)
+        run_parallel(work, ["for ever", failing], RecordedProgress(), 2)
     assert multiprocessing.active_children() == []
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="takes Linux's /proc")
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
 def test_pieces_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     files = [tmp_path / "process", tmp_path / "process2"]
     running = multiprocessing.get_context("spawn").Process(target=parent, args=(str(files[0]),))
@@ -104,13 +104,13 @@ def test_pieces_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         time.sleep(0.01)
 
 
-def test_how_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAGGING_WORKERS", "3")
     assert num_workers() == 3
     for wrong in ("many", "0", "-1"):
         monkeypatch.setenv("TAGGING_WORKERS", wrong)
         with pytest.raises(
-            UserError, match=f"TAGGING_WORKERS is '{wrong}'; it takes a whole number"
+            UserError, match=f"TAGGING_WORKERS must be a whole number .*, got '{wrong}'"
         ):
             num_workers()
     monkeypatch.setenv("TAGGING_WORKERS", "")

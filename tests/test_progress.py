@@ -22,7 +22,7 @@ def clock(monkeypatch):
     return now
 
 
-def test_log_has_a_line_every_fifteen_seconds(clock, capsys):
+def test_a_log_has_a_line_every_fifteen_seconds(clock, capsys):
     with Progress("train yac", 4250, "step") as bar:
         for _ in range(40):
             clock[0] += 1
@@ -57,7 +57,7 @@ def test_unknown_total(clock, capsys):
 
 
 @pytest.mark.parametrize("how", ["done", "skip"])
-def test_work_done_before_counts_but_not_as_speed(clock, capsys, how):
+def test_work_completed_before_does_not_count_as_speed(clock, capsys, how):
     with Progress("train yac", 1000, "step", done=500 if how == "done" else 0) as bar:
         if how == "skip":
             bar.skip(500)
@@ -77,7 +77,7 @@ def test_a_log_is_plain_text(clock, capsys):
     assert written.replace("\n", "").isprintable()  # no carriage return, no colour, no bar
 
 
-def test_a_terminal_sees_a_bar(clock, monkeypatch):
+def test_a_terminal_shows_a_bar(clock, monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
     with Progress("train yac", 4250, "step") as bar:

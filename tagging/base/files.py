@@ -1,4 +1,4 @@
-"""Outputs appear whole or not at all."""
+"""Write files atomically: an output is complete or absent."""
 
 import errno
 import os
@@ -7,20 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# What the user's umask leaves, also for libraries that create files for the owner alone.
-_UMASK = os.umask(0)
-os.umask(_UMASK)
-FILE_MODE = 0o666 & ~_UMASK
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; rename it into place on success, remove it on failure.
+    """Yield a temporary path beside `path`; rename it on success, remove it on failure.
 
     Raises:
-        OSError: naming `path`, if the disk does not take it.
+        OSError: naming `path`, if the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
@@ -35,30 +30,46 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def commit_file(partial: Path, path: Path) -> None:
     """Rename `partial` to `path`.
 
-    Its bytes are on disk before that, so that a power cut leaves the old file or the new.
+    Its bytes are flushed to the disk first, so that a power cut leaves the old file or the new one.
+    The mode is that of any new file: some libraries create files that only their owner may read.
     """
     with partial.open("rb") as written:
         os.fsync(written.fileno())
-    partial.chmod(FILE_MODE)
+    partial.chmod(_new_file_mode(partial))
     partial.replace(path)
+
+
+def _new_file_mode(beside: Path) -> int:
+    """Return the mode that the process's umask gives a new file, by creating one.
+
+    The umask itself can only be read by changing it, for all threads.
+    """
+    probe = beside.with_name(f"{beside.name}.mode")
+    probe.unlink(missing_ok=True)
+    descriptor = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        return os.fstat(descriptor).st_mode & 0o777
+    finally:
+        os.close(descriptor)
+        probe.unlink()
 
 
 @contextmanager
 def report_full_disk(path: Path) -> Iterator[None]:
-    """Have errors of a full disk name `path`: a failed write itself knows no name."""
+    """Make errors of a full disk name `path`: a failed write does not know the file's name."""
     try:
         yield
     except Exception as error:
         number = getattr(error, "errno", None)
-        # A library in Rust (safetensors) raises no OSError, but its text ends as Rust's do.
-        if in_rust := re.search(r"\(os error (\d+)\)$", str(error)):
-            number = int(in_rust[1])
-        if number not in _FULL:
+        # safetensors, which is written in Rust, raises no OSError, but its text ends as Rust's do.
+        if rust_number := re.search(r"\(os error (\d+)\)$", str(error)):
+            number = int(rust_number[1])
+        if number not in _DISK_FULL:
             raise
         raise OSError(number, os.strerror(number), str(path)) from None
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, whole or not at all."""
+    """Write UTF-8 text atomically."""
     with atomic_write(path) as partial:
         partial.write_text(text, encoding="utf-8")

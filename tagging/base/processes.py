@@ -1,4 +1,8 @@
-"""Work side by side, each piece in a process of its own, and all ended as soon as one fails."""
+"""Run pieces of work in parallel, each in a process of its own; the first failure ends them all.
+
+`concurrent.futures.ProcessPoolExecutor` cannot end the running siblings of a piece that failed
+before Python 3.14, and passes no progress on.
+"""
 
 import multiprocessing
 import os
@@ -6,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from tagging.base.errors import UserError
@@ -20,35 +25,35 @@ def cores() -> int:
 
 
 def num_workers() -> int:
-    """Return how many pieces of work run side by side: all cores, or what TAGGING_WORKERS says.
+    """Return how many pieces of work run in parallel: TAGGING_WORKERS, by default all cores.
 
-    `make repro` sets it: there the stages are what runs side by side.
+    `make repro` sets it, because there whole stages run in parallel.
 
     Raises:
-        UserError: if that is no number.
+        UserError: if it is not a number.
     """
-    given = os.environ.get("TAGGING_WORKERS") or str(cores())
-    if not given.isdecimal() or not int(given):
-        raise UserError(f"TAGGING_WORKERS is {given!r}; it takes a whole number of 1 or more")
-    return int(given)
+    value = os.environ.get("TAGGING_WORKERS") or str(cores())
+    if not value.isdecimal() or not int(value):
+        raise UserError(f"TAGGING_WORKERS must be a whole number of 1 or more, got {value!r}")
+    return int(value)
 
 
 class ProgressProxy:
-    """Progress that a process tells its parent, which has the bar."""
+    """Progress of a process, sent to its parent, which shows the bar."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def advance(self, amount: int = 1) -> None:
-        """As `Progress.advance`."""
+        """Count as `Progress.advance` does."""
         self._connection.send(("advance", amount))
 
     def skip(self, amount: int) -> None:
-        """As `Progress.skip`."""
+        """Count as `Progress.skip` does."""
         self._connection.send(("skip", amount))
 
     def say(self, line: str) -> None:
-        """As `Progress.say`."""
+        """Print as `Progress.say` does."""
         self._connection.send(("say", line))
 
 
@@ -60,51 +65,54 @@ def run_parallel(
 ) -> list[Any]:
     """Return `work(piece, progress)` of all pieces, in their order.
 
-    One piece, or one process, is worked on here. Other processes are spawned, not forked: threads
-    and locks of this one stay here. They end with it, at the latest when they next tell of
-    progress.
+    A single piece, or a single process, runs in this process. Other processes are spawned, not
+    forked, so that they inherit no threads and locks. They end with this one, at the latest when
+    they next report progress.
 
     Args:
-        work: a function of a module.
-        pieces: what it is called with; what they and results hold can be pickled.
-        progress: told of what is done.
+        work: a module-level function.
+        pieces: its arguments; they and the results must be picklable.
+        progress: receives the progress of all pieces.
         processes: how many run at a time; None for `num_workers()`.
 
     Raises:
-        UserError: what a piece raised, or that its process died. The others are ended.
-        OSError: likewise.
+        UserError: raised by a piece, or because its process died. The others are ended.
+        OSError: raised by a piece. The others are ended.
     """
     processes = min(len(pieces), processes or num_workers())
     if processes <= 1:
         return [work(piece, progress) for piece in pieces]
     context = multiprocessing.get_context("spawn")
     waiting = list(enumerate(pieces))
-    running: dict[Connection, tuple[int, multiprocessing.process.BaseProcess]] = {}
+    running: dict[Connection, tuple[int, BaseProcess]] = {}
     results: dict[int, Any] = {}
     try:
         while waiting or running:
             while waiting and len(running) < processes:
-                place, piece = waiting.pop(0)
-                here, there = context.Pipe(duplex=False)
-                process = context.Process(target=_run, args=(work, piece, there), daemon=True)
+                position, piece = waiting.pop(0)
+                receiver, sender = context.Pipe(duplex=False)
+                process: BaseProcess = context.Process(
+                    target=_run, args=(work, piece, sender), daemon=True
+                )
                 process.start()
-                there.close()  # so that the end of the process is the end of what comes
-                running[here] = place, process
+                sender.close()  # so that the receiver sees an end of file when the process ends
+                running[receiver] = position, process
             for connection in wait(list(running)):
-                place, process = running[connection]
+                assert isinstance(connection, Connection)
+                position, process = running[connection]
                 try:
                     kind, value = connection.recv()
                 except EOFError:
                     process.join()
                     raise UserError(
-                        f"one of {len(pieces)} processes side by side died with exit code "
-                        f"{process.exitcode}, perhaps because memory ran out; what was done is "
+                        f"one of {len(pieces)} parallel processes died with exit code "
+                        f"{process.exitcode}, perhaps because memory ran out; finished work is "
                         "kept: run again"
                     ) from None
                 if kind == "error":
                     raise value
                 if kind == "result":
-                    results[place] = value
+                    results[position] = value
                     process.join()
                     del running[connection]
                     connection.close()
@@ -116,18 +124,23 @@ def run_parallel(
         for connection, (_, process) in running.items():
             process.join()
             connection.close()
-    return [results[place] for place in range(len(pieces))]
+    return [results[position] for position in range(len(pieces))]
 
 
-def _run(work: Callable, piece: Any, connection: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent ends the others
+def _run(
+    work: Callable[[Any, ProgressProxy], Any],
+    piece: Any,
+    connection: Connection,
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends the others
     try:
+        message: tuple[str, Any]
         try:
-            answer = ("result", work(piece, ProgressProxy(connection)))
+            message = ("result", work(piece, ProgressProxy(connection)))
         except BrokenPipeError:
             raise
         except (UserError, OSError) as error:
-            answer = ("error", error)
-        connection.send(answer)
+            message = ("error", error)
+        connection.send(message)
     except BrokenPipeError:
-        sys.exit(1)  # the parent is gone: nobody is there to be told
+        sys.exit(1)  # the parent has ended
