@@ -1,0 +1,33 @@
+"""`python -m tools.pipelines`: write every dvc.yaml from the pipelines that are written once.
+
+Each `tasks/*/dvc.yaml` is a copy of `pipelines/recordings.yaml`, where params.yaml has the section
+`decode`, or of `pipelines/audioset.yaml`. The root's has the stages of `pipelines/archive.yaml`
+before those of the latter. Copies, since DVC reads a symbolic link as a broken file in revisions.
+"""
+
+from pathlib import Path
+
+import yaml
+
+from tagging.base.files import write_text
+
+ROOT = Path(__file__).parents[1]
+
+
+def pipeline_texts(root: Path = ROOT) -> dict[Path, str]:
+    """Return the text of each dvc.yaml by its path."""
+    names = ("archive", "audioset", "recordings")
+    archive, audioset, recordings = (
+        (root / "pipelines" / f"{name}.yaml").read_text(encoding="utf-8") for name in names
+    )
+    stages = archive.partition("stages:\n")[2]
+    texts = {root / "dvc.yaml": audioset.replace("stages:\n", f"stages:\n{stages}", 1)}
+    for file in sorted(root.glob("tasks/*/params.yaml")):
+        params = yaml.safe_load(file.read_text(encoding="utf-8"))
+        texts[file.with_name("dvc.yaml")] = recordings if "decode" in params else audioset
+    return texts
+
+
+if __name__ == "__main__":
+    for path, text in pipeline_texts().items():
+        write_text(path, text)
