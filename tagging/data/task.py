@@ -1,53 +1,59 @@
-"""What a task asks: labels, one a clip or several, or what is similar; and which metrics tell."""
+"""The section `task` of a params.yaml: what labels clips have, and which metrics count."""
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from tagging.parameters import Section, load
+from tagging.parameters import Int, Section
 
-METRIC = "the name of a file in tagging/scoring/metrics, without its .py"
+
+class MetricSettings(Section):
+    """A metric: the name of a file in tagging/scoring/metrics, and its parameters if it has any."""
+
+    name: str
+    k: Int | None = Field(None, ge=1)  # number of ranked classes or of nearest clips
+
+    @property
+    def key(self) -> str:
+        """The metric's key in JSON files, tables and logs: `ndcg`, `recall_at_8`."""
+        return self.name if self.k is None else f"{self.name}_at_{self.k}"
 
 
 class Task(Section):
     """The section `task`."""
 
-    kind: Literal["multi_label", "single_label", "similarity"] = Field(
-        description="multi_label (a clip has one label or more), single_label (exactly one) or "
-        "similarity (embeddings, of which near ones are to share labels)"
-    )
-    chooses: str = Field(
-        description=f"{METRIC}: by it validation chooses epochs and models, and intervals are given"
-    )
-    shown: list[str] = Field(description=f"a list of such names, {METRIC}", min_length=1)
-    features: str = Field(
-        "vggish", description="the name of the feature that models take where they name no other"
-    )
-    pooled: bool = Field(
-        True,
-        strict=True,
-        description="true (clips that are windows of one recording are scored as one, by their "
-        "mean probability; during training each validates alone) or false (each is scored alone)",
-    )
+    # A clip has one label or more; exactly one; or clips with shared labels get near embeddings.
+    type: Literal["multi_label", "single_label", "similarity"]
+    # DVC's headline metrics. The first selects epochs and models on the validation split.
+    metrics: list[MetricSettings] = Field(min_length=1)
+    report_metrics: list[MetricSettings] = Field([])  # further metrics on pages
+    features: str = "vggish"  # of models that name no other
+    # Windows of a recording are scored as one, by their mean probability. Validation during
+    # training scores each window alone.
+    aggregate: Literal["recording"] | None = "recording"
+
+    @model_validator(mode="after")
+    def _refuse_duplicates(self) -> "Task":
+        keys = [metric.key for metric in (*self.metrics, *self.report_metrics)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise ValueError(f"must name each metric once: {key} is repeated")
+        return self
 
     @property
-    def embeds(self) -> bool:
-        """Whether networks answer with embeddings, not with classes."""
-        return self.kind == "similarity"
+    def selection_metric(self) -> MetricSettings:
+        """The metric that selects epochs and models on the validation split."""
+        return self.metrics[0]
 
     @property
-    def complete(self) -> tuple[str, ...]:
-        """The parts, of train, val and test, in which every class must have clips."""
-        if self.embeds:  # what is similar is asked of classes never seen as well
+    def is_similarity(self) -> bool:
+        """Whether networks return embeddings instead of classes."""
+        return self.type == "similarity"
+
+    @property
+    def complete_splits(self) -> tuple[str, ...]:
+        """The splits, of train, val and test, in which every class must have clips."""
+        if self.is_similarity:  # queries may have classes that were never trained on
             return ()
-        # Of several labels a clip, a rare one need not validate: metrics are means over the others.
-        return ("train", "val", "test") if self.kind == "single_label" else ("train", "test")
-
-
-def load_task() -> Task:
-    """Read the section `task` of params.yaml.
-
-    Raises:
-        UserError: if it is missing or not as it should be.
-    """
-    return load(Task, "task")
+        # With several labels a clip, rare ones may lack validation clips: metrics skip them.
+        return ("train", "val", "test") if self.type == "single_label" else ("train", "test")

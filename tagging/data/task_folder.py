@@ -1,14 +1,17 @@
 """The folder of a task: its parameters, and where the stages leave their outputs."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+from tagging.base.errors import UserError
 
 
 @dataclass(frozen=True)
 class TaskFolder:
     """Paths of a task's files: of the root's study (`.`) or of a folder of `tasks/`.
 
-    Entries are models, students or ensembles; `kind` is the section of params.yaml that has the
+    Entries are models, students or ensembles; `section` is the one of params.yaml that has the
     entry. A run is named `seed0` or `fold1-seed0`.
     """
 
@@ -41,13 +44,13 @@ class TaskFolder:
         """Return the file of a trained model."""
         return self.path / "models" / entry / f"{run}.safetensors"
 
-    def scores(self, kind: str, entry: str) -> Path:
+    def scores(self, section: str, entry: str) -> Path:
         """Return the file of an entry's scores of all clips."""
-        return self.path / "data" / "scores" / kind / f"{entry}.safetensors"
+        return self.path / "data" / "scores" / section / f"{entry}.safetensors"
 
-    def resampled(self, kind: str, entry: str) -> Path:
+    def resampled(self, section: str, entry: str) -> Path:
         """Return the file of an entry's first metric on each bootstrap resample."""
-        return self.path / "data" / "scores" / "resampled" / kind / f"{entry}.npy"
+        return self.path / "data" / "scores" / "resampled" / section / f"{entry}.npy"
 
     def metrics(self, entry: str) -> Path:
         """Return the file of an entry's headline metrics, which DVC shows and compares."""
@@ -78,3 +81,20 @@ class TaskFolder:
     def leaderboard(self) -> Path:
         """The folder of the task's page."""
         return self.path / "leaderboard"
+
+
+def require_outputs(paths: Iterable[Path]) -> None:
+    """Refuse to go on with a part of the outputs of earlier stages.
+
+    After `dvc repro --pull --allow-missing` a folder that is a dependency may lack files (DVC issue
+    11099).
+
+    Raises:
+        UserError: naming the first paths that do not exist.
+    """
+    if missing := [str(path) for path in paths if not path.exists()]:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise UserError(
+            f"outputs of earlier stages are missing: {', '.join(missing[:3])}{more}; fetch or "
+            "remake them with dvc repro --pull (without --allow-missing)"
+        )

@@ -1,12 +1,22 @@
-"""How much a metric would differ had other clips been drawn: the bootstrap."""
+"""Bootstrap: how much a metric would vary over other draws of test clips."""
 
 import numpy as np
+from pydantic import Field
+
+from tagging.parameters import Int, Section
 
 
-def draw(clips: int, resamples: int, seed: int | list[int]) -> np.ndarray:
+class Evaluate(Section):
+    """The section `evaluate`: how intervals are computed."""
+
+    resamples: Int = Field(ge=100)
+    seed: Int = Field(ge=0)
+
+
+def draw_resamples(clips: int, resamples: int, seed: int | list[int]) -> np.ndarray:
     """Return how often each resample has each clip: uint8 (clips, resamples).
 
-    A resample draws as many clips as there are, with replacement.
+    Each resample draws `clips` clips with replacement.
     """
     rng = np.random.default_rng(seed)
     counts = np.empty((clips, resamples), np.uint8)
@@ -19,29 +29,29 @@ def mean_over_clips(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Return the mean of the clips' values on each resample: float64 (resamples,).
 
     Args:
-        values: one a clip, NaN for a clip that has none, (clips,).
+        values: one value a clip, NaN where a clip has none, (clips,).
         counts: how often each resample has each clip, integers (clips, resamples).
     """
     known = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):  # NaN for a resample without any of them
+    with np.errstate(invalid="ignore"):  # NaN for a resample without any known value
         return values[known] @ counts[known] / counts[known].sum(axis=0)
 
 
-def interval(
-    value: float, resampled: np.ndarray, lowest: float = -np.inf, highest: float = np.inf
+def confidence_interval(
+    value: float, resampled: np.ndarray, minimum: float = -np.inf, maximum: float = np.inf
 ) -> tuple[float, float]:
-    """Return the 95% interval of a metric over clips.
+    """Return the 95% confidence interval of a metric over clips.
 
     A normal interval with the bootstrap's standard error (Efron and Tibshirani, 1993, "An
-    introduction to the bootstrap", chapter 12). Not percentiles: clips of a rare class that are
-    drawn twice stand together in the ranking, so that the average precision of resamples is higher
-    than that of what they are drawn from, by more than the interval is wide.
+    introduction to the bootstrap", chapter 12). Percentiles would be biased: a clip of a rare class
+    that is drawn twice has equal neighbouring ranks, so that the average precision of resamples
+    exceeds that of the original clips by more than the width of the interval.
 
     Args:
-        value: of the metric.
+        value: the metric on all clips.
         resampled: the metric on each resample, (resamples,).
-        lowest: what the metric cannot be below: the interval ends there.
-        highest: what it cannot be above.
+        minimum: the lowest possible value of the metric.
+        maximum: the highest possible value.
     """
-    reach = 1.96 * float(np.nanstd(resampled, ddof=1))
-    return max(value - reach, lowest), min(value + reach, highest)
+    margin = 1.96 * float(np.nanstd(resampled, ddof=1))
+    return max(value - margin, minimum), min(value + margin, maximum)

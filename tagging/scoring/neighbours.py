@@ -1,8 +1,8 @@
-"""Nearest neighbours of embeddings, exact, and what of a clip's labels they have.
+"""Nearest neighbours of embeddings, by exact search, and the labels that neighbours share.
 
-Of scores that are embeddings (task.kind similarity), each clip is a query once, among all others.
-The distance is Euclidean; embeddings that are meant for the cosine come as unit vectors, of which
-both rank alike.
+For tasks of type similarity: each clip is the query once, and all other clips are searched.
+Distances are Euclidean. Embeddings for cosine distances come as unit vectors, for which both
+distances rank alike.
 """
 
 import weakref
@@ -10,69 +10,80 @@ from collections import deque
 
 import numpy as np
 
-MOST = 8  # neighbours that metrics ask for
-AT_A_TIME = 1024  # queries: their distances to 20 thousand clips are 80 MB
-FREQUENT = 2  # labels that the recall of rarer ones leaves out
-REMEMBERED = 16  # arrays: several metrics ask for the neighbours of the same ones
+MAX_NEIGHBOURS = 8
+QUERY_BATCH = 1024  # distances of a batch to 20 thousand clips take 80 MB
+FREQUENT_LABELS = 2  # left out of the recall of rarer labels
+CACHED_ARRAYS = 16  # several metrics search the same embeddings
 
-_found: deque[tuple[weakref.ref, np.ndarray]] = deque(maxlen=REMEMBERED)
+_cache: deque[tuple[weakref.ref, np.ndarray]] = deque(maxlen=CACHED_ARRAYS)
 
 
-def nearest(embeddings: np.ndarray) -> np.ndarray:
-    """Return each clip's nearest others, nearest first: int64 (clips, 8), or all where fewer.
+def check_k(k: int) -> int:
+    """Return `k` if it is at most `MAX_NEIGHBOURS`.
 
-    Equally near ones come in random order, the same whenever it is asked: recordings of silence
-    have equal embeddings, and none is to profit from its place.
+    Raises:
+        ValueError: if it is greater.
+    """
+    if k > MAX_NEIGHBOURS:
+        raise ValueError(f"k must be at most {MAX_NEIGHBOURS}, got {k}")
+    return k
+
+
+def find_nearest(embeddings: np.ndarray) -> np.ndarray:
+    """Return each clip's nearest other clips, nearest first: int64 (clips, 8), fewer in small sets.
+
+    Equally near clips come in random order, the same in each call: silent recordings have equal
+    embeddings, and none must profit from its place.
 
     Args:
         embeddings: float32 (clips, width).
     """
-    for array, places in _found:
+    for array, neighbours in _cache:
         if array() is embeddings:
-            return places
-    places = _search(embeddings)
-    _found.append((weakref.ref(embeddings), places))
-    return places
+            return neighbours
+    neighbours = _search(embeddings)
+    _cache.append((weakref.ref(embeddings), neighbours))
+    return neighbours
 
 
 def _search(embeddings: np.ndarray) -> np.ndarray:
-    import torch  # here, as it takes a second: others of this package do without
+    import torch  # here, because importing it takes a second and other metrics need no PyTorch
 
     all_clips = torch.from_numpy(np.ascontiguousarray(embeddings, np.float32))
     squares = all_clips.square().sum(1)
-    most = min(MOST, len(all_clips) - 1)
+    number = min(MAX_NEIGHBOURS, len(all_clips) - 1)
     rng = np.random.default_rng(0)
-    found = []
-    for start in range(0, len(all_clips), AT_A_TIME):
-        queries = all_clips[start : start + AT_A_TIME]
-        # The squared distance but for the query's own square, negated: higher is nearer.
-        near = torch.addmm(-squares[None], queries, all_clips.T, alpha=2)
+    batches = []
+    for start in range(0, len(all_clips), QUERY_BATCH):
+        queries = all_clips[start : start + QUERY_BATCH]
+        # The negated squared distance, without the query's own square: higher is nearer.
+        nearness = torch.addmm(-squares[None], queries, all_clips.T, alpha=2)
         rows = torch.arange(len(queries))
-        near[rows, start + rows] = -torch.inf
-        values, places = near.topk(min(most + 1, len(all_clips)), 1)
-        tied = (values.diff(dim=1) == 0).any(1).nonzero().flatten()
-        places = places[:, :most].numpy()
+        nearness[rows, start + rows] = -torch.inf
+        top = nearness.topk(min(number + 1, len(all_clips)), 1)
+        tied = (top.values.diff(dim=1) == 0).any(1).nonzero().flatten()
+        neighbours = top.indices[:, :number].numpy()
         for row in tied.tolist():
-            places[row] = _in_random_order(near[row].numpy(), most, rng)
-        found.append(places)
-    return np.concatenate(found)
+            neighbours[row] = _shuffle_ties(nearness[row].numpy(), number, rng)
+        batches.append(neighbours)
+    return np.concatenate(batches)
 
 
-def _in_random_order(near: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the places of the highest values, equal ones in random order."""
-    last = np.partition(near, -most)[-most]
-    above = rng.permutation(np.flatnonzero(near > last))
-    above = above[np.argsort(-near[above], kind="stable")]
-    equal = np.flatnonzero(near == last)
-    return np.concatenate([above, rng.choice(equal, most - len(above), replace=False)])
+def _shuffle_ties(nearness: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the places of the `number` highest values, equal values in random order."""
+    last = np.partition(nearness, -number)[-number]
+    above = rng.permutation(np.flatnonzero(nearness > last))
+    above = above[np.argsort(-nearness[above], kind="stable")]
+    equal = np.flatnonzero(nearness == last)
+    return np.concatenate([above, rng.choice(equal, number - len(above), replace=False)])
 
 
 def label_recall(labels: np.ndarray, embeddings: np.ndarray, k: int) -> np.ndarray:
-    """Return the share of each clip's labels that its `k` nearest have: float64 (clips,).
+    """Return the share of each clip's labels that its `k` nearest clips have: float64 (clips,).
 
     Multi-label recall at K of Lee, Bryan, Salamon, Jin, Nam (2020), "Metric learning vs
-    classification for disentangled music representation learning", arXiv 2008.03729; for a clip of
-    one label it is the usual recall at K. NaN for a clip without a label.
+    classification for disentangled music representation learning", arXiv 2008.03729. For a clip
+    with one label it is the usual recall at K. NaN for a clip without labels.
 
     Args:
         labels: 0 or 1, (clips, classes).
@@ -80,30 +91,30 @@ def label_recall(labels: np.ndarray, embeddings: np.ndarray, k: int) -> np.ndarr
         k: 1 to 8.
     """
     number = labels.sum(axis=1, dtype=np.int64)
-    return _shared(labels, embeddings, k) / np.where(number > 0, number, np.nan)
+    return _count_shared(labels, embeddings, k) / np.where(number > 0, number, np.nan)
 
 
 def rarer_label_recall(labels: np.ndarray, embeddings: np.ndarray, k: int) -> np.ndarray:
-    """Return the same without the two most frequent labels: float64 (clips,).
+    """Return the recall without the two most frequent labels: float64 (clips,).
 
-    Half of AudioSet's clips have Music or Speech: sharing one of these says little.
+    Half of AudioSet's clips have Music or Speech, so that sharing one of these says little.
     """
-    frequent = np.argsort(-labels.sum(axis=0, dtype=np.int64), kind="stable")[:FREQUENT]
+    frequent = np.argsort(-labels.sum(axis=0, dtype=np.int64), kind="stable")[:FREQUENT_LABELS]
     return label_recall(np.delete(labels, frequent, axis=1), embeddings, k)
 
 
 def any_label(labels: np.ndarray, embeddings: np.ndarray, k: int) -> np.ndarray:
-    """Return whether one of a clip's `k` nearest has one of its labels: float64 (clips,), 0 or 1.
+    """Return whether one of a clip's `k` nearest clips shares a label: float64 (clips,), 0 or 1.
 
-    NaN for a clip without a label.
+    NaN for a clip without labels.
     """
     has = np.where(labels.any(axis=1), 1.0, np.nan)
-    return (_shared(labels, embeddings, k) > 0) * has
+    return (_count_shared(labels, embeddings, k) > 0) * has
 
 
-def _shared(labels: np.ndarray, embeddings: np.ndarray, k: int) -> np.ndarray:
-    """Return how many labels of each clip its `k` nearest have, together: (clips,)."""
-    theirs = np.zeros(labels.shape, bool)
-    for places in nearest(embeddings)[:, :k].T:
-        theirs |= labels[places] > 0
-    return (theirs & (labels > 0)).sum(axis=1)
+def _count_shared(labels: np.ndarray, embeddings: np.ndarray, k: int) -> np.ndarray:
+    """Return how many labels of each clip its `k` nearest clips have together: (clips,)."""
+    neighbour_labels = np.zeros(labels.shape, bool)
+    for places in find_nearest(embeddings)[:, :k].T:
+        neighbour_labels |= labels[places] > 0
+    return (neighbour_labels & (labels > 0)).sum(axis=1)

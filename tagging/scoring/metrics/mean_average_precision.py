@@ -6,8 +6,8 @@ from tagging.scoring.metric import Metric
 
 
 def average_precision(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Return each class's average precision over the clips; NaN for a class that no clip has."""
-    once = np.ones((len(labels), 1), np.uint8)  # of all clips, each once
+    """Return each class's average precision over the clips; NaN for a class without clips."""
+    once = np.ones((len(labels), 1), np.uint8)  # each clip once
     return resampled_average_precision(labels, scores, once)[0]
 
 
@@ -16,9 +16,9 @@ def resampled_average_precision(
 ) -> np.ndarray:
     """Return each class's average precision on each resample: float64 (resamples, classes).
 
-    What scikit-learn's `average_precision_score` gives for the resample's clips, equal scores as
-    one threshold included; NaN where the resample has no clip with the label. Clips are sorted once
-    for all resamples, and counted between two clips with the label at a time.
+    Equal to scikit-learn's `average_precision_score` on the resample's clips, with equal scores as
+    one threshold; NaN where the resample has no clip with the label. Own code, as it sorts the
+    clips once for all resamples and counts them between neighbouring clips with the label.
 
     Args:
         labels: 0 or 1, (clips, classes).
@@ -27,21 +27,21 @@ def resampled_average_precision(
     """
     out = np.full((counts.shape[1], labels.shape[1]), np.nan)
     for label in np.flatnonzero(labels.any(axis=0)):
-        falling = np.argsort(-scores[:, label].astype(np.float64), kind="stable")
-        score = scores[falling, label]
-        hits = np.flatnonzero(labels[falling, label])
-        # A threshold takes in all clips of its score; only those with a clip of the label matter.
+        descending = np.argsort(-scores[:, label].astype(np.float64), kind="stable")
+        score = scores[descending, label]
+        hits = np.flatnonzero(labels[descending, label])
+        # A threshold includes all clips of its score. Only thresholds with a hit matter.
         last = np.flatnonzero(np.append(score[1:] != score[:-1], True))
         ends, first_hit = np.unique(last[np.searchsorted(last, hits)], return_index=True)
-        taken = _between(counts[falling[: ends[-1] + 1]], np.append(0, ends[:-1] + 1))
-        found = _between(counts[falling[hits]], first_hit)  # (thresholds, resamples)
-        precision = found.cumsum(axis=0) / np.maximum(taken.cumsum(axis=0), 1)
+        retrieved = _sum_between(counts[descending[: ends[-1] + 1]], np.append(0, ends[:-1] + 1))
+        relevant = _sum_between(counts[descending[hits]], first_hit)  # (thresholds, resamples)
+        precision = relevant.cumsum(axis=0) / np.maximum(retrieved.cumsum(axis=0), 1)
         with np.errstate(invalid="ignore"):
-            out[:, label] = (precision * found).sum(axis=0) / found.sum(axis=0)
+            out[:, label] = (precision * relevant).sum(axis=0) / relevant.sum(axis=0)
     return out
 
 
-def _between(counts: np.ndarray, starts: np.ndarray) -> np.ndarray:
+def _sum_between(counts: np.ndarray, starts: np.ndarray) -> np.ndarray:
     return np.add.reduceat(counts, starts, axis=0, dtype=np.int64)
 
 
@@ -50,4 +50,6 @@ def resampled(labels: np.ndarray, scores: np.ndarray, counts: np.ndarray) -> np.
     return np.nanmean(resampled_average_precision(labels, scores, counts), axis=1)
 
 
-METRIC = Metric("mAP", of_classes=average_precision, resampled=resampled)
+def metric() -> Metric:
+    """Return the metric."""
+    return Metric("mAP", per_class=average_precision, resampled=resampled)

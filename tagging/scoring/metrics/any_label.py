@@ -1,0 +1,11 @@
+"""Any label at k: whether one of a clip's k nearest clips shares one of its labels."""
+
+from functools import partial
+
+from tagging.scoring.metric import Metric
+from tagging.scoring.neighbours import any_label, check_k
+
+
+def metric(k: int) -> Metric:
+    """Return the metric."""
+    return Metric(f"any@{k}", per_clip=partial(any_label, k=check_k(k)))

@@ -1,0 +1,11 @@
+"""Recall at k: the share of a clip's labels that its k nearest clips have, by their embeddings."""
+
+from functools import partial
+
+from tagging.scoring.metric import Metric
+from tagging.scoring.neighbours import check_k, label_recall
+
+
+def metric(k: int) -> Metric:
+    """Return the metric."""
+    return Metric(f"R@{k}", per_clip=partial(label_recall, k=check_k(k)))
