@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from tagging.base.errors import UserError, entry_point
 from tagging.base.files import write_text
-from tagging.learning.ontology import read_ontology
+from tagging.sources.audioset.ontology import read_ontology
 from tagging.parameters import Machine, Section, load
 from tagging.sources.audioset.labels import read_labels
 from tagging.sources.transfer import (

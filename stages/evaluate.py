@@ -9,7 +9,7 @@ from pathlib import Path
 from tagging.base.errors import entry_point
 from tagging.data.batches import to_clips
 from tagging.data.clips import read_features, read_index
-from tagging.data.splits import runs
+from tagging.data.splits import list_runs
 from tagging.data.task import load_task
 from tagging.learning.device import pick_device
 from tagging.learning.model import Student, answer, load_model, load_network
@@ -28,7 +28,7 @@ def main(name: str) -> None:
     index = read_index()
     features = read_features(model.features or task.features)
     outputs, thresholds = {}, {}
-    found = runs(len(index.folds), model.seeds)
+    found = list_runs(len(index.folds), model.seeds)
     for run in found:
         trained = load_network(Path(f"models/{name}/{run.name}.safetensors"), device)
         thresholds[run.name] = trained.thresholds

@@ -31,7 +31,7 @@ from tagging.data.clips import (
     read_index,
     write_json,
 )
-from tagging.data.splits import Run, runs
+from tagging.data.splits import Run, list_runs
 from tagging.data.task import Task, load_task
 from tagging.learning import distributed
 from tagging.learning.device import pick_device
@@ -226,7 +226,7 @@ def main(name: str) -> None:
     sizes = [len(fold.train) for fold in read_index().folds]
     trainings = [
         Training(name, model, settings, task, run, machine.device)
-        for run in runs(len(sizes), model.seeds)
+        for run in list_runs(len(sizes), model.seeds)
     ]
     distributed.join(machine.device)
     together = distributed.size() > 1

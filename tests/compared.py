@@ -10,7 +10,7 @@ import yaml
 
 from tagging.data.classes import Class
 from tagging.data.clips import Fold, Index, write_index, write_json
-from tagging.data.splits import runs
+from tagging.data.splits import list_runs
 from tagging.data.task import Task
 from tagging.scoring.evaluation import Evaluate, write_evaluation
 from tagging.scoring.scores import Scores
@@ -85,7 +85,7 @@ def write_task(
     task, settings = Task(**params["task"]), Evaluate(resamples=100, seed=0)
     for section in ("models", "students", "ensembles"):
         for name, entry in params[section].items():
-            found = {run.name: run.fold for run in runs(len(index.folds), entry.get("seeds", [0]))}
+            found = {run.name: run.fold for run in list_runs(len(index.folds), entry.get("seeds", [0]))}
             if section == "ensembles":
                 folds = len(index.folds)
                 found = {f"fold{k}" if folds > 1 else "mean": k for k in range(folds)}

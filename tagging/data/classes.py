@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Class(NamedTuple):
-    """What a clip can be labelled with: an identifier (AudioSet's `/m/04rlf`) and its name."""
+    """A label that clips can have: its identifier (AudioSet's `/m/04rlf`) and its name."""
 
     id: str
     name: str

@@ -1,19 +1,19 @@
 """A task's clips: features in one memory-mapped file, and an index of labels and splits.
 
-`data/clips.safetensors` holds, of n clips,
+`data/clips.safetensors` holds, for n clips,
 
     ids         uint8  (n, characters)  UTF-8, zero after the end
     labels      uint8  (n, classes)     1 where the clip has the label
-    recordings  int32  (n,)             where clips are windows: the recording of each
-    fold<k>/train, fold<k>/val, fold<k>/test    int32: the places of these clips, for each fold
+    recordings  int32  (n,)             where clips are windows: the number of each one's recording
+    fold<k>/train, fold<k>/val, fold<k>/test    int32: the indices of these clips, for each fold
 
-and `data/features/<name>/` of each feature
+and `data/features/<name>/` holds, for each feature,
 
-    values.npy  (n, channels, frames, bins)  as stored: AudioSet's bytes stay bytes; 0 after the end
+    values.npy  (n, channels, frames, bins)  as stored: AudioSet's stay uint8; 0 after the end
     frames.npy  uint32 (n,)                  each clip's number of frames, 1 or more
-    spec.json                                how values become a network's input, and of what
+    spec.json                                the scaling to a network's input, and the transform
 
-A run is a list of places: nothing is copied for it.
+A split is an array of clip indices: no features are copied for it.
 """
 
 import json
@@ -25,21 +25,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.format import open_memmap
+from numpy.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from tagging.base.errors import UserError
-from tagging.base.files import report_full_disk, commit_file, atomic_write, write_text
+from tagging.base.files import atomic_write, commit_file, report_full_disk, write_text
 from tagging.data.classes import Class
 from tagging.data.spec import InputSpec
 
-INDEX = Path("data/clips.safetensors")
-FEATURES = Path("data/features")
 SPLITS = ("train", "val", "test")
 
 
 class Fold(NamedTuple):
-    """Places of the clips that train, validate and test: int32 each; `val` may be empty."""
+    """Indices of the clips that train, validate and test: int32 each; `val` may be empty."""
 
     train: np.ndarray
     val: np.ndarray
@@ -47,11 +46,10 @@ class Fold(NamedTuple):
 
 
 class Index(NamedTuple):
-    """What there is to know of a task's clips but their features.
+    """A task's clips without their features.
 
-    `ids` are bytes (n,), `labels` uint8 (n, classes), `classes` those of the columns, in
-    their order. `recordings`, where clips are windows of recordings, is the number of each one's,
-    int32 (n,).
+    `ids` are bytes (n,), `labels` uint8 (n, classes), `classes` the classes of its columns. Where
+    clips are windows of recordings, `recordings` is the number of each one's recording, int32 (n,).
     """
 
     ids: np.ndarray
@@ -64,8 +62,8 @@ class Index(NamedTuple):
 class Features(NamedTuple):
     """One feature of all clips.
 
-    `values` is memory-mapped, (n, channels, frames, bins); `frames` int64 (n,); `spec` what
-    networks see of it; `settings` what computes it of a waveform.
+    `values` is memory-mapped, (n, channels, frames, bins); `frames` is int64 (n,); `spec` describes
+    the input of networks; `settings` are those of the transform that computed it.
     """
 
     values: np.ndarray
@@ -75,14 +73,14 @@ class Features(NamedTuple):
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON as people and `git diff` read it: indented, keys in the order given."""
+    """Write JSON for people and `git diff`: indented, with the keys in their order."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_index(index: Index, path: Path = INDEX) -> None:
-    """Write the index, whole or not at all."""
+def write_index(index: Index, path: Path) -> None:
+    """Write the index atomically."""
     # One metadata key: safetensors does not keep the order of several, and bytes must not vary.
-    metadata = {"classes": json.dumps([of._asdict() for of in index.classes])}
+    metadata = {"classes": json.dumps([label._asdict() for label in index.classes])}
     tensors = {
         "ids": index.ids.view(np.uint8).reshape(len(index.ids), -1),
         "labels": np.ascontiguousarray(index.labels),
@@ -90,81 +88,81 @@ def write_index(index: Index, path: Path = INDEX) -> None:
     if index.recordings is not None:
         tensors["recordings"] = index.recordings
     for number, fold in enumerate(index.folds):
-        for split, places in fold._asdict().items():
-            tensors[f"fold{number}/{split}"] = places.astype(np.int32)
+        for split, clips in fold._asdict().items():
+            tensors[f"fold{number}/{split}"] = clips.astype(np.int32)
     with atomic_write(path) as partial:
         save_file(tensors, partial, metadata)
 
 
-def read_index(path: Path = INDEX) -> Index:
-    """Read what `write_index` wrote.
+def read_index(path: Path) -> Index:
+    """Read a file of `write_index`.
 
     Raises:
         UserError: if the file is missing or damaged.
     """
     with _readable(path), safe_open(path, framework="numpy") as file:
-        classes = [Class(**of) for of in json.loads((file.metadata() or {})["classes"])]
+        classes = [Class(**label) for label in json.loads((file.metadata() or {})["classes"])]
         tensors = {name: file.get_tensor(name) for name in file.keys()}
-        folds = sum(name.endswith("/train") for name in tensors)
+        num_folds = sum(name.endswith("/train") for name in tensors)
         ids = tensors["ids"]
         return Index(
             ids.view(f"S{ids.shape[1]}").ravel(),
             tensors["labels"],
             classes,
-            [Fold(*(tensors[f"fold{k}/{split}"] for split in SPLITS)) for k in range(folds)],
+            [Fold(*(tensors[f"fold{k}/{split}"] for split in SPLITS)) for k in range(num_folds)],
             tensors.get("recordings"),
         )
 
 
 @contextmanager
 def write_features(
-    name: str, values: tuple[tuple[int, ...], Any], spec: InputSpec, settings: dict[str, Any]
+    folder: Path, num_clips: int, dtype: DTypeLike, spec: InputSpec, settings: dict[str, Any]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Give arrays to fill: values of this shape and type, memory-mapped, and frames; whole or not.
+    """Yield arrays to fill, memory-mapped values and frames, and write them atomically.
 
     Args:
-        name: of the feature.
-        values: their shape, (n, channels, frames, bins), and dtype.
-        spec: what networks see of them.
-        settings: what computes the feature of a waveform, to be kept with the weights.
+        folder: the folder of the feature.
+        num_clips: the number of clips.
+        dtype: the dtype of the values, whose shape is (clips, channels, frames, bins).
+        spec: the input of networks.
+        settings: those of the transform, which are stored with trained models as well.
+
+    Yields:
+        The values, zero at first, and the frames, uint32 (clips,), `spec.frames` at first.
     """
-    folder = FEATURES / name
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "values.npy"
     partial = path.with_name("values.npy.partial")
-    shape, dtype = values
-    frames = np.full(shape[0], spec.frames, np.uint32)
+    frames = np.full(num_clips, spec.frames, np.uint32)
     try:
         with report_full_disk(path):
-            mapped = open_memmap(partial, "w+", dtype, shape)
-            _reserve(partial)
-            yield mapped, frames
-            mapped.flush()
-            del mapped
+            values = open_memmap(partial, "w+", np.dtype(dtype), (num_clips, *spec[:3]))
+            _reserve_space(partial)
+            yield values, frames
+            values.flush()
+            del values
             commit_file(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    with atomic_write(folder / "frames.npy") as whole, whole.open("wb") as file:
+    with atomic_write(folder / "frames.npy") as partial, partial.open("wb") as file:
         np.save(file, frames)
-    any_length = bool((frames < spec.frames).any())
-    described = spec._replace(any_length=any_length)._asdict()
-    write_json(folder / "spec.json", {"input": described, "features": settings})
+    spec = spec._replace(any_length=bool((frames < spec.frames).any()))
+    write_json(folder / "spec.json", {"input": spec._asdict(), "features": settings})
 
 
-def _reserve(path: Path) -> None:
-    """Take the disk space now: a mapped file that finds the disk full kills the process."""
+def _reserve_space(path: Path) -> None:
+    """Allocate the disk space now: writing a mapped file to a full disk kills the process."""
     if hasattr(os, "posix_fallocate"):  # not on macOS
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
-def read_features(name: str) -> Features:
-    """Read what `write_features` wrote; values stay on disk until they are used.
+def read_features(folder: Path) -> Features:
+    """Read a folder of `write_features`; values stay on disk until they are used.
 
     Raises:
         UserError: if a file is missing or damaged.
     """
-    folder = FEATURES / name
     with _readable(folder):
         description = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
         return Features(

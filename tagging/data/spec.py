@@ -1,16 +1,16 @@
-"""What a network sees of a clip: how many numbers, and how they come of those stored."""
+"""The shape of a network's input, and the scaling of stored features to it."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
-if TYPE_CHECKING:  # to import it takes a second, and stages without networks do without
+if TYPE_CHECKING:  # importing torch costs a second, which stages without networks save
     import torch
 
 
 class InputSpec(NamedTuple):
     """The input of a network: float32 (batch, channels, frames, bins).
 
-    `frames` is the most that a clip has; with `any_length` clips may be shorter. What is stored
-    becomes the input by `stored * scale + offset`.
+    `frames` is the largest number of frames of a clip; with `any_length` clips may be shorter.
+    Stored features become the input by `stored * scale + offset`.
     """
 
     channels: int
@@ -21,5 +21,5 @@ class InputSpec(NamedTuple):
     any_length: bool = False
 
     def as_input(self, stored: "torch.Tensor") -> "torch.Tensor":
-        """Return stored numbers, of any type and shape, as the float32 that networks take."""
+        """Return stored features, of any dtype and shape, as the float32 input of networks."""
         return stored.float() * self.scale + self.offset

@@ -8,7 +8,7 @@ from scipy.special import expit
 from tagging.base.errors import UserError
 from tagging.data.classes import Class
 from tagging.learning.model import Student
-from tagging.learning.ontology import ancestors_of, children_of, read_ontology
+from tagging.sources.audioset.ontology import ancestor_matrix, child_matrix, read_ontology
 
 
 def student_targets(
@@ -40,8 +40,8 @@ def student_targets(
     kinds = missing(
         labels,
         scores > thresholds(labels, scores, student.enhance),
-        children_of(ontology, classes),
-        ancestors_of(ontology, classes),
+        child_matrix(ontology, classes),
+        ancestor_matrix(ontology, classes),
     )
     return (labels | kinds[0] | kinds[1]).astype(np.float32)
 

@@ -33,7 +33,7 @@ def twin(facts: Facts, student: dict[str, Any]) -> Row | None:
 def added(facts: Facts, student: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Return the labels that a student learns besides, of type I and II: bool (clips, classes)."""
     # Here, as it takes PyTorch along: other reports start at once.
-    from tagging.learning.ontology import ancestors_of, children_of, read_ontology
+    from tagging.sources.audioset.ontology import ancestor_matrix, child_matrix, read_ontology
     from tagging.learning.targets import missing, thresholds
 
     labels = facts.index.labels[facts.index.folds[0].train]
@@ -42,8 +42,8 @@ def added(facts: Facts, student: dict[str, Any]) -> tuple[np.ndarray, np.ndarray
     return missing(
         labels,
         scores > thresholds(labels, scores, student["enhance"]),
-        children_of(ontology, facts.index.classes),
-        ancestors_of(ontology, facts.index.classes),
+        child_matrix(ontology, facts.index.classes),
+        ancestor_matrix(ontology, facts.index.classes),
     )
 
 

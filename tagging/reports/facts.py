@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from tagging.base.errors import UserError
 from tagging.data.clips import Index, read_index
-from tagging.data.splits import runs
+from tagging.data.splits import list_runs
 from tagging.data.task import Task, load_task
 from tagging.parameters import load, read_entries, read_models
 from tagging.reports.baselines import baselines
@@ -122,7 +122,7 @@ def entry_row(kind: str, name: str, entry: dict[str, Any], train_clips: int) -> 
     members = entry["members"] if kind == "ensemble" else [name]
     trained = sorted({member.partition("@")[0] for member in members})
     timings = [read_json(METRICS / "timing" / f"{model}.json") for model in trained]
-    only = "mean" if kind == "ensemble" else runs(1, entry.get("seeds", [0]))[0].name
+    only = "mean" if kind == "ensemble" else list_runs(1, entry.get("seeds", [0]))[0].name
     of_runs = metrics.get("runs") or {
         only: {k: metrics[k] for k in ("val", "test") if k in metrics}
     }
