@@ -13,9 +13,9 @@ from tagging.base.errors import UserError
 from tagging.data.classes import Class
 from tagging.learning.losses import Bce
 from tagging.learning.model import Student
-from tagging.sources.audioset.ontology import ancestor_matrix, child_matrix, read_ontology
 from tagging.learning.targets import blend, missing, student_targets, thresholds
 from tagging.sources.audioset import sample
+from tagging.sources.audioset.ontology import ancestor_matrix, child_matrix, read_ontology
 
 
 def write_ontology(path: Path, **children: list[str]) -> Path:
@@ -57,7 +57,10 @@ def test_children_are_direct_and_ancestors_all(tmp_path: Path) -> None:
         ('[{"id": "a", "child_ids": [1]}]', "class 1 must have"),
         ('[{"id": "a", "child_ids": []}, {"id": "a", "child_ids": []}]', "has the class a twice"),
         ('[{"id": "a", "child_ids": ["b"]}]', "child b of a is not a class"),
-        ('[{"id": "a", "child_ids": ["b"]}, {"id": "b", "child_ids": ["a"]}]', "is its own descendant"),
+        (
+            '[{"id": "a", "child_ids": ["b"]}, {"id": "b", "child_ids": ["a"]}]',
+            "is its own descendant",
+        ),
         (None, "is missing; run dvc repro"),
     ],
 )
