@@ -24,14 +24,16 @@ PIPELINES = sorted(
     if not file.parent.name.startswith(".")
 )
 TASKS = [folder for folder in PIPELINES if folder.parts[:1] == ("tasks",)]
-# Those with models that were scored.
-SCORED = [folder for folder in PIPELINES if (ROOT / folder / "metrics/data.json").is_file()]
-TEMPLATE = Path("tasks/own")  # its recordings are its user's
-# What the root's own pipeline does without.
+# Pipelines whose entries have been evaluated.
+EVALUATED = [folder for folder in PIPELINES if (ROOT / folder / "data/summary.json").is_file()]
+TEMPLATE = Path("tasks/own")  # its users bring the recordings
+# The root's pipeline works without these.
 APART = ("tasks/", "replication/", "tests/", "benchmarks/")
-# Of the real runs, in a pipeline's folder.
+# Results of the real runs, in a pipeline's folder.
 RESULT = re.compile(
-    r"(tasks/[^/]+/|replication/)?((data|leaderboard|metrics|models|plots|results)/(?!\.gitignore)|dvc\.lock)"
+    r"(tasks/[^/]+/|replication/)?"
+    r"((data|evaluation|leaderboard|metrics|models|plots|results)/(?!\.gitignore|dvc\.yaml|page\.html)"
+    r"|dvc\.lock)"
 )
 
 
@@ -60,10 +62,10 @@ class Project:
         project.git("init", "--quiet")
         return project
 
-    def add_sources(self, wanted: Callable[[str], bool]) -> None:
-        """Copy those files of the working tree that git would commit, without the results."""
+    def add_sources(self, is_wanted: Callable[[str], bool]) -> None:
+        """Copy the files of the working tree that git would commit, without results."""
         for name in project_files():
-            if wanted(name) and not RESULT.match(name):
+            if is_wanted(name) and not RESULT.match(name):
                 (self.root / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, self.root / name)
 
@@ -74,13 +76,13 @@ class Project:
         return cls(root, *where)
 
     def environment(self) -> dict[str, str]:
-        """Return the environment of the commands run here: runs one after another, no network."""
+        """Return the environment of the commands run here: one process a stage, no network."""
         path = os.pathsep.join([str(self.python_folder), os.environ["PATH"]])
         mirrors = {"AUDIOSET_MIRROR": str(self.mirror), "DOWNLOAD_MIRROR": str(self.mirror)}
         return {"TAGGING_WORKERS": "1", **os.environ, "PATH": path} | mirrors
 
     def run(self, *command: str, folder: Path | str = "", check: bool = True, **environment: str):
-        """Run a command in the project; what it prints, to either stream, is in `stdout`."""
+        """Run a command in the project; `stdout` has the output of both streams."""
         done = subprocess.run(
             command,
             cwd=self.root / folder,
@@ -94,15 +96,15 @@ class Project:
         return done
 
     def git(self, *arguments: str) -> str:
-        """Run git; return what it prints."""
+        """Run git; return its output."""
         return self.run("git", *arguments).stdout
 
     def dvc(self, *arguments: str, **environment: str) -> str:
-        """Run DVC's command-line client; return what it prints."""
+        """Run DVC's command-line client; return its output."""
         return self.run("dvc", *arguments, **environment).stdout
 
     def fails(self, *command: str) -> str:
-        """Run a command that must fail without a traceback; return what it prints."""
+        """Run a command that must fail without a traceback; return its output."""
         done = self.run(*command, check=False)
         assert done.returncode != 0, done.stdout
         assert "Traceback" not in done.stdout, done.stdout
@@ -144,14 +146,14 @@ class Project:
             end.write(text)
 
     def mirrored(self, address: str, write: Callable[[Path], None]) -> str:
-        """Have `write` make the file that is to be had under a URL; return its SHA-256."""
+        """Have `write` make the mirrored file of a URL; return its SHA-256."""
         path = self.mirror / address.partition("://")[2]
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path)
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
     def status(self) -> list[str]:
-        """Return what git sees changed or new."""
+        """Return the changed and new files, as git lists them."""
         return self.git("status", "--porcelain").splitlines()
 
 
@@ -161,7 +163,7 @@ def stages_run(output: str) -> set[str]:
     return {line.split("'")[1] for line in lines}
 
 
-FEW = 3  # models, which stand for all
+FEW = 3  # entries of a section
 SMALL = {"epochs": 2, "batch_size": 8}
 
 
@@ -183,8 +185,8 @@ def generate_weights(project: Project, name: str) -> bool:
     return True
 
 
-def few_of(params: dict[str, Any]) -> dict[str, Any]:
-    """Return one model of each feature that is there, and of the first feature a few."""
+def few_models(params: dict[str, Any]) -> dict[str, Any]:
+    """Return one model of each computed feature, and a few of the task's own feature."""
     computed = params.get("features", {}) | params.get("embeddings", {})
     models, number = {}, Counter()
     for name, model in params["models"].items():
@@ -196,57 +198,75 @@ def few_of(params: dict[str, Any]) -> dict[str, Any]:
     return models
 
 
-def make_small(project: Project, folder: Path | str = "") -> None:
-    """Set the parameters that make a pipeline's stages take a second; their meaning stays.
+def shrink_network(network: dict[str, Any]) -> None:
+    """Give a network few channels."""
+    if "hidden" in network:
+        network["hidden"] = 8
+    if "decoder" in network:
+        network["decoder"] = [8] * len(network["decoder"])
+    if "heads" in network and "width" in network:
+        network["width"] = 2 * network["heads"]
 
-    Recordings are the generated sample of sounds, published weights are drawn at random: the mirror
-    has them. tests/test_configured.py looks at every entry.
-    """
-    params = project.params(folder)
-    for file in params.get("download", {}).get("files", []):
-        file["sha256"] = project.mirrored(file["address"], write_sounds)
+
+def shrink_sources(project: Project, folder: Path | str, params: dict[str, Any]) -> None:
+    """Replace recordings by the generated sample, and published weights by random ones."""
+    for file in params.get("download", {}).values():
+        if isinstance(file, dict):
+            file["sha256"] = project.mirrored(file["address"], write_sounds)
     if "decode" in params:
-        if params["decode"]["source"] == "folder":  # the template's
+        if params["decode"]["source"] == "folder":  # of the template
             for name, content in sample_files().items():
-                file = project.root / folder / params["decode"]["path"] / name
-                file.parent.mkdir(exist_ok=True)
+                file = project.root / params["decode"]["path"] / name
+                file.parent.mkdir(exist_ok=True, parents=True)
                 file.write_bytes(content)
-        params["decode"] |= {"source": "folder", "seconds": 1}
-    published = [name for name in params.get("weights", []) if generate_weights(project, name)]
+        params["decode"] |= {"source": "folder", "clip_seconds": 1}
     if "weights" in params:
+        published = [name for name in params["weights"] if generate_weights(project, name)]
         params["weights"] = published
-        entries = params["embeddings"].items()
-        params["embeddings"] = {key: it for key, it in entries if it["weights"] in published}
+        params["embeddings"] = {
+            key: entry
+            for key, entry in params["embeddings"].items()
+            if entry["weights"] in published
+        }
     for embedding in params.get("embeddings", {}).values():
         if "classes" in embedding:
             embedding["classes"] = dict(zip(CLASSES, embedding["classes"].values(), strict=False))
-    models = params["models"] = few_of(params)
-    students = params["students"] = dict([*params["students"].items()][:FEW])
-    teachers = [student["teacher"] for student in students.values()] or list(params["ensembles"])
-    if params["task"]["kind"] != "similarity":  # there a teacher is a model
-        params["ensembles"] = {name: {"members": list(models)} for name in teachers[:1]}
-    for entry in [*models.values(), *students.values()]:
-        if "teacher" in entry:
-            entry["teacher"] = teachers[0]
-        network, own = entry.get("network", {}), entry.get("train", {})
-        network |= {"hidden": 8} if "hidden" in network else {}
-        network |= {"decoder": [8] * len(network["decoder"])} if "decoder" in network else {}
-        network |= (
-            {"width": 2 * network["heads"]} if "heads" in network and "width" in network else {}
-        )
+
+
+def make_small(project: Project, folder: Path | str = "") -> None:
+    """Set the parameters so that each stage takes a second; their meaning stays.
+
+    tests/test_configured.py looks at every entry.
+    """
+    params = project.params(folder)
+    shrink_sources(project, folder, params)
+    sections = ("finetuned", "students", "ensembles")
+    finetuned, students, ensembles = (params.get(section, {}) for section in sections)
+    models = params["models"] = few_models(params)
+    finetuned, students = (dict([*entries.items()][:FEW]) for entries in (finetuned, students))
+    teachers = [student["teacher"] for student in students.values()] or list(ensembles)
+    ensembles = {name: {"members": list(models)} for name in teachers[:1]}
+    for student in students.values():
+        student["teacher"] = teachers[0]
+    for entry in [*models.values(), *finetuned.values(), *students.values()]:
+        shrink_network(entry.get("network", {}))
+        own = entry.get("train", {})
         own |= {key: small for key, small in SMALL.items() if key in own}
         entry["seeds"] = [0]
-    if params["protocol"]["split"] != "folds":  # which are several runs already
+    if params["split"]["method"] != "k_fold":  # which is several runs already
         next(iter(models.values()))["seeds"] = [0, 1]
+    for section, entries in zip(sections, (finetuned, students, ensembles), strict=True):
+        params[section] = entries
     params["train"] |= SMALL
     if "prepare" in params:
-        params["prepare"]["top_labels"] = min(params["prepare"]["top_labels"], 8)
+        params["prepare"]["top_k_labels"] = min(params["prepare"]["top_k_labels"], 8)
     params["evaluate"]["resamples"] = 100
-    compare, entries = params["compare"], models | students
-    compare["plotted"] = [name for name in compare["plotted"] if name in entries] or [*models][:1]
-    compare |= {"chosen": next(iter(models))} if "chosen" in compare else {}
-    if "index" in params:
-        params["index"]["model"] = next(iter(entries))
+    compare, entries = params["compare"], models | finetuned | students
+    compare["plot"] = [name for name in compare["plot"] if name in entries] or [*models][:1]
+    if "reference" in compare:
+        compare["reference"] = next(iter(models))
+    for search in params.get("search", {}).values():
+        search["model"] = next(iter(models))
     compare["differences"] = {
         base: kept
         for base, others in compare.get("differences", {}).items()

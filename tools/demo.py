@@ -15,43 +15,44 @@ from typing import Any
 import yaml
 
 from tagging.base.errors import UserError, entry_point
+from tagging.data.task import MetricSettings, Task
+from tagging.parameters import parse
 from tagging.scoring.metric import load_metric
 from tools.plots import draw
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / ".demo"
 NAME_COLUMNS = 46
-SHOWN = 2  # metrics in the table
-EPOCHS = 5  # at most
-# The rest would take minutes more.
+MAX_EPOCHS = 5
+# More models and seeds would add minutes.
 SEEDS = {"yac": [0, 1], "yac_published": [0], "attention": [0]}
 
 
 def environment() -> dict[str, str]:
-    """Return the environment for the copy: this Python first, and nobody's git settings."""
+    """Return the environment for the copy: this Python comes first, without git settings."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     return own | {
-        # Threads that wait are to sleep: spinning, they are ten times slower on a busy machine.
+        # Waiting threads sleep: if they spin, they are ten times slower on a busy machine.
         "OMP_WAIT_POLICY": "PASSIVE",
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-        # A signature that is asked for or a hook of the user's would stop the commit.
+        # A required signature or a hook of the user would stop the commit.
         "GIT_CONFIG_GLOBAL": os.devnull,
         "GIT_CONFIG_NOSYSTEM": "1",
     }
 
 
 def copy_project(root: Path, copy: Path) -> None:
-    """Copy the project's files, those that git does not ignore, to `copy`, replacing it.
+    """Copy the project's files, without those that git ignores, to `copy`, replacing it.
 
     Raises:
-        UserError: if `root` is no git repository.
+        UserError: if `root` is not a git repository.
     """
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=root, capture_output=True, text=True,
     )  # fmt: skip
     if listed.returncode:
-        raise UserError(f"{root} is no git repository; the demo takes a clone of the project")
+        raise UserError(f"{root} must be a git repository: make run copies the files that git knows")
     if copy.exists():
         shutil.rmtree(copy)
     for name in sorted(set(listed.stdout.split("\0")) - {"", "dvc.lock"}):
@@ -61,7 +62,7 @@ def copy_project(root: Path, copy: Path) -> None:
 
 
 def make_repository(copy: Path) -> None:
-    """Make `copy` a git repository with one commit, which DVCLive asks for, and a cache inside."""
+    """Make `copy` a git repository with one commit, which DVCLive requires, and its own cache."""
     (copy / ".dvc/config.local").write_text(
         "[cache]\n    dir = cache\n[core]\n    autostage = true\n"
     )
@@ -75,10 +76,10 @@ def make_repository(copy: Path) -> None:
         subprocess.run(["git", *command], cwd=copy, env=environment(), check=True)
 
 
-def table(leaderboard: dict, metrics: list[str]) -> str:
-    """Return what `leaderboard.json` holds as a table for a terminal of 100 columns."""
+def leaderboard_table(leaderboard: dict[str, Any], metrics: list[MetricSettings]) -> str:
+    """Return the content of `leaderboard.json` as a table for a terminal of 100 columns."""
 
-    def score(row: dict, name: str) -> str:
+    def score(row: dict[str, Any], name: str) -> str:
         if row.get(name) is None:
             return ""
         text = f"{row[name]:.3f}"
@@ -86,7 +87,7 @@ def table(leaderboard: dict, metrics: list[str]) -> str:
             text += f" ({row[f'{name}_low']:.3f}–{row[f'{name}_high']:.3f})"
         return text
 
-    titles = [load_metric(name).title for name in metrics]
+    titles = [load_metric(metric).title for metric in metrics]
     lines = [f"{'':{NAME_COLUMNS}}{''.join(f'{title:21}' for title in titles)}{'parameters'}"]
     for name, row in leaderboard["rows"].items():
         runs = f", {row['runs']} runs" if "runs" in row else ""
@@ -94,33 +95,34 @@ def table(leaderboard: dict, metrics: list[str]) -> str:
         room = NAME_COLUMNS - len(kind) - 2
         shown = name if len(name) <= room else f"{name[: room - 1]}…"
         number = f"{row['parameters']:,}" if "parameters" in row else ""
-        scores = "".join(f"{score(row, metric):21}" for metric in metrics)
+        scores = "".join(f"{score(row, metric.key):21}" for metric in metrics)
         lines.append(f"{shown + kind:{NAME_COLUMNS}}{scores}{number:>10}")
     return "\n".join(line.rstrip() for line in lines)
 
 
 def make_few(params: dict[str, Any]) -> None:
-    """Leave a few models in the parameters, with few seeds, and what can be made of them."""
+    """Keep a few models with few seeds in the parameters, and an ensemble and a student of these."""
     models = params["models"]
     params["models"] = {name: models[name] | {"seeds": seeds} for name, seeds in SEEDS.items()}
     params["ensembles"] = {"yac_and_attention": {"members": ["yac", "attention"]}}
     for student in params["students"].values():
         student |= {"teacher": "yac_and_attention", "seeds": [0]}
-    params["compare"]["plotted"] = ["yac", "attention"]
+    params["compare"]["plot"] = ["yac", "attention"]
 
 
 def make_sample(params: dict[str, Any]) -> None:
-    """Set the parameters to the generated sample, and to short trainings of a few models."""
+    """Set the parameters to the generated sample and to short trainings of a few models."""
     params["download"]["source"] = "sample"
     make_few(params)
     entries = [params, *params["models"].values(), *params["students"].values()]
-    for train in (entry["train"] for entry in entries if "epochs" in entry.get("train", {})):
-        train["epochs"] = min(train["epochs"], EPOCHS)
+    trains = [entry["train"] for entry in entries if "epochs" in entry.get("train", {})]
+    for train in trains:
+        train["epochs"] = min(train["epochs"], MAX_EPOCHS)
 
 
 @entry_point
 def main() -> None:
-    """Run the pipeline in the copy and show what comes of it."""
+    """Run the pipeline in the copy and print its leaderboard."""
     copy_project(ROOT, DEMO)
     file = DEMO / "params.yaml"
     params = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -130,7 +132,7 @@ def main() -> None:
     make_repository(DEMO)
     print(
         f"A copy of the project in {DEMO}; changed there: download.source: {before} -> sample; "
-        f"{len(SEEDS)} of its {models} models, with fewer seeds and {EPOCHS} epochs at most\n"
+        f"{len(SEEDS)} of its {models} models, with fewer seeds and at most {MAX_EPOCHS} epochs\n"
     )
     sys.stdout.flush()
     ran = subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=DEMO, env=environment())
@@ -138,12 +140,11 @@ def main() -> None:
         raise UserError(f"dvc repro failed in {DEMO}; see above")
     page = draw(DEMO)
     leaderboard = json.loads((DEMO / "leaderboard/leaderboard.json").read_text(encoding="utf-8"))
-    task = params["task"]
-    metrics = list(dict.fromkeys([task["chooses"], *task["shown"]]))[:SHOWN]
+    task = parse(Task, params["task"], "task")
     print(
         f"\nData: {leaderboard['data']}. This shows that the pipeline works; it says nothing "
         "about AudioSet.\nScores on the test split, with 95% intervals:\n\n"
-        f"{table(leaderboard, metrics)}\n\nPlots: {page}"
+        f"{leaderboard_table(leaderboard, task.metrics)}\n\nPlots: {page}"
     )
 
 
