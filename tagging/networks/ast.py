@@ -1,16 +1,16 @@
 """A transformer over overlapping patches of the clip as an image of frames x bins.
 
 Gong, Chung, Glass (2021), "AST: audio spectrogram transformer", arXiv 2104.01778. Patches are
-projected to tokens, each with a learned position; a class token goes along, and its last state is
-classified. A distillation token, which image transformers trained by a teacher have (Touvron et
-al., 2020, arXiv 2012.12877), goes along where wanted; the mean of both is classified then.
+projected to tokens, each with a learned position; the last state of a class token is classified.
+Optionally there is a distillation token (Touvron et al., 2020, arXiv 2012.12877), as in image
+transformers trained with a teacher; then the mean of both states is classified.
 
-The paper's features are 128 log mel bins of windows of 25 ms every 10 ms, normalized to a mean of 0
-and a spread of 0.5. The settings' defaults are its base model: of 1,024 frames it makes 12 x 101
-patches. Only whole patches count: the frames after a clip's last whole patch are not heard.
+The paper's features are 128 log-mel bins of windows of 25 ms every 10 ms, normalized to mean 0 and
+standard deviation 0.5. The defaults of the settings are its base model: 1,024 frames are 12 x 101
+patches. Frames after the last complete patch of a clip are ignored.
 
-It may begin with the weights of an image transformer, as the paper's do, or of one of its own for
-clips of another length (`adapted`).
+The network may start from the weights of an image transformer, as the paper's do, or of this
+architecture for clips of another length (`adapt_weights`).
 """
 
 import math
@@ -24,71 +24,47 @@ from torch import nn
 from torch.nn import functional
 
 from tagging.base.errors import UserError
-from tagging.data.maps import bins_norm, normalize_bins
-from tagging.data.padding import frame_mask
 from tagging.data.spec import InputSpec
+from tagging.layers.base import TaggingNetwork
+from tagging.layers.padding import MaskedBatchNorm, frame_mask, normalize_bins
 from tagging.parameters import Float, Int, Section
 
-SPREAD = 0.5  # of the normalized input, as in the paper
-EPSILON = 1e-12  # of layer normalization, as in the published model
-DEVIATION = 0.02  # of tokens and positions as they are drawn
+SPREAD = 0.5  # standard deviation of the normalized input, as in the paper
+EPS = 1e-12  # of layer normalization, as in the published model
+INIT_STD = 0.02  # of tokens and positions
 
 
 class Settings(Section):
     """The network's settings (`models.<name>.network`); the defaults are the paper's."""
 
-    patch: tuple[Int, Int] = Field(
-        (16, 16),
-        description="a patch's frames and bins, two whole numbers from 1 to the clip's frames and "
-        "bins (the paper also has [2, 128] and [32, 32])",
-    )
-    stride: tuple[Int, Int] = Field(
-        (10, 10),
-        description="the frames and bins from a patch to the next, two whole numbers from 1 to "
-        "the patch's; patches overlap where they are below the patch's",
-    )
-    width: Int = Field(
-        768, description="a token's whole number of channels, a multiple of heads", ge=1
-    )
-    heads: Int = Field(12, description="a whole number of attention heads, 1 or more", ge=1)
-    layers: Int = Field(12, description="a whole number of transformer layers, 1 or more", ge=1)
-    dropout: Float = Field(0.0, description="a number from 0 to below 1", ge=0, lt=1)
-    class_token: Literal["first", "last"] = Field(
-        "first", description="first or last (where the class token stands among the patches)"
-    )
-    distillation: bool = Field(
-        False,
-        description="true (a distillation token stands after the class token, and the mean of "
-        "both is classified, as in the published model) or false",
-    )
-    positions: Literal["interpolated", "cut"] = Field(
-        "interpolated",
-        description="interpolated (in time, to the length of a clip that is shorter than the "
-        "longest) or cut (to those in the middle, as many as the clip has)",
-    )
-    first_positions: Literal["fitted", "drawn"] = Field(
-        "fitted",
-        description="fitted (those of the weights it begins with, interpolated or cut to its own "
-        "patches) or drawn (anew, where it begins with weights)",
-    )
-    norm: Literal["fixed", "batch"] = Field(
-        "fixed",
-        description="fixed (the input is normalized by mean and spread, as in the paper) or batch "
-        "(by batch normalization, each bin by itself)",
-    )
-    mean: Float = Field(0.0, description="a number: the features' mean (with norm fixed)")
-    spread: Float = Field(
-        SPREAD,
-        description="a number above 0: the features' standard deviation (with norm fixed); as it "
-        "is by default, and a mean of 0, the features are taken for normalized",
-        gt=0,
-    )
+    patch: tuple[Int, Int] = (16, 16)  # frames, bins; the paper also has [2, 128] and [32, 32]
+    stride: tuple[Int, Int] = (10, 10)  # frames, bins; patches overlap where it is below `patch`
+    width: Int = Field(768, ge=1)  # channels of each token, a multiple of heads
+    heads: Int = Field(12, ge=1)
+    layers: Int = Field(12, ge=1)
+    dropout: Float = Field(0.0, ge=0, lt=1)
+    class_token: Literal["first", "last"] = "first"  # its position among the patches
+    distillation: bool = False  # a distillation token after the class token, as published
+    # Positions in time for clips shorter than the longest: interpolated, or the middle ones.
+    positions: Literal["interpolated", "cut"] = "interpolated"
+    # Positions of pretrained weights: fitted to this network's patches, or replaced by random ones.
+    first_positions: Literal["fitted", "drawn"] = "fitted"
+    # Of the input: fixed (by mean and spread) or batch (batch normalization of each bin).
+    norm: Literal["fixed", "batch"] = "fixed"
+    mean: Float = 0.0  # of the features, with norm fixed
+    # Standard deviation of the features, with norm fixed; the default leaves them unchanged.
+    spread: Float = Field(SPREAD, gt=0)
 
 
-class Network(nn.Module):
+class Network(TaggingNetwork):
     """Clips, float32 (batch, channels, frames, bins), to logits (batch, labels)."""
 
     def __init__(self, settings: Settings, spec: InputSpec, labels: int) -> None:
+        """Build the network.
+
+        Raises:
+            UserError: if patches do not fit the clips, strides the patches, or heads the width.
+        """
         super().__init__()
         self.patch, self.stride = settings.patch, settings.stride
         for name, sizes, limits in (
@@ -97,26 +73,27 @@ class Network(nn.Module):
         ):
             if not all(1 <= size <= limit for size, limit in zip(sizes, limits, strict=True)):
                 raise UserError(
-                    f"network.{name} is {list(sizes)}; it takes two whole numbers, "
-                    f"1 to {limits[0]} and 1 to {limits[1]}"
+                    f"network.{name} must be 1 to {limits[0]} frames and 1 to {limits[1]} bins, "
+                    f"got {list(sizes)}"
                 )
         if settings.width % settings.heads:
             raise UserError(
-                f"network.width is {settings.width}; it takes a multiple of network.heads, "
-                f"{settings.heads}"
+                f"network.width must be a multiple of network.heads, {settings.heads}, got "
+                f"{settings.width}"
             )
         self.mean, self.scale = settings.mean, SPREAD / settings.spread
-        self.input_norm = bins_norm(settings.norm == "batch", spec)
+        batch_norm = settings.norm == "batch"
+        self.input_norm = MaskedBatchNorm(spec.channels * spec.bins) if batch_norm else None
         self.project = nn.Conv2d(spec.channels, settings.width, self.patch, stride=self.stride)
-        along = (spec.frames - self.patch[0]) // self.stride[0] + 1
-        across = (spec.bins - self.patch[1]) // self.stride[1] + 1
-        self.positions = nn.Parameter(torch.empty(along, across, settings.width))
-        self.cut, self.fits = settings.positions == "cut", settings.first_positions == "fitted"
-        # The class token, and the distillation token after it. A token and its position are one
-        # vector: they are only ever added.
+        rows = (spec.frames - self.patch[0]) // self.stride[0] + 1
+        columns = (spec.bins - self.patch[1]) // self.stride[1] + 1
+        self.positions = nn.Parameter(torch.empty(rows, columns, settings.width))
+        self.cut_positions = settings.positions == "cut"
+        self.fit_positions = settings.first_positions == "fitted"
+        # The class token, then the distillation token, each as its sum with its position.
         self.tokens = nn.Parameter(torch.empty(1 + settings.distillation, settings.width))
         for parameter in (self.positions, self.tokens):
-            nn.init.trunc_normal_(parameter, std=DEVIATION)
+            nn.init.trunc_normal_(parameter, std=INIT_STD)
         self.tokens_first = settings.class_token == "first"
         self.dropout = nn.Dropout(settings.dropout)
         self.layers = nn.ModuleList(
@@ -126,123 +103,125 @@ class Network(nn.Module):
                 4 * settings.width,
                 settings.dropout,
                 functional.gelu,
-                EPSILON,
+                EPS,
                 batch_first=True,
                 norm_first=True,
             )
             for _ in range(settings.layers)
         )
-        self.norm = nn.LayerNorm(settings.width, EPSILON)
+        self.norm = nn.LayerNorm(settings.width, EPS)
         self.classify = nn.Sequential(
-            nn.LayerNorm(settings.width, EPSILON), nn.Linear(settings.width, labels)
+            nn.LayerNorm(settings.width, EPS), nn.Linear(settings.width, labels)
         )
 
-    def patches(self, frames: torch.Tensor) -> torch.Tensor:
-        """Return how many patches along time lie whole in clips of so many frames, at least one.
+    def count_patches(self, frames: torch.Tensor) -> torch.Tensor:
+        """Return the number of complete patches along time, at least 1.
 
         Args:
-            frames: int64, of any shape.
+            frames: the number of frames of clips, int64 of any shape.
 
         Returns:
-            Likewise.
+            int64 of the same shape.
         """
         return (frames - self.patch[0]).clamp_min(0) // self.stride[0] + 1
 
-    def positions_of(self, patches: torch.Tensor, most: int) -> torch.Tensor:
-        """Return the positions for clips of so many patches along time.
+    def interpolate_positions(self, patches: torch.Tensor, length: int) -> torch.Tensor:
+        """Return the positions for clips of different lengths.
 
         Args:
-            patches: int64 (batch,).
-            most: the number to return, the highest of `patches`; those beyond a clip's are of no
-                meaning.
+            patches: the number of patches along time of each clip, int64 (batch,).
+            length: the number of positions to return, the maximum of `patches`; those beyond a
+                clip's own patches are meaningless.
 
         Returns:
-            (batch, most, patches across, width): the learned ones, linearly interpolated as by
-            `torch.nn.functional.interpolate` with `align_corners=False`; or those in the middle,
-            where the settings say so and there are enough.
+            (batch, length, patches across, width): the learned positions, linearly interpolated as
+            `torch.nn.functional.interpolate` does with `align_corners=False`; or with `cut`, and
+            for clips that are no longer than these, the middle ones.
         """
         learned = self.positions.shape[0]
-        places = torch.arange(most, device=patches.device)
+        indices = torch.arange(length, device=patches.device)
         patches = patches.unsqueeze(1)
-        centres = (places + 0.5) * (learned / patches) - 0.5  # (batch, most)
-        if self.cut:
-            middle = places + (learned // 2 - patches // 2)
+        centres = (indices + 0.5) * (learned / patches) - 0.5  # (batch, length)
+        if self.cut_positions:
+            middle = indices + (learned // 2 - patches // 2)
             centres = torch.where(patches <= learned, middle, centres)
         centres = centres.clamp(0, learned - 1)
         distances = centres.unsqueeze(2) - torch.arange(learned, device=patches.device)
-        weights = (1 - distances.abs()).clamp_min(0)  # (batch, most, learned), sum to 1
+        weights = (1 - distances.abs()).clamp_min(0)  # (batch, length, learned), sum to 1
         return torch.einsum("bml,law->bmaw", weights.to(self.positions.dtype), self.positions)
 
-    def normalized(self, x: torch.Tensor, frames: torch.Tensor | None) -> torch.Tensor:
-        """Return clips (batch, channels, frames, bins), normalized, zero where they are padded."""
+    def normalize_input(self, x: torch.Tensor, frames: torch.Tensor | None) -> torch.Tensor:
+        """Return the normalized input, zero in the padding: (batch, channels, frames, bins)."""
         if self.input_norm is None:
             x = (x - self.mean) * self.scale
         return normalize_bins(self.input_norm, x, frames)
 
-    def embed(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
-        """Return what is classified of each clip, (batch, width): the class token's last state.
+    def forward_features(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the last state of the class token, (batch, width).
 
-        With a distillation token it is the mean of both.
+        With a distillation token, return the mean of both.
         """
         batch, _, length, _ = x.shape
-        h = self.normalized(x, frames)
-        # A clip shorter than a patch has one: zeros fill it up.
+        h = self.normalize_input(x, frames)
+        # A clip shorter than a patch is zero-padded to one.
         h = functional.pad(h, (0, 0, 0, max(0, self.patch[0] - length)))
-        h = self.project(h).permute(0, 2, 3, 1)  # (batch, along, across, width)
+        h = self.project(h).permute(0, 2, 3, 1)  # (batch, rows, columns, width)
 
-        most, across = h.shape[1:3]
+        rows, columns = h.shape[1:3]
         lengths = torch.tensor([length], device=x.device) if frames is None else frames
-        patches = self.patches(lengths)  # (batch) or (1)
-        h = (h + self.positions_of(patches, most)).flatten(1, 2)  # (batch, patches, width)
+        patches = self.count_patches(lengths)  # (batch) or (1)
+        h = (h + self.interpolate_positions(patches, rows)).flatten(1, 2)  # (batch, patches, width)
         tokens = self.tokens.expand(batch, -1, -1)  # (batch, 1 or 2, width)
         number = tokens.shape[1]
         h = self.dropout(torch.cat([tokens, h] if self.tokens_first else [h, tokens], 1))
 
-        ignored = None
-        if frames is not None:
-            ignored = ~frame_mask(patches, most)  # (batch, along)
-            ignored = ignored.repeat_interleave(across, 1)  # (batch, patches)
-            ignored = functional.pad(ignored, (number, 0) if self.tokens_first else (0, number))
+        padding_mask = None
+        if (real := frame_mask(None if frames is None else patches, rows)) is not None:
+            padding_mask = ~real.repeat_interleave(columns, 1)  # (batch, patches)
+            sides = (number, 0) if self.tokens_first else (0, number)
+            padding_mask = functional.pad(padding_mask, sides)
         for layer in self.layers:
-            h = layer(h, src_key_padding_mask=ignored)  # (batch, tokens + patches, width)
+            h = layer(h, src_key_padding_mask=padding_mask)  # (batch, tokens + patches, width)
         h = h[:, :number] if self.tokens_first else h[:, -number:]
         return self.norm(h).mean(1)
 
     def forward(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
-        """Return logits; `frames` is the length of each clip where some are padded."""
-        return self.classify(self.embed(x, frames))
+        """Return logits, (batch, labels)."""
+        return self.classify(self.forward_features(x, frames))
 
-    def adapted(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return weights of a file by this network's names, in its layout, for its patches.
+    def adapt_weights(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return pretrained weights under the names and in the shapes of this network.
 
-        Positions are interpolated bilinearly along an axis where the network has more, and those in
-        the middle are kept where it has fewer; or they stay its own, where the settings say so. Of
-        a network of this file that is so in time alone: its bins are what they are.
+        Positions are interpolated bilinearly along an axis where the network has more patches, and
+        cut to the middle where it has fewer (those of this architecture in time only); with
+        `first_positions: drawn`, the network keeps its own.
 
         Args:
-            weights: of an image transformer, as `from_image_transformer` takes them, or of a
-                network of this file.
+            tensors: the state dict of an image transformer, as for `from_image_transformer`, or of
+                this architecture.
 
         Raises:
-            UserError: if the weights are of no such layout.
+            UserError: if the layout of the weights is not supported.
         """
-        along, across = self.positions.shape[:2]
-        if "patch_embed.proj.weight" in weights:
-            found = from_image_transformer(weights, self)
-        elif "positions" in weights:
-            found = {**weights}
-            across = found["positions"].shape[1]
+        rows, columns = self.positions.shape[:2]
+        if "patch_embed.proj.weight" in tensors:
+            adapted = from_image_transformer(tensors, self)
+        elif "positions" in tensors:
+            adapted = {**tensors}
+            columns = adapted["positions"].shape[1]
         else:
             raise UserError(
-                "the weights are of an unknown layout; it takes those of a network of ast, or "
-                "timm's of a ViT or a DeiT"
+                "the layout of the weights is unknown; supported are the architecture ast, and "
+                "timm's ViT and DeiT"
             )
         own = self.positions.detach()
-        found["positions"] = _fitted(found["positions"], (along, across)) if self.fits else own
-        return found
+        adapted["positions"] = (
+            _resize_positions(adapted["positions"], (rows, columns)) if self.fit_positions else own
+        )
+        return adapted
 
 
-# What the parts of a layer are called in files of image transformers (timm), and here.
+# Names of the parts of a layer in image transformers (timm), and in this network.
 LAYER = r"blocks\.(\d+)\.(.+)\.(weight|bias)"
 PARTS = {
     "norm1": "norm1.",
@@ -257,76 +236,77 @@ PARTS = {
 def from_image_transformer(
     weights: Mapping[str, torch.Tensor], network: Network
 ) -> dict[str, torch.Tensor]:
-    """Return the weights of an image transformer by the names and in the layout of `network`.
+    """Return the weights of an image transformer under the names and in the shapes of `network`.
 
-    The kernels of several channels become those of the network's (one: their sum, which is what
-    the image transformer makes of three equal channels). What classified images is left out.
+    Patch kernels with several channels are adapted to the network's channels: each becomes an equal
+    share of their sum, as if the image had equal channels. The image classifier is dropped.
 
     Args:
-        weights: the state of a ViT or a DeiT by timm's names (`blocks.0.attn.qkv.weight`,
+        weights: the state dict of a ViT or a DeiT with timm's names (`blocks.0.attn.qkv.weight`,
             `pos_embed`, `cls_token`, ..).
-        network: what they are for, with patches of the same shape.
+        network: the target, with patches of the same shape.
 
     Returns:
-        Every weight of the network but those that classify: the positions of a square of patches,
-        as many as there are, and the network's own of `norm: batch`. Where the network has a
-        distillation token and the image transformer none, the class token is for both.
+        All weights of the network but the classifier's. Positions are those of the image's square
+        of patches. With `norm: batch`, the input normalization is the network's own. A distillation
+        token that the image transformer lacks is a copy of its class token.
 
     Raises:
-        UserError: if the weights are not of this layout.
+        UserError: if the layout of the weights is not supported.
     """
-    rest = {
+    remaining = {
         name: tensor
         for name, tensor in weights.items()
         if not re.match(r"(?:head|head_dist|pre_logits)\.", name)
     }
-    found = {name: _taken(rest, name) for name in ("norm.weight", "norm.bias")}
-    found["project.bias"] = _taken(rest, "patch_embed.proj.bias")
-    kernels = _taken(rest, "patch_embed.proj.weight")
-    tokens = [_taken(rest, "cls_token")[0]]
-    if "dist_token" in rest:
-        tokens.append(rest.pop("dist_token")[0])
-    positions = _taken(rest, "pos_embed")[0]  # (tokens + patches, width)
+    adapted = {name: _pop_weight(remaining, name) for name in ("norm.weight", "norm.bias")}
+    adapted["project.bias"] = _pop_weight(remaining, "patch_embed.proj.bias")
+    kernels = _pop_weight(remaining, "patch_embed.proj.weight")
+    tokens = [_pop_weight(remaining, "cls_token")[0]]
+    if "dist_token" in remaining:
+        tokens.append(remaining.pop("dist_token")[0])
+    positions = _pop_weight(remaining, "pos_embed")[0]  # (tokens + patches, width)
     number = len(tokens)
-    side = math.isqrt(len(positions) - number)
-    if side**2 != len(positions) - number:
-        raise UserError(
-            f"pos_embed has {len(positions) - number} positions of patches; it takes a square"
-        )
-    own = torch.cat(tokens) + positions[:number]
+    patches = len(positions) - number
+    side = math.isqrt(patches)
+    if side**2 != patches:
+        raise UserError(f"pos_embed must have a square number of patches, got {patches}")
+    token_weights = torch.cat(tokens) + positions[:number]
     grid = positions[number:].unflatten(0, (side, side))  # (bins, frames, width)
-    own_norm = {name: of for name, of in network.state_dict().items() if "input_norm" in name}
+    input_norm = {
+        name: tensor for name, tensor in network.state_dict().items() if "input_norm" in name
+    }
     return {
-        **found,
-        **own_norm,
-        "project.weight": _kernels(kernels, network),
-        "tokens": own[[min(place, number - 1) for place in range(len(network.tokens))]],
+        **adapted,
+        **input_norm,
+        "project.weight": _adapt_kernels(kernels, network),
+        "tokens": token_weights[[min(k, number - 1) for k in range(len(network.tokens))]],
         "positions": grid.transpose(0, 1),
-        **_layers(rest),
+        **_rename_layers(remaining),
     }
 
 
-def _taken(weights: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+def _pop_weight(weights: dict[str, torch.Tensor], name: str) -> torch.Tensor:
     if name not in weights:
-        raise UserError(f"it has no weights {name}")
+        raise UserError(f"weights {name} are missing")
     return weights.pop(name)
 
 
-def _layers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return what is left of a file, the weights of its layers, as PyTorch's layers have them."""
-    found = {}
+def _rename_layers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the weights of the transformer layers under PyTorch's names."""
+    renamed = {}
     for name, tensor in weights.items():
         match = re.fullmatch(LAYER, name)
         if not match or match[2] not in PARTS:
-            raise UserError(f"its weights {name} are of no part that the network has")
-        found[f"layers.{match[1]}.{PARTS[match[2]]}{match[3]}"] = tensor
-    return found
+            raise UserError(f"weights {name} have no counterpart in the network")
+        renamed[f"layers.{match[1]}.{PARTS[match[2]]}{match[3]}"] = tensor
+    return renamed
 
 
-def _kernels(kernels: torch.Tensor, network: Network) -> torch.Tensor:
+def _adapt_kernels(kernels: torch.Tensor, network: Network) -> torch.Tensor:
     """Return kernels (width, channels, bins, frames) as (width, network's channels, frames, bins).
 
-    Where the channels are not as many, each of the network's takes its share of their sum.
+    If the numbers of channels differ, each channel of the result is an equal share of the sum.
     """
     channels = network.project.in_channels
     if kernels.shape[1] != channels:
@@ -334,14 +314,15 @@ def _kernels(kernels: torch.Tensor, network: Network) -> torch.Tensor:
     return kernels.transpose(2, 3)
 
 
-def _fitted(grid: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Return a grid of positions (frames, bins, width) with as many frames and bins as `size`.
+def _resize_positions(grid: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Return a grid of positions (frames, bins, width) with `size` frames and bins.
 
-    Along each axis: those in the middle where there are more, interpolated where there are fewer.
+    Along each axis, the middle is cut out where the grid is larger, and interpolated where it is
+    smaller.
     """
-    for axis, number in enumerate(size):
-        has = grid.shape[axis]
-        if number <= has:
-            grid = grid.narrow(axis, has // 2 - number // 2, number)
-    whole = functional.interpolate(grid.permute(2, 0, 1)[None], size=size, mode="bilinear")
-    return whole[0].permute(1, 2, 0).contiguous()
+    for axis, wanted in enumerate(size):
+        length = grid.shape[axis]
+        if wanted <= length:
+            grid = grid.narrow(axis, length // 2 - wanted // 2, wanted)
+    resized = functional.interpolate(grid.permute(2, 0, 1)[None], size=size, mode="bilinear")
+    return resized[0].permute(1, 2, 0).contiguous()

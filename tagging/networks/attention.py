@@ -1,19 +1,19 @@
-"""Fully connected layers over each frame, then pooling over time, by attention or without.
+"""Fully connected layers over each frame, then pooling over time, with or without attention.
 
 Kong, Yu, Xu, Iqbal, Wang, Plumbley (2019), "Weakly labelled AudioSet tagging with attention neural
-networks", arXiv 1903.00765. A stack of fully connected layers, the same for every frame, then one
-weighted mean over the frames for each label, the weights computed from the clip itself; mean and
-max pooling are the paper's baselines. Several heads: Gong, Chung, Glass (2021), "PSLA: improving
+networks", arXiv 1903.00765. A stack of fully connected layers is shared by all frames; one weighted
+mean over the frames for each label follows, with weights computed from the clip itself. Mean and
+max pooling are the paper's baselines. Multiple heads: Gong, Chung, Glass (2021), "PSLA: improving
 audio tagging with pretraining, sampling, labeling, and aggregation", arXiv 2102.01243.
 
-Several levels: Yu, Barsim, Kong, Yang (2018), "Multi-level attention model for weakly supervised
-audio classification", arXiv 1803.02353. Not the last layer alone is tagged and pooled but several,
-since some labels are told by earlier ones; a linear layer weighs what the levels say. The paper's
-best (2-A-1-A) has three layers, the last two of them pooled. A level hands on log odds here, not
-the paper's probabilities, of which the linear layer learns much more slowly.
+Multiple levels: Yu, Barsim, Kong, Yang (2018), "Multi-level attention model for weakly supervised
+audio classification", arXiv 1803.02353. Several of the last layers are classified and pooled, as
+some labels are better recognized from earlier layers; a linear layer combines the levels. The
+paper's best model (2-A-1-A) has three layers and pools the last two. The levels here return logits,
+not the paper's probabilities, from which the linear layer learns much more slowly.
 
-Dropout takes whole channels (Tompson et al., 2015, arXiv 1411.4280): as accurate here as single
-values, with a tenth of the random numbers.
+Dropout drops whole channels (Tompson et al., 2015, arXiv 1411.4280): as accurate here as dropping
+single values, with a tenth of the random numbers.
 """
 
 from itertools import pairwise
@@ -25,151 +25,151 @@ from torch import nn
 from torch.nn import functional
 
 from tagging.base.errors import UserError
-from tagging.data.padding import Rows
 from tagging.data.spec import InputSpec
+from tagging.layers.base import TaggingNetwork
+from tagging.layers.padding import PackedFrames
 from tagging.parameters import Float, Int, Section
 
 
 class Settings(Section):
     """The network's settings (`models.<name>.network`)."""
 
-    hidden: Int = Field(description="a whole number of channels, 1 or more", ge=1)
-    layers: Int = Field(description="a whole number of fully connected layers, 1 or more", ge=1)
-    dropout: Float = Field(description="a number from 0 to below 1", ge=0, lt=1)
-    pooling: Literal["decision", "feature", "mean", "max"] = Field(
-        description="decision (each frame is tagged, then pooled by attention), feature (pooled "
-        "by attention, then tagged), mean or max (each frame is tagged, then pooled without it)"
-    )
-    heads: Int = Field(
-        1, description="a whole number of attention heads, 1 or more (1 unless decision)", ge=1
-    )
-    levels: Int = Field(
-        1,
-        description="a whole number of layers, the last ones, that are each tagged and pooled, "
-        "from 1 to layers (1 unless decision with one head)",
-        ge=1,
-    )
+    hidden: Int = Field(ge=1)  # channels of each layer
+    layers: Int = Field(ge=1)
+    dropout: Float = Field(ge=0, lt=1)
+    # decision: classify frames, then pool by attention; feature: pool by attention, then classify;
+    # mean, max: classify frames, then pool their probabilities.
+    pooling: Literal["decision", "feature", "mean", "max"]
+    heads: Int = Field(1, ge=1)  # of attention, with pooling decision
+    levels: Int = Field(1, ge=1)  # the number of last layers that are classified and pooled
 
 
 class Layer(nn.Module):
-    """A fully connected layer, the same for every frame."""
+    """A fully connected layer that is shared by all frames."""
 
     def __init__(self, channels_in: int, channels_out: int, dropout: float) -> None:
         super().__init__()
-        self.linear = nn.Linear(channels_in, channels_out, bias=False)  # normalized away
+        # Batch normalization would cancel a bias.
+        self.linear = nn.Linear(channels_in, channels_out, bias=False)
         self.norm = nn.BatchNorm1d(channels_out)
         self.dropout = dropout
 
-    def forward(self, h: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """Map (real frames, channels) to as many frames."""
-        return rows.dropout(self.norm(self.linear(h)).relu_(), self.dropout, self.training)
+    def forward(self, h: torch.Tensor, packed: PackedFrames) -> torch.Tensor:
+        """Map (real frames, channels_in) to (real frames, channels_out)."""
+        return packed.dropout(self.norm(self.linear(h)).relu_(), self.dropout, self.training)
 
 
 class Level(nn.Module):
-    """A layer's frames, tagged and pooled over time: (real frames, hidden) to (batch, labels)."""
+    """Classifies the frames of a layer and pools them: (real frames, hidden) to (batch, labels)."""
 
     def __init__(self, settings: Settings, labels: int) -> None:
         super().__init__()
         self.pooling, self.heads = settings.pooling, settings.heads
-        # A softmax over time takes a bias of its logits away.
+        # The softmax over time would cancel a bias.
         if self.pooling == "feature":
             self.attend = nn.Linear(settings.hidden, settings.hidden, bias=False)
         if self.pooling == "decision":
             self.attend = nn.Linear(settings.hidden, labels * self.heads, bias=False)
         self.classify = nn.Linear(settings.hidden, labels * self.heads)
         if self.heads > 1:
-            # PSLA's heads have free weights; these go through a softmax: they all begin alike, and
-            # the weighted mean of probabilities stays one.
+            # PSLA's weights of heads are unconstrained. With a softmax, as here, they also start
+            # equal, and the weighted mean of probabilities is a probability.
             self.head_weights = nn.Parameter(torch.zeros(self.heads))
 
-    def forward(self, h: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """Return the clips' logits."""
+    def forward(self, h: torch.Tensor, packed: PackedFrames) -> torch.Tensor:
+        """Return the logits of the clips."""
         if self.pooling == "feature":
-            return self.classify(self.pooled(h, rows))
+            return self.classify(self.pool(h, packed))
         decisions = self.classify(h)  # (real frames, heads * labels)
         if self.pooling == "max":
-            return rows.give(decisions, -torch.inf).amax(1)  # of the highest probability
+            return packed.unpack(decisions, -torch.inf).amax(1)
 
-        # Logarithms of weights, but for a term that all of a clip's share: it cancels out below.
+        # Log weights up to a constant for each clip, which cancels out below.
         weights = self.attend(h) if self.pooling == "decision" else torch.zeros_like(decisions)
-        weights, decisions = rows.give(weights, -torch.inf), rows.give(decisions)
+        weights, decisions = packed.unpack(weights, -torch.inf), packed.unpack(decisions)
         if self.heads > 1:
             # Frames and heads become one axis: (batch, frames * heads, labels).
             weights = weights.log_softmax(1).unflatten(2, (self.heads, -1))
             weights = (weights + self.head_weights.log_softmax(0).unsqueeze(1)).flatten(1, 2)
             decisions = decisions.unflatten(2, (self.heads, -1)).flatten(1, 2)
-        # The mean of probabilities, in the log domain so that its logit is exact near 0 and 1.
-        # Time is not the last axis: it takes half the time or less.
+        # The mean of probabilities in the log domain, where its logit is exact near 0 and 1. Time
+        # is not the last axis because that takes twice as long or more.
         log_p = weights + functional.logsigmoid(decisions)
         log_not_p = log_p - decisions
         return log_p.logsumexp(1) - log_not_p.logsumexp(1)
 
-    def pooled(self, h: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """Return the layer's mean, by attention with feature pooling: (batch, hidden)."""
+    def pool(self, h: torch.Tensor, packed: PackedFrames) -> torch.Tensor:
+        """Return the weighted mean of the layer (`feature`), or its mean: (batch, hidden)."""
         weights = self.attend(h) if self.pooling == "feature" else torch.zeros_like(h[:, :1])
-        weights = rows.give(weights, -torch.inf).softmax(1)  # (batch, frames, hidden or 1)
-        return (weights * rows.give(h)).sum(1)
+        weights = packed.unpack(weights, -torch.inf).softmax(1)  # (batch, frames, hidden or 1)
+        return (weights * packed.unpack(h)).sum(1)
 
 
-class Network(nn.Module):
+class Network(TaggingNetwork):
     """Clips, float32 (batch, channels, frames, bins), to logits (batch, labels)."""
 
     def __init__(self, settings: Settings, spec: InputSpec, labels: int) -> None:
         """Build the network.
 
         Raises:
-            UserError: if heads or levels do not go with the other settings.
+            UserError: if heads or levels are incompatible with the other settings.
         """
         super().__init__()
         levels, pooling = settings.levels, settings.pooling
         for name, number in (("heads", settings.heads), ("levels", levels)):
             if number > 1 and pooling != "decision":
                 raise UserError(
-                    f"network.{name} is {number}; it takes 1 with network.pooling {pooling!r}"
+                    f"network.{name} must be 1 with network.pooling {pooling!r}, got {number}"
                 )
         if levels > 1 and settings.heads > 1:
             raise UserError(
-                f"network.levels is {levels}; it takes 1 with network.heads {settings.heads}"
+                f"network.levels must be 1 with network.heads {settings.heads}, got {levels}"
             )
         if levels > settings.layers:
             raise UserError(
-                f"network.levels is {levels}; it takes at most network.layers, {settings.layers}"
+                f"network.levels must be at most network.layers, {settings.layers}, got {levels}"
             )
         channels = [spec.channels * spec.bins] + [settings.hidden] * settings.layers
         self.norm = nn.BatchNorm1d(channels[0])
         self.layers = nn.ModuleList(
-            Layer(here, after, settings.dropout) for here, after in pairwise(channels)
+            Layer(channels_in, channels_out, settings.dropout)
+            for channels_in, channels_out in pairwise(channels)
         )
         self.levels = nn.ModuleList(Level(settings, labels) for _ in range(levels))
         self.classify = nn.Linear(levels * labels, labels) if levels > 1 else nn.Identity()
-        if pooling == "decision":  # then attention is of labels, too
-            self.last = ("classify", "attend", "head_weights")
+        if pooling == "decision":  # attention then depends on the labels, too
+            self.classifier_layers = ("classify", "attend", "head_weights")
 
     def forward(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
-        """Return logits; `frames` is the length of each clip where some are padded."""
-        return self.classify(self._said(*self._last_layers(x, frames)))
+        """Return logits, (batch, labels)."""
+        return self.classify(self._level_logits(*self._level_inputs(x, frames)))
 
-    def embed(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the last layer pooled over time, float32 (batch, hidden).
+    def forward_features(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the last layer pooled over time, (batch, hidden).
 
-        By attention with feature pooling, which classifies this; its mean with the others, which
-        classify each frame. Of several levels it is their log odds, (batch, levels * labels).
+        With pooling `feature`, the pooling is the attention; otherwise, where frames are
+        classified, it is the mean. Multiple levels return their logits, (batch, levels * labels).
         """
-        last, rows = self._last_layers(x, frames)
-        return self._said(last, rows) if len(last) > 1 else self.levels[0].pooled(last[0], rows)
+        inputs, packed = self._level_inputs(x, frames)
+        if len(inputs) > 1:
+            return self._level_logits(inputs, packed)
+        level = self.levels[0]
+        assert isinstance(level, Level)
+        return level.pool(inputs[0], packed)
 
-    def _last_layers(
+    def _level_inputs(
         self, x: torch.Tensor, frames: torch.Tensor | None
-    ) -> tuple[list[torch.Tensor], Rows]:
-        """Return what the levels are of, each (real frames, hidden)."""
-        rows = Rows(frames, x.shape[2])
-        h = self.norm(rows.take(x.transpose(1, 2).flatten(2)))  # (real frames, channels * bins)
+    ) -> tuple[list[torch.Tensor], PackedFrames]:
+        """Return the layer that each level classifies, (real frames, hidden)."""
+        packed = PackedFrames(frames, x.shape[2])
+        h = self.norm(packed.pack(x.transpose(1, 2).flatten(2)))  # (real frames, channels * bins)
         outputs = []
         for layer in self.layers:
-            h = layer(h, rows)  # (real frames, hidden)
+            h = layer(h, packed)  # (real frames, hidden)
             outputs.append(h)
-        return outputs[-len(self.levels) :], rows
+        return outputs[-len(self.levels) :], packed
 
-    def _said(self, last: list[torch.Tensor], rows: Rows) -> torch.Tensor:
-        levels = zip(self.levels, last, strict=True)
-        return torch.cat([level(h, rows) for level, h in levels], 1)  # (batch, levels * labels)
+    def _level_logits(self, inputs: list[torch.Tensor], packed: PackedFrames) -> torch.Tensor:
+        """Return the logits of all levels, (batch, levels * labels)."""
+        levels = zip(self.levels, inputs, strict=True)
+        return torch.cat([level(h, packed) for level, h in levels], 1)

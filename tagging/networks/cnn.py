@@ -2,9 +2,9 @@
 
 Hershey et al. (2017), "CNN architectures for large-scale audio classification", arXiv 1609.09430,
 after Simonyan, Zisserman (2014), "Very deep convolutional networks for large-scale image
-recognition", arXiv 1409.1556. Strides or max pooling, batch normalization, the slope of ReLU and
+recognition", arXiv 1409.1556. Strides, max pooling, batch normalization, the slope of the ReLU and
 the linear layers are settings. The last map is averaged over its frames and over bands of its bins,
-or flattened as it is. `pools` round up: no frame is lost, and the shortest clip keeps one.
+or flattened. Pooling rounds sizes up: no frame is dropped, and the shortest clip keeps one.
 """
 
 from itertools import pairwise
@@ -16,115 +16,101 @@ from torch import nn
 from torch.nn import functional
 
 from tagging.base.errors import UserError
-from tagging.data.maps import Convolutions, Positive, bins_norm, convolutions, normalize_bins
-from tagging.data.padding import frame_mask, mean_over_frames
 from tagging.data.spec import InputSpec
+from tagging.layers.base import TaggingNetwork
+from tagging.layers.convolutions import ConvSettings, PositiveInt, build_convs
+from tagging.layers.padding import MaskedBatchNorm, frame_mask, mean_over_frames, normalize_bins
 from tagging.parameters import Float
 
 
-class Settings(Convolutions):
+class Settings(ConvSettings):
     """The network's settings (`models.<name>.network`)."""
 
-    padding: bool = Field(
-        True,
-        description="true (zeros around a map, so that convolutions keep its size) or false (only "
-        "with clips of one length)",
-        strict=True,
-    )
-    batch_norm: bool = Field(
-        True, description="true or false (batch normalization of each convolution)", strict=True
-    )
-    bias: bool = Field(False, description="true or false (of each convolution)", strict=True)
-    slope: Float = Field(
-        0.0, description="a number from 0 (ReLU) to below 1: below zero (leaky ReLU)", ge=0, lt=1
-    )
-    pooling: Literal["mean", "none"] = Field(
-        "mean",
-        description="mean (over the last map's frames, and over bands of its bins) or none (the "
-        "map is flattened; only with clips of one length)",
-    )
-    bands: Positive = Field(4, description="a whole number of bands, 1 or more (with pooling mean)")
-    decoder: list[Positive] = Field(
-        [], description="a list of the widths of linear layers before the last, 1 or more each"
-    )
-    dropout: Float = Field(
-        description="a number from 0 to below 1, before each linear layer but one after a decoder",
-        ge=0,
-        lt=1,
-    )
+    padding: bool = Field(True, strict=True)  # zeros around each map; false: clips of one length
+    batch_norm: bool = Field(True, strict=True)  # after each convolution
+    bias: bool = Field(False, strict=True)  # of each convolution
+    slope: Float = Field(0.0, ge=0, lt=1)  # of the leaky ReLU; 0: ReLU
+    # mean: over the last map's frames and over bands of its bins; none: flatten the map, for clips
+    # of one length.
+    pooling: Literal["mean", "none"] = "mean"
+    bands: PositiveInt = 4  # with pooling mean
+    decoder: list[PositiveInt] = Field([])  # widths of linear layers before the classifier
+    # Before each linear layer, except the classifier after a decoder.
+    dropout: Float = Field(ge=0, lt=1)
 
 
-class Network(nn.Module):
+class Network(TaggingNetwork):
     """Clips, float32 (batch, channels, frames, bins), to logits (batch, labels)."""
+
+    means: torch.Tensor  # (bins of the last map, bands)
 
     def __init__(self, settings: Settings, spec: InputSpec, labels: int) -> None:
         """Build the network.
 
         Raises:
-            UserError: if lists do not go with each other, or the clips are too small.
+            UserError: as `build_convs` does, or if the clips are too small for the settings.
         """
         super().__init__()
-        # Only where no convolution takes frames away and the last map is averaged over them.
-        self.any_length = settings.padding and settings.pooling == "mean"
+        self.supports_variable_length = settings.padding and settings.pooling == "mean"
         self.frames = spec.frames
         self.pooling = settings.pooling
-        self.norm = bins_norm(settings.input_norm, spec)
-        self.convs = convolutions(
+        self.norm = MaskedBatchNorm(spec.channels * spec.bins) if settings.input_norm else None
+        convs = build_convs(
             settings,
             spec.channels,
-            padding=settings.padding,
-            batch_norm=settings.batch_norm,
-            bias=settings.bias,
-            slope=settings.slope,
+            settings.padding,
+            settings.batch_norm,
+            settings.bias,
+            settings.slope,
         )
+        self.convs = nn.ModuleList(convs)
         frames, bins = spec.frames, spec.bins
-        for conv in self.convs:
+        for conv in convs:
             if not settings.padding and min(frames, bins) < 3:
                 raise UserError(
-                    f"network.padding is false; it takes true where {len(self.convs)} convolutions "
-                    f"follow on {spec.frames} frames of {spec.bins} bins"
+                    f"network.padding must be true for {len(convs)} convolutions of "
+                    f"{spec.frames} frames x {spec.bins} bins, got false"
                 )
-            frames, bins = conv.size(frames, bins)
+            frames, bins = conv.output_size(frames, bins)
         if settings.pooling == "mean":
             if settings.bands > bins:
                 raise UserError(
-                    f"network.bands is {settings.bands}; it takes 1 to {bins}, the bins of the "
-                    "last map"
+                    f"network.bands must be at most {bins}, the bins of the last map, got "
+                    f"{settings.bands}"
                 )
-            # Adaptive pooling's mean as a product, whose gradient is deterministic on any device:
-            # (bins, bands).
+            # Adaptive pooling as a matrix product: its gradient is deterministic on every device.
             means = functional.adaptive_avg_pool1d(torch.eye(bins), settings.bands)
             self.register_buffer("means", means, persistent=False)
         pixels = settings.bands if settings.pooling == "mean" else frames * bins
         widths = [settings.channels[-1] * pixels, *settings.decoder]
         decoder: list[nn.Module] = []
-        for here, after in pairwise(widths):
+        for width_in, width_out in pairwise(widths):
             decoder += [
                 nn.Dropout(settings.dropout),
-                nn.Linear(here, after),
+                nn.Linear(width_in, width_out),
                 nn.LeakyReLU(settings.slope),
             ]
         self.decoder = nn.Sequential(*decoder or [nn.Dropout(settings.dropout)])
         self.classify = nn.Linear(widths[-1], labels)
 
-    def embed(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
-        """Return what the last layer classifies: (batch, width).
+    def forward_features(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the decoded map, (batch, width of the last decoder layer).
 
         Raises:
-            ValueError: if clips have another length than the one that the settings allow.
+            ValueError: if clips vary in length and the settings do not support it.
         """
-        if not self.any_length:
+        if not self.supports_variable_length:
             if x.shape[2] != self.frames or (frames is not None and (frames != self.frames).any()):
-                raise ValueError(f"the network takes clips of {self.frames} frames only")
+                raise ValueError(f"all clips must have {self.frames} frames")
             frames = None
         h = normalize_bins(self.norm, x, frames)
         for conv in self.convs:
-            h, frames = conv(h, frames)  # (batch, its channels, fewer frames, fewer bins)
+            h, frames = conv(h, frames)  # (batch, channels, frames / stride, bins / stride)
         if self.pooling == "mean":
             h = mean_over_frames(h, frame_mask(frames, h.shape[2]))  # (batch, channels, bins)
             h = h @ self.means  # (batch, channels, bands)
-        return self.decoder(h.flatten(1))  # (batch, last of decoder)
+        return self.decoder(h.flatten(1))
 
     def forward(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
-        """Return logits; `frames` is the length of each clip where some are padded."""
-        return self.classify(self.embed(x, frames))  # (batch, labels)
+        """Return logits, (batch, labels)."""
+        return self.classify(self.forward_features(x, frames))

@@ -1,71 +1,68 @@
-"""3 x 3 convolutions whose features, frame by frame, go into an LSTM.
+"""3 x 3 convolutions whose features go into an LSTM, frame by frame.
 
 Choi, Fazekas, Sandler, Cho (2016), "Convolutional recurrent neural networks for music
-classification", arXiv 1609.04243: convolutions extract local features, the recurrent layers (LSTM
-here) sum them up over time. The paper's convolutions, on spectrograms, are followed by max pooling.
-On embeddings they rather stride: dimensions are no frequencies, and which of them answers must not
-get lost. Without strides and pools over frames the LSTM has every one of them.
+classification", arXiv 1609.04243: convolutions extract local features, recurrent layers (here an
+LSTM) summarize them over time. The paper has max pooling after each convolution, on spectrograms.
+On embeddings, strides suit better: neighbouring dimensions are unrelated, and a maximum would lose
+which of them was active. Without strides and pools over frames, the LSTM reads every frame.
 """
 
 import torch
 from pydantic import Field
 from torch import nn
 
-from tagging.data.maps import Convolutions, Positive, bins_norm, convolutions, normalize_bins
-from tagging.data.padding import last_frame
 from tagging.data.spec import InputSpec
+from tagging.layers.base import TaggingNetwork
+from tagging.layers.convolutions import ConvSettings, PositiveInt, build_convs
+from tagging.layers.padding import MaskedBatchNorm, last_frame, normalize_bins
 from tagging.parameters import Float
 
 
-class Settings(Convolutions):
+class Settings(ConvSettings):
     """The network's settings (`models.<name>.network`)."""
 
-    hidden: Positive = Field(description="a whole number of cells a layer, 1 or more")
-    layers: Positive = Field(description="a whole number of LSTM layers, 1 or more")
-    dropout: Float = Field(
-        description="a number from 0 to below 1, before and between LSTM layers and before the "
-        "last",
-        ge=0,
-        lt=1,
-    )
+    hidden: PositiveInt  # cells of each LSTM layer
+    layers: PositiveInt  # of the LSTM
+    dropout: Float = Field(ge=0, lt=1)  # before, between and after the LSTM's layers
 
 
-class Network(nn.Module):
+class Network(TaggingNetwork):
     """Clips, float32 (batch, channels, frames, bins), to logits (batch, labels)."""
 
     def __init__(self, settings: Settings, spec: InputSpec, labels: int) -> None:
         """Build the network.
 
         Raises:
-            UserError: if strides or pools are not as many as channels.
+            UserError: as `build_convs` does.
         """
         super().__init__()
-        self.norm = bins_norm(settings.input_norm, spec)
-        self.convs = convolutions(settings, spec.channels)
+        self.norm = MaskedBatchNorm(spec.channels * spec.bins) if settings.input_norm else None
+        convs = build_convs(settings, spec.channels)
+        self.convs = nn.ModuleList(convs)
         frames, bins = spec.frames, spec.bins
-        for conv in self.convs:
-            frames, bins = conv.size(frames, bins)
+        for conv in convs:
+            frames, bins = conv.output_size(frames, bins)
         self.lstm = nn.LSTM(
             settings.channels[-1] * bins,
             settings.hidden,
             settings.layers,
             batch_first=True,
-            # PyTorch's lies between layers, and it warns where there is no between.
+            # PyTorch drops out between layers only, and warns if there is one layer.
             dropout=settings.dropout if settings.layers > 1 else 0.0,
         )
         self.dropout = nn.Dropout(settings.dropout)
         self.classify = nn.Linear(settings.hidden, labels)
 
-    def embed(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the LSTM's last state: (batch, hidden)."""
+    def forward_features(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the last output of the LSTM, (batch, hidden)."""
         h = normalize_bins(self.norm, x, frames)
         for conv in self.convs:
-            h, frames = conv(h, frames)  # (batch, its channels, fewer frames, fewer bins)
-        h = h.transpose(1, 2).flatten(2)  # (batch, fewer frames, channels * bins)
-        h, _ = self.lstm(self.dropout(h))  # (batch, fewer frames, hidden)
-        # It reads forward only: no state at or before a clip's end has seen the padding.
+            h, frames = conv(h, frames)  # (batch, channels, frames / stride, bins / stride)
+        h = h.transpose(1, 2).flatten(2)  # (batch, frames, channels * bins)
+        h, _ = self.lstm(self.dropout(h))  # (batch, frames, hidden)
+        # The LSTM is unidirectional: outputs up to the end of a clip do not depend on the padding.
         return last_frame(h, frames)
 
     def forward(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
-        """Return logits; `frames` is the length of each clip where some are padded."""
-        return self.classify(self.dropout(self.embed(x, frames)))  # (batch, labels)
+        """Return logits, (batch, labels)."""
+        return self.classify(self.dropout(self.forward_features(x, frames)))

@@ -2,12 +2,12 @@
 
 Schmid, Koutini, Widmer (2023), "Efficient large-scale audio tagging via transformer-to-CNN
 knowledge distillation", arXiv 2211.04772 (EfficientAT); the network is the large one of Howard et
-al. (2019), "Searching for MobileNetV3", arXiv 1905.02244. Every number of channels is multiplied by
-`width`: 0.4 is EfficientAT's mn04, 1 its mn10.
+al. (2019), "Searching for MobileNetV3", arXiv 1905.02244. `width` multiplies all channels: 0.4 is
+EfficientAT's mn04, 1 its mn10.
 
 Five convolutions have a stride of 2 in time and bins. A clip of n frames has ceil(n / 2) after
-each, as it has without padding; what lies beyond is zero before the next convolution, since
-normalization leaves zeros there and every activation keeps them.
+each, with and without padding. The padding is zero before every convolution, since normalization
+sets it to zero and every activation maps 0 to 0.
 """
 
 from typing import Literal, NamedTuple
@@ -16,25 +16,31 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from tagging.data.maps import shorter
-from tagging.data.padding import MaskedBatchNorm, frame_mask, mean_over_frames
 from tagging.data.spec import InputSpec
+from tagging.layers.base import TaggingNetwork
+from tagging.layers.convolutions import round_channels
+from tagging.layers.padding import (
+    MaskedBatchNorm,
+    downsampled_lengths,
+    frame_mask,
+    mean_over_frames,
+)
 from tagging.parameters import Float, Section
 
-STEM = 16  # channels of the first convolution, before the width multiplies them
-EMBEDDING = 1280  # units of the layer before the last, likewise
+STEM = 16  # channels of the first convolution, at width 1
+HIDDEN = 1280  # units of the layer before the classifier, at width 1
 EPS = 1e-3
 
 
 class Row(NamedTuple):
-    """One inverted residual block of the paper's table 1: channels before the width multiplies."""
+    """An inverted residual block in the paper's table 1; channels are those at width 1."""
 
     kernel: int  # frames and bins of the depthwise convolution
     expanded: int
     out: int
     squeeze: bool
     activation: type[nn.Module]
-    stride: int  # in frames and in bins
+    stride: int  # of frames and bins
 
 
 BLOCKS = (
@@ -59,29 +65,11 @@ BLOCKS = (
 class Settings(Section):
     """The network's settings (`models.<name>.network`)."""
 
-    width: Float = Field(
-        description="a number above 0 that multiplies the channels of every layer", gt=0
-    )
-    dropout: Float = Field(
-        description="a number from 0 to below 1, before the last layer", ge=0, lt=1
-    )
-    head: Literal["mlp", "linear"] = Field(
-        "mlp",
-        description="mlp (a hidden layer before the last, as published) or linear (none)",
-    )
-    momentum: Float = Field(
-        0.01,
-        description="a number above 0 and up to 1: the share of each batch in the mean and the "
-        "variance that batch normalization keeps (the published: 0.01; more for short training)",
-        gt=0,
-        le=1,
-    )
-
-
-def divisible(channels: float) -> int:
-    """Return the multiple of 8 nearest to `channels`, at least 8 and above 0.9 of it."""
-    rounded = max(8, int(channels + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * channels else rounded
+    width: Float = Field(gt=0)  # multiplies the channels of every layer
+    dropout: Float = Field(ge=0, lt=1)  # before the classifier
+    head: Literal["mlp", "linear"] = "mlp"  # mlp: a hidden layer before the classifier (published)
+    # The share of each batch in the running statistics; short trainings need more than the default.
+    momentum: Float = Field(0.01, gt=0, le=1)
 
 
 class ConvNorm(nn.Module):
@@ -108,36 +96,36 @@ class ConvNorm(nn.Module):
     def forward(
         self, x: torch.Tensor, frames: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Map (batch, channels, frames, bins); return also each clip's number of frames."""
+        """Return the map (batch, channels, frames, bins), and the number of frames of each clip."""
         x = self.conv(x)
-        frames = shorter(frames, self.stride)
+        frames = downsampled_lengths(frames, self.stride)
         return self.activation(self.norm(x, frame_mask(frames, x.shape[2]))), frames
 
 
 class SqueezeExcitation(nn.Module):
-    """One factor in 0..1 for each channel of a clip, of all channels' means."""
+    """Scales each channel of a clip by a factor in 0..1, computed from the channels' means."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        squeezed = divisible(channels // 4)
+        squeezed = round_channels(channels // 4)
         self.squeeze = nn.Linear(channels, squeezed)
         self.excite = nn.Linear(squeezed, channels)
 
     def forward(
         self, x: torch.Tensor, frames: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Map (batch, channels, frames, bins) to the same shape; `frames` stays."""
+        """Return the scaled map (batch, channels, frames, bins), and `frames`."""
         mean = mean_over_frames(x.mean(3), frame_mask(frames, x.shape[2]))  # (batch, channels)
         factors = self.excite(self.squeeze(mean).relu()).sigmoid()  # (batch, channels)
         return x * factors[:, :, None, None], frames
 
 
 class Block(nn.Module):
-    """Expansion, depthwise convolution, squeeze and excitation, projection; what came is added."""
+    """Expansion, depthwise convolution, squeeze and excitation, projection; a residual block."""
 
     def __init__(self, channels: int, row: Row, width: float, momentum: float) -> None:
         super().__init__()
-        expanded, out = divisible(row.expanded * width), divisible(row.out * width)
+        expanded, out = round_channels(row.expanded * width), round_channels(row.out * width)
         self.residual = row.stride == 1 and channels == out
         layers: list[nn.Module] = []
         if expanded != channels:
@@ -153,41 +141,41 @@ class Block(nn.Module):
     def forward(
         self, x: torch.Tensor, frames: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Map (batch, channels, frames, bins); return also each clip's number of frames."""
+        """Return the map (batch, channels, frames, bins), and the number of frames of each clip."""
         h = x
         for layer in self.layers:
             h, frames = layer(h, frames)
         return h + x if self.residual else h, frames
 
 
-class Network(nn.Module):
-    """Float32 (batch, channels, frames, bins) to logits (batch, labels)."""
+class Network(TaggingNetwork):
+    """Clips, float32 (batch, channels, frames, bins), to logits (batch, labels)."""
 
     def __init__(self, settings: Settings, spec: InputSpec, labels: int) -> None:
         super().__init__()
         width, momentum = settings.width, settings.momentum
-        channels = divisible(STEM * width)
+        channels = round_channels(STEM * width)
         layers: list[nn.Module] = [
             ConvNorm(spec.channels, channels, nn.Hardswish, momentum, kernel=3, stride=2)
         ]
         for row in BLOCKS:
             layers.append(Block(channels, row, width, momentum))
-            channels = divisible(row.out * width)
+            channels = round_channels(row.out * width)
         layers.append(ConvNorm(channels, 6 * channels, nn.Hardswish, momentum))
         self.features = nn.ModuleList(layers)
         pooled = 6 * channels
         if settings.head == "mlp":
-            hidden = divisible(EMBEDDING * width)
-            self.hidden = nn.Sequential(nn.Linear(pooled, hidden), nn.Hardswish())
+            hidden = round_channels(HIDDEN * width)
+            self.hidden: nn.Module = nn.Sequential(nn.Linear(pooled, hidden), nn.Hardswish())
         else:
             hidden = pooled
             self.hidden = nn.Identity()
         self.dropout = nn.Dropout(settings.dropout)
         self.classify = nn.Linear(hidden, labels)
-        self._draw_weights()
+        self._init_weights()
 
-    def _draw_weights(self) -> None:
-        """Draw the weights as EfficientAT does."""
+    def _init_weights(self) -> None:
+        """Initialize the weights like EfficientAT."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
@@ -196,13 +184,13 @@ class Network(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
-        """Return logits; `frames` is the length of each clip where some are padded."""
-        return self.classify(self.dropout(self.hidden(self.embed(x, frames))))  # (batch, labels)
+        """Return logits, (batch, labels)."""
+        return self.classify(self.dropout(self.hidden(self.forward_features(x, frames))))
 
-    def embed(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the means of the last convolution's channels, before any fully connected layer.
+    def forward_features(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
+        """Return EfficientAT's features, (batch, about 960 * width).
 
-        These are EfficientAT's features: (batch, 960 times the width, about).
+        They are the channel means of the last convolution, before any fully connected layer.
         """
         for layer in self.features:
             x, frames = layer(x, frames)
