@@ -1,57 +1,67 @@
-"""Stage `compare`: the report of a task, the leaderboard of all its entries, and the plots' data.
+"""Stage `compare`: the page of a task, the leaderboard of all entries, and the data of the plots.
 
-What follows the leaderboard is a section of `tagging/reports` each, as the task and the settings
-`compare` ask.
+The sections after the leaderboard are modules of `tagging/reports`; `compare.sections` names them.
 """
+
+import sys
+from pathlib import Path
 
 from tagging.base.errors import entry_point
 from tagging.base.files import write_text
 from tagging.data.clips import write_json
+from tagging.data.task_folder import TaskFolder
 from tagging.reports import (
     classes,
+    confident,
     confusion,
     differences,
     enhancement,
     epochs,
-    leaderboard,
     memory,
     missing_clips,
     prevalence,
     similarity,
-    sure,
 )
+from tagging.reports.charts import leaderboard_svg
+from tagging.reports.context import ReportSection, read_context
 from tagging.reports.curves import write_curves
-from tagging.reports.facts import LEADERBOARD, PLOTS, read_facts
-from tagging.reports.picture import draw_leaderboard
+from tagging.reports.leaderboard import (
+    cost_csv,
+    leaderboard_csv,
+    leaderboard_json,
+    leaderboard_page,
+)
+from tagging.reports.settings import SectionName
 
-SECTIONS = {
+SECTIONS: dict[SectionName, ReportSection] = {
     "classes": classes.section,
+    "confident": confident.section,
     "enhancement": enhancement.section,
     "epochs": epochs.section,
     "memory": memory.section,
-    "prevalence": prevalence.section,
     "missing_clips": missing_clips.section,
+    "prevalence": prevalence.section,
     "similarity": similarity.section,
-    "sure": sure.section,
 }
 
 
 @entry_point
-def main() -> None:
-    """Run the stage."""
-    facts = read_facts()
-    sections = [differences.section(facts)]
-    if facts.task.kind == "single_label":
-        sections.append(confusion.section(facts))
-    sections += [SECTIONS[name](facts) for name in facts.settings.sections]
-    page = "\n".join([leaderboard.page(facts), *filter(None, sections)])
-    write_text(LEADERBOARD / "README.md", page)
-    write_json(LEADERBOARD / "leaderboard.json", leaderboard.as_json(facts))
-    write_text(PLOTS / "leaderboard.csv", leaderboard.as_csv(facts))
-    write_text(LEADERBOARD / "leaderboard.svg", draw_leaderboard(PLOTS / "leaderboard.csv"))
-    write_text(PLOTS / "cost.csv", leaderboard.cost(facts))
-    write_curves(facts, PLOTS)
+def main(folder: str) -> None:
+    """Run the stage for the task in `folder`."""
+    context = read_context(TaskFolder(Path(folder)))
+    sections: list[ReportSection] = [differences.section]
+    if context.task.type == "single_label":
+        sections.append(confusion.section)
+    sections += [SECTIONS[name] for name in context.settings.sections]
+    parts = [leaderboard_page(context), *(section(context) for section in sections)]
+    page, plots = context.folder.leaderboard, context.folder.comparison_plots
+    write_text(page / "README.md", "\n".join(filter(None, parts)))
+    write_json(page / "leaderboard.json", leaderboard_json(context))
+    write_text(plots / "leaderboard.csv", leaderboard_csv(context))
+    write_text(page / "leaderboard.svg", leaderboard_svg(plots / "leaderboard.csv"))
+    write_text(plots / "cost.csv", cost_csv(context))
+    write_curves(context, plots)
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -1,90 +1,95 @@
-"""Stage `ensemble@<name>`: the mean answer of several trained networks, scored as one.
+"""Stage `ensemble@<name>`: the mean probability of several trained networks, evaluated as one.
 
-PSLA (Gong et al., 2021, arXiv 2102.01243) has three kinds: the last epochs' weights of one training
-(members `model@epoch`), trainings that differ in their seed (a member is all runs of a model), and
+PSLA (Gong et al., 2021, arXiv 2102.01243) has three kinds: the last epochs of one training
+(members `model@epoch`), trainings with different seeds (a member is all runs of a model), and
 different models. Members are read from their scores: adding one trains nothing.
 """
 
 import sys
+from pathlib import Path
 
+import numpy as np
 from pydantic import Field
 
 from tagging.base.errors import UserError, entry_point
 from tagging.data.clips import SPLITS, read_index
-from tagging.data.task import load_task
-from tagging.parameters import Section, load, parse, read_entries, read_models
-from tagging.scoring.evaluation import Evaluate, write_evaluation
-from tagging.scoring.scores import Scores, mean_answer, read_scores, scores_path
+from tagging.data.task import Task
+from tagging.data.task_folder import TaskFolder, require_outputs
+from tagging.parameters import Params, Section
+from tagging.scoring.bootstrap import Evaluate
+from tagging.scoring.results import write_evaluation
+from tagging.scoring.scores import Scores, mean_probability, read_scores
 
 
 class Ensemble(Section):
-    """One entry of `ensembles`."""
+    """One entry of `ensembles`.
 
-    members: list[str] = Field(
-        description="a list of one or more, each a name of models, for all its runs, or "
-        "name@epoch, for the weights after one of its last train.checkpoints epochs",
-        min_length=1,
-    )
+    A member is the name of a model, for all its runs, or `name@epoch`, for the weights after one of
+    its last `train.save_last_epochs` epochs.
+    """
+
+    members: list[str] = Field(min_length=1)
 
 
-def average(members: list[str], name: str, folds: int) -> Scores:
-    """Return the ensemble's scores: one run a fold.
+def average_members(folder: TaskFolder, params: Params, name: str, folds: int) -> Scores:
+    """Return the ensemble's scores: one run for each fold.
 
     Raises:
-        UserError: if a member is none, or there is one network alone.
+        UserError: if a member is unknown or its scores are missing, or there is one network alone.
     """
-    outputs: dict[tuple[int, str], list] = {}
+    key = f"{params.path}: ensembles.{name}.members"
+    entries = params.entries("ensembles")
+    if name not in entries:
+        raise UserError(
+            f"{params.path}: ensembles.{name} is missing; the ensembles are {', '.join(entries)}"
+        )
+    members = params.parse(Ensemble, entries[name], f"ensembles.{name}").members
+    models = params.models() | params.entries("finetuned")
+    names = [member.partition("@")[0] for member in members]
+    for model in names:
+        if model not in models:
+            raise UserError(f"{key} must name models ({', '.join(models)}), got {model!r}")
+    require_outputs(folder.scores("models", model) for model in dict.fromkeys(names))
+    outputs: dict[tuple[int, str], list[np.ndarray]] = {}
     parameters = 0
-    models = read_models()
     for member in members:
         model, at, epoch = member.partition("@")
-        if model not in models:
-            raise UserError(
-                f"params.yaml: ensembles.{name}.members has {member!r}; models has "
-                f"{', '.join(models)}"
-            )
-        scores = read_scores(scores_path("models", model))
+        scores = read_scores(folder.scores("models", model))
         for fold in range(folds):
-            if not (of_fold := scores.of_fold(fold, f"test{at}{epoch}")):
-                kept = {key.split("@")[1] for key in scores.outputs if "@" in key}
+            if not (test_scores := scores.select(fold, f"test{at}{epoch}")):
+                kept = {output.split("@")[1] for output in scores.outputs if "@" in output}
                 raise UserError(
-                    f"params.yaml: ensembles.{name}.members has {member!r}; {model} has weights "
-                    f"after the epochs {', '.join(sorted(kept, key=int)) or 'kept alone'} "
-                    "(train.checkpoints)"
+                    f"{key}: {model} must keep epoch {epoch} of {member!r} "
+                    f"(train.save_last_epochs), got {', '.join(sorted(kept, key=int)) or 'none'}"
                 )
-            for part in SPLITS:
-                outputs.setdefault((fold, part), []).extend(
-                    scores.of_fold(fold, f"{part}{at}{epoch}")
+            for split in SPLITS:
+                outputs.setdefault((fold, split), []).extend(
+                    scores.select(fold, f"{split}{at}{epoch}")
                 )
-        parameters += scores.parameters * len(of_fold)
+        parameters += scores.parameters * len(test_scores)
     if len(outputs[0, "test"]) < 2:
         raise UserError(
-            f"params.yaml: ensembles.{name}.members stand for one network; it takes two or more, "
-            "different models or seeds of one"
+            f"{key} must be two or more networks, different models or seeds of one, got {members}"
         )
     runs = {f"fold{fold}" if folds > 1 else "mean": fold for fold in range(folds)}
     means = {
-        f"{run}/{part}": mean_answer(outputs[fold, part])
+        f"{run}/{split}": mean_probability(outputs[fold, split])
         for run, fold in runs.items()
-        for part in SPLITS
-        if outputs[fold, part]
+        for split in SPLITS
+        if outputs[fold, split]
     }
     return Scores(means, runs, parameters)
 
 
 @entry_point
-def main(name: str) -> None:
-    """Run the stage for the ensemble `name`."""
-    settings = load(Evaluate, "evaluate")
-    ensembles = read_entries("ensembles")
-    if name not in ensembles:
-        raise UserError(
-            f"params.yaml: ensembles.{name} is missing; the ensembles there: {', '.join(ensembles)}"
-        )
-    members = parse(Ensemble, ensembles[name], f"ensembles.{name}").members
-    index = read_index()
-    scores = average(members, name, len(index.folds))
-    write_evaluation("ensembles", name, scores, index, load_task(), settings)
+def main(folder: str, name: str) -> None:
+    """Run the stage for the ensemble `name` of the task in `folder`."""
+    task_folder = TaskFolder(Path(folder))
+    params = Params.read(task_folder.params)
+    settings, task = params.section(Evaluate, "evaluate"), params.section(Task, "task")
+    index = read_index(task_folder.index)
+    scores = average_members(task_folder, params, name, len(index.folds))
+    write_evaluation(task_folder, "ensembles", name, scores, index, task, settings)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Answers that cost nothing: every clip ranked by how frequent classes are, or at random."""
+"""Scores without a model: every clip ranked by the frequency of classes, or at random."""
 
 from collections.abc import Iterator
 from statistics import mean
@@ -13,48 +13,49 @@ from tagging.scoring.metric import Metric
 def baselines(task: Task, metrics: dict[str, Metric], index: Index) -> dict[str, dict[str, float]]:
     """Return each baseline's metrics on test, the mean over folds.
 
-    Of embeddings it is random neighbours, drawn. Of one label a clip, a ranking at random is called
-    chance.
+    For embeddings the baseline is random neighbours. With one label a clip, a random ranking is
+    called chance.
 
-    The random ranking is the expectation over all orders: equal scores count as that, clip by clip
-    or class by class. A metric of all clips at once says nothing of equal scores and is left out.
+    A random ranking is the expectation over all orders, which is how metrics of single clips or
+    classes count equal scores. Other metrics may treat ties otherwise and are left out.
 
     Args:
-        task: what is asked.
-        metrics: those of the task.
-        index: its clips.
+        task: with the type of labels.
+        metrics: of the task.
+        index: the task's clips.
     """
-    if task.embeds:
-        return {"random neighbours": _of_random_embeddings(metrics, index)}
+    if task.is_similarity:
+        return {"random neighbours": _random_neighbours(metrics, index)}
     weights = (
         {"chance": 0.0}
-        if task.kind == "single_label"
+        if task.type == "single_label"
         else {"constant ranking": 1.0, "random ranking": 0.0}
     )
     return {
         name: {
-            metric_name: mean(values)
-            for metric_name, metric in metrics.items()
-            if metric.of_all is None and (values := list(_values(metric, weight, index)))
+            key: mean(values)
+            for key, metric in metrics.items()
+            if metric.overall is None and (values := list(_fold_values(metric, weight, index)))
         }
         for name, weight in weights.items()
     }
 
 
-def _of_random_embeddings(metrics: dict[str, Metric], index: Index) -> dict[str, float]:
+def _random_neighbours(metrics: dict[str, Metric], index: Index) -> dict[str, float]:
     rng = np.random.default_rng(0)
-    found: dict[str, list[float]] = {name: [] for name in metrics}
+    values: dict[str, list[float]] = {key: [] for key in metrics}
     for fold in index.folds:
         labels = index.labels[fold.test]
         embeddings = rng.standard_normal((len(labels), 8), np.float32)
-        for name, metric in metrics.items():
-            found[name].append(metric.value(labels, embeddings))
-    return {name: mean(values) for name, values in found.items()}
+        for key, metric in metrics.items():
+            if (value := metric.value(labels, embeddings)) is not None:
+                values[key].append(value)
+    return {key: mean(fold_values) for key, fold_values in values.items() if fold_values}
 
 
-def _values(metric: Metric, weight: float, index: Index) -> Iterator[float]:
+def _fold_values(metric: Metric, weight: float, index: Index) -> Iterator[float]:
     for fold in index.folds:
-        labels, trained = index.labels[fold.test], index.labels[fold.train]
-        scores = np.tile(weight * trained.sum(axis=0, dtype=np.float64), (len(labels), 1))
+        labels, train_labels = index.labels[fold.test], index.labels[fold.train]
+        scores = np.tile(weight * train_labels.sum(axis=0, dtype=np.float64), (len(labels), 1))
         if (value := metric.value(labels, scores)) is not None:
             yield value

@@ -1,99 +1,104 @@
-"""Which classes are easy and which are hard, for the chosen entry and for one beside it."""
+"""Easy and hard classes, for the reference and another entry."""
 
 import math
 from typing import Any
 
 from tagging.base.files import write_text
-from tagging.reports.curves import read_classes
-from tagging.reports.facts import PLOTS, Facts, Row, linked
-from tagging.reports.picture import draw, in_the_look
+from tagging.reports.charts import apply_theme, render_svg
+from tagging.reports.context import ReportContext, Row
+from tagging.reports.curves import read_class_scores
 from tagging.scoring.tables import to_csv, to_markdown
 
-PICTURE = PLOTS / "per_class.svg"
-TABLE = PLOTS / "per_class.csv"
 VALUES = ("average_precision", "average_precision_std", "roc_auc", "roc_auc_std")
-SHOWN = 10  # best and worst classes; all, where there are no more
-NAMED = 5  # classes named in the picture, of those that gain and of those that lose most
-SIZE = 560  # pixels of the picture
-LINE = 13 / SIZE  # height of a name, in average precision
+MAX_ROWS = 10  # of the best and of the worst classes; fewer classes are all in one table
+MAX_NAMED = 5  # of the classes with the largest gains and of those with the largest losses
+SIZE = 560  # pixels of the chart
+LINE_HEIGHT = 13 / SIZE  # of a name, in average precision
 
-Values = dict[str, list[float]]  # of each class: `VALUES`, NaN for what there is not
+ClassValues = dict[str, list[float]]  # `VALUES` of each class, NaN if missing
 
 
-def other_entry(facts: Facts) -> tuple[Row, str] | None:
-    """Return the entry to set beside the subject, and why; None where there is no other.
+def select_other_entry(context: ReportContext) -> tuple[Row, str] | None:
+    """Return the entry to compare the subject with, and the reason; None if there is no other.
 
-    It is the one that validation ranks last; where nothing validates, the first that is plotted, or
-    the first of all.
+    It is the worst entry on validation; without validation, the first plotted one, or else the
+    first of all.
     """
-    others = [row for row in facts.entries if row.name != facts.subject.name]
+    others = [row for row in context.entries if row.name != context.subject.name]
     if not others:
         return None
-    if facts.by_validation:
-        name, sign = facts.task.chooses, 1 if facts.metric.higher_is_better else -1
-        last = min(others, key=lambda row: sign * row.val.get(name, row.test[name]))
-        return last, "is the one that validation ranks last of the other entries"
-    for name in facts.settings.plotted:
+    if context.has_validation:
+        key, sign = context.key, 1 if context.metric.higher_is_better else -1
+        worst = min(others, key=lambda row: sign * row.val.get(key, row.test[key]))
+        return worst, "the worst of the other entries on validation"
+    for name in context.settings.plot:
         for row in others:
             if row.name == name:
-                return row, "is the first other one that `compare.plotted` names"
-    return others[0], "is the first of the other entries"
+                return row, "the first other entry of `compare.plot`"
+    return others[0], "the first of the other entries"
 
 
-def spread(mean: float, std: float) -> str:
-    """Return a value, with its standard deviation where there is one; nothing for NaN."""
+def _value_cell(mean: float, std: float) -> str:
     if math.isnan(mean):
         return ""
     return f"{mean:.3f}" if math.isnan(std) else f"{mean:.3f} ± {std:.3f}"
 
 
-def table(ours: Values, other: str, theirs: Values, clips: dict[str, int]) -> str:
-    """Return all classes, the best first, or the best and the worst side by side, as Markdown.
+def class_table(
+    values: ClassValues, other: str, other_values: ClassValues, clips: dict[str, int]
+) -> str:
+    """Return all classes, best first, or the best next to the worst ones, as Markdown.
 
     Args:
-        ours: of an entry.
-        other: the name of what stands beside.
-        theirs: of that.
-        clips: how many clips of each class test.
+        values: of the subject.
+        other: the name of the other entry.
+        other_values: of the other entry.
+        clips: the number of test clips of each class.
     """
-    falling = sorted(ours, key=lambda name: -ours[name][0])
-    if len(falling) <= 2 * SHOWN:
+    best_first = sorted(values, key=lambda name: -values[name][0])
+    if len(best_first) <= 2 * MAX_ROWS:
         rows = [
             [name, f"{clips[name]:,}"]
-            + [spread(*of[name][place : place + 2]) for of in (ours, theirs) for place in (0, 2)]
-            for name in falling
+            + [
+                _value_cell(*entry[name][column : column + 2])
+                for entry in (values, other_values)
+                for column in (0, 2)
+            ]
+            for name in best_first
         ]
         header = ["class", "test clips", "AP", "ROC AUC", f"AP of {other}", f"ROC AUC of {other}"]
         return to_markdown(header, rows, right=1)
 
     def cells(name: str) -> list[str]:
-        return [name, f"{ours[name][0]:.3f}", f"{theirs[name][0]:.3f}", f"{clips[name]:,}"]
+        return [
+            name, f"{values[name][0]:.3f}", f"{other_values[name][0]:.3f}", f"{clips[name]:,}"
+        ]  # fmt: skip
 
-    pairs = zip(falling[:SHOWN], falling[::-1][:SHOWN], strict=True)
-    header = ["AP", f"of {other}", "test clips"]
+    pairs = zip(best_first[:MAX_ROWS], best_first[::-1][:MAX_ROWS], strict=True)
+    header = ["AP", f"AP of {other}", "test clips"]
     lines = to_markdown(
         ["best", *header, "worst", *header],
         [cells(best) + cells(worst) for best, worst in pairs],
         right=1,
     ).split("\n")
-    lines[1] = "| --- | ---: | ---: | ---: | --- | ---: | ---: | ---: |"  # names to the left
+    lines[1] = "| --- | ---: | ---: | ---: | --- | ---: | ---: | ---: |"  # names are left-aligned
     return "\n".join(lines)
 
 
 def place_names(rows: list[dict[str, Any]]) -> None:
-    """Name the classes that gain and lose most, each as near to its point as others leave room."""
-    rows.sort(key=lambda row: row["ours"] - row["other"])
-    named = rows if len(rows) <= 2 * NAMED else rows[:NAMED] + rows[-NAMED:]
+    """Add names to the classes with the largest gains and losses, and places without overlaps."""
+    rows.sort(key=lambda row: row["value"] - row["other"])
+    named = rows if len(rows) <= 2 * MAX_NAMED else rows[:MAX_NAMED] + rows[-MAX_NAMED:]
     placed: list[dict[str, Any]] = []
-    for row in sorted(named, key=lambda row: row["ours"]):
-        row["name"], row["at"] = row["class"], row["ours"]
-        near = [of["at"] for of in placed if abs(of["other"] - row["other"]) < 0.4]
-        while any(abs(row["at"] - at) < LINE for at in near):
-            row["at"] += LINE / 4
+    for row in sorted(named, key=lambda row: row["value"]):
+        row["name"], row["name_place"] = row["class"], row["value"]
+        near = [other["name_place"] for other in placed if abs(other["other"] - row["other"]) < 0.4]
+        while any(abs(row["name_place"] - place) < LINE_HEIGHT for place in near):
+            row["name_place"] += LINE_HEIGHT / 4
         placed.append(row)
 
 
-def chart(rows: list[dict[str, Any]], subject: str, other: str) -> dict[str, Any]:
+def class_chart(rows: list[dict[str, Any]], subject: str, other: str) -> dict[str, Any]:
     """Return a Vega-Lite chart of each class: one entry's average precision against another's."""
 
     def axis(field: str, entry: str) -> dict[str, Any]:
@@ -101,7 +106,7 @@ def chart(rows: list[dict[str, Any]], subject: str, other: str) -> dict[str, Any
         return {"field": field, "type": "quantitative", "title": title, "scale": {"domain": [0, 1]}}
 
     place_names(rows)
-    place = {"x": axis("other", other), "y": axis("ours", subject)}
+    position = {"x": axis("other", other), "y": axis("value", subject)}
     color = {
         "field": "clips",
         "type": "quantitative",
@@ -109,17 +114,18 @@ def chart(rows: list[dict[str, Any]], subject: str, other: str) -> dict[str, Any
         "scale": {"type": "log", "scheme": "viridis", "reverse": True},
     }
     text = {"type": "text", "align": "left", "baseline": "middle", "dx": 12, "fontSize": 11}
-    at = {**place, "y": {"field": "at", "type": "quantitative"}, "text": {"field": "name"}}
-    to_name = {**place, "x2": {"field": "other"}, "y2": {"field": "at"}}
-    diagonal = {"values": [{"other": 0, "ours": 0}, {"other": 1, "ours": 1}]}
+    name_y = {"field": "name_place", "type": "quantitative"}
+    name = {**position, "y": name_y, "text": {"field": "name"}}
+    to_name = {**position, "x2": {"field": "other"}, "y2": {"field": "name_place"}}
+    diagonal = {"values": [{"other": 0, "value": 0}, {"other": 1, "value": 1}]}
     named = [{"filter": "isValid(datum.name)"}]
     line = {"type": "rule", "color": "#999", "x2Offset": 10}
     layers = [
-        {"data": diagonal, "mark": {"type": "line", "color": "gray"}, "encoding": place},
-        {"mark": {**text, "stroke": "white", "strokeWidth": 3}, "encoding": at},
+        {"data": diagonal, "mark": {"type": "line", "color": "gray"}, "encoding": position},
+        {"mark": {**text, "stroke": "white", "strokeWidth": 3}, "encoding": name},
         {"transform": named, "mark": line, "encoding": to_name},
-        {"mark": {"type": "circle", "size": 36}, "encoding": {**place, "color": color}},
-        {"mark": text, "encoding": at},
+        {"mark": {"type": "circle", "size": 36}, "encoding": {**position, "color": color}},
+        {"mark": text, "encoding": name},
     ]
     title = f"Each class: {subject} against {other}"
     return {
@@ -127,51 +133,58 @@ def chart(rows: list[dict[str, Any]], subject: str, other: str) -> dict[str, Any
     }  # fmt: skip
 
 
-def section(facts: Facts) -> str:
-    """Return this section of the page, and write its picture and table."""
-    subject, beside = facts.subject.name, other_entry(facts)
-    found = {row.name: read_classes(row.name) for row in facts.entries}
-    clips = {label: int(row["test_clips"]) for label, row in found[subject].items()}
+def section(context: ReportContext) -> str:
+    """Return this section of the page, and write its chart and table."""
+    subject = context.subject.name
+    class_scores = {
+        row.name: read_class_scores(context.folder, row.name) for row in context.entries
+    }
+    clips = {label: int(row["test_clips"]) for label, row in class_scores[subject].items()}
     table_rows = [
-        [label, n, name, *(of[label][key] for key in VALUES)]
-        for label, n in clips.items()
-        for name, of in found.items()
+        [label, number, name, *(entry[label][key] for key in VALUES)]
+        for label, number in clips.items()
+        for name, entry in class_scores.items()
     ]
-    write_text(TABLE, to_csv(["label", "test_clips", "entry", *VALUES], table_rows))
+    table_path = context.folder.comparison_plots / "per_class.csv"
+    write_text(table_path, to_csv(["label", "test_clips", "entry", *VALUES], table_rows))
 
-    def values(name: str) -> Values:
-        rows = found[name].items()
-        return {label: [float(row[key] or "nan") for key in VALUES] for label, row in rows}
+    def read_values(name: str) -> ClassValues:
+        return {
+            label: [float(row[key] or "nan") for key in VALUES]
+            for label, row in class_scores[name].items()
+        }
 
-    ours = {label: of for label, of in values(subject).items() if clips[label]}
-    if beside is not None:
-        row, why = beside
-        other, theirs = row.name, values(row.name)
-        told = f"`{other}` beside it {why}."
-    else:  # its average precision is the share of the clips that have the label
-        tested = sum(len(fold.test) for fold in facts.index.folds)
-        none = math.nan
-        other, theirs = "chance", {of: [n / tested, none, 0.5, none] for of, n in clips.items()}
-        told = "Beside it is a ranking at random, as there is no other entry."
+    values = {label: row for label, row in read_values(subject).items() if clips[label]}
+    if (selected := select_other_entry(context)) is not None:
+        row, reason = selected
+        other, other_values = row.name, read_values(row.name)
+        comparison = f"It is compared with `{other}`, {reason}."
+    else:  # the average precision of a random ranking is the share of the clips with the label
+        test_clips = sum(len(fold.test) for fold in context.index.folds)
+        nan = math.nan
+        other = "chance"
+        other_values = {label: [n / test_clips, nan, 0.5, nan] for label, n in clips.items()}
+        comparison = "It is compared with a random ranking, as there is no other entry."
     rows = [
         {
             "class": label,
-            "ours": round(value, 6),
-            "other": round(theirs[label][0], 6),
+            "value": round(value, 6),
+            "other": round(other_values[label][0], 6),
             "clips": clips[label],
         }
-        for label, (value, *_) in ours.items()
+        for label, (value, *_) in values.items()
     ]
-    write_text(PICTURE, draw(in_the_look(chart(rows, subject, other))))
-    high = sum(values[0] >= 0.5 for values in ours.values())
-    low = sum(values[0] < 0.1 for values in ours.values())
+    chart_path = context.folder.comparison_plots / "per_class.svg"
+    write_text(chart_path, render_svg(apply_theme(class_chart(rows, subject, other))))
+    high = sum(row[0] >= 0.5 for row in values.values())
+    low = sum(row[0] < 0.1 for row in values.values())
     return f"""\
 ## Easy and hard classes
 
-Of {len(ours)} classes with test clips, `{subject}` has an average precision of 0.5 or more on
-{high}, and of less than 0.1 on {low}. {told}
-All classes and entries: [{TABLE.name}]({linked(TABLE)}).
+Of {len(values)} classes with test clips, `{subject}` has an average precision of 0.5 or more on
+{high}, and of less than 0.1 on {low}. {comparison}
+All classes and entries: [{table_path.name}]({context.link(table_path)}).
 
-{table(ours, other, theirs, clips)}
-![Average precision of each class]({linked(PICTURE)})
+{class_table(values, other, other_values, clips)}
+![Average precision of each class]({context.link(chart_path)})
 """

@@ -1,23 +1,21 @@
-"""Which classes are taken for which others, where each clip has one label."""
+"""The confusion matrix, where each clip has one label."""
 
-from pathlib import Path
 from typing import Any
 
 from tagging.base.files import write_text
-from tagging.reports.facts import PLOTS, Facts, linked
-from tagging.reports.picture import draw, in_the_look
+from tagging.reports.charts import apply_theme, render_svg
+from tagging.reports.context import ReportContext
 from tagging.scoring.tables import read_rows, to_markdown
 
-PICTURE = PLOTS / "confusion.svg"
-SHOWN = 10  # pairs in the table
+MAX_ROWS = 10  # pairs of classes in the table
 CELL = 18  # pixels
-MOST_NUMBERS = 20  # with more classes, cells have no numbers
+MAX_LABELED = 20  # with more classes, cells have no numbers
 
 
-def chart(rows: list[dict[str, str]], title: str) -> dict[str, Any]:
-    """Return a Vega-Lite chart: a row for each class, a column for each answer."""
+def confusion_chart(rows: list[dict[str, str]], title: str) -> dict[str, Any]:
+    """Return a Vega-Lite chart: a row for each true class, a column for each predicted class."""
     classes = list(dict.fromkeys(row["label"] for row in rows))
-    few = len(classes) <= MOST_NUMBERS
+    labeled = len(classes) <= MAX_LABELED
     cells = {"type": "nominal", "sort": classes}
     axis = {"domain": False, "ticks": False}
     share = {"field": "share", "type": "quantitative"}
@@ -26,7 +24,7 @@ def chart(rows: list[dict[str, str]], title: str) -> dict[str, Any]:
     layers = [
         {"mark": "rect", "encoding": {"color": {**share, "title": "share", "scale": scale}}},
         {
-            "transform": [{"filter": f"{int(few)} && datum.share >= 0.005"}],
+            "transform": [{"filter": f"{int(labeled)} && datum.share >= 0.005"}],
             "mark": {"type": "text", "fontSize": 11},
             "encoding": {"text": {**share, "format": ".0%"}, "color": on_dark},
         },
@@ -34,40 +32,42 @@ def chart(rows: list[dict[str, str]], title: str) -> dict[str, Any]:
     return {
         "data": {"values": rows, "format": {"parse": {"share": "number"}}},
         "title": title,
-        "width": {"step": 2 * CELL if few else CELL},
+        "width": {"step": 2 * CELL if labeled else CELL},
         "height": {"step": CELL},
         "encoding": {
             "x": {
                 **cells,
-                "field": "answered",
-                "title": "answer",
+                "field": "predicted",
+                "title": "predicted class",
                 "axis": {**axis, "labelAngle": -90},
             },
-            "y": {**cells, "field": "label", "title": "class", "axis": axis},
+            "y": {**cells, "field": "label", "title": "true class", "axis": axis},
         },
         "layer": layers,
     }
 
 
-def section(facts: Facts) -> str:
-    """Return this section of the page, and draw its picture."""
-    name = facts.subject.name
-    rows = read_rows(Path(f"plots/evaluate/{name}/confusion.csv"))
-    write_text(PICTURE, draw(in_the_look(chart(rows, f"What {name} answers"))))
-    wrong = [row for row in rows if row["label"] != row["answered"] and int(row["clips"])]
-    wrong.sort(key=lambda row: -float(row["share"]))
+def section(context: ReportContext) -> str:
+    """Return this section of the page, and write its chart."""
+    name = context.subject.name
+    rows = read_rows(context.folder.entry_plots(name) / "confusion.csv")
+    chart_path = context.folder.comparison_plots / "confusion.svg"
+    chart = confusion_chart(rows, f"Confusion matrix of {name}")
+    write_text(chart_path, render_svg(apply_theme(chart)))
+    errors = [row for row in rows if row["label"] != row["predicted"] and int(row["clips"])]
+    errors.sort(key=lambda row: -float(row["share"]))
     cells = [
-        [row["label"], row["answered"], f"{float(row['share']):.1%}", row["clips"]]
-        for row in wrong[:SHOWN]
+        [row["label"], row["predicted"], f"{float(row['share']):.1%}", row["clips"]]
+        for row in errors[:MAX_ROWS]
     ]
-    runs = " Clips are counted once a run." if len(facts.subject.runs) > 1 else ""
+    runs = " Clips are counted once for each run." if len(context.subject.runs) > 1 else ""
     return f"""\
-## What is taken for what
+## Confusion matrix
 
-Of each class's test clips, the share that `{name}` answers with each class.{runs}
+The share of each true class's test clips that `{name}` predicts as each class.{runs}
 
-![Confusion matrix]({linked(PICTURE)})
+![Confusion matrix]({context.link(chart_path)})
 
-The classes that are mistaken most often:
+The most frequent errors:
 
-{to_markdown(["class", "answered", "share", "clips"], cells, right=2)}"""
+{to_markdown(["true class", "predicted class", "share", "clips"], cells, right=2)}"""

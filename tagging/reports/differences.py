@@ -1,4 +1,4 @@
-"""What changes to a model are worth: paired differences over runs with the same folds and seeds."""
+"""Effects of changes to a model: paired differences over runs with the same folds and seeds."""
 
 from collections.abc import Sequence
 from statistics import mean, stdev
@@ -8,31 +8,30 @@ from scipy import stats
 
 from tagging.base.errors import UserError
 from tagging.base.files import write_text
-from tagging.reports.facts import PLOTS, Facts, Row, find, linked
-from tagging.reports.leaderboard import cell
-from tagging.reports.picture import draw, in_the_look
+from tagging.reports.charts import apply_theme, render_svg
+from tagging.reports.context import ReportContext, Row, find_entry
+from tagging.reports.leaderboard import metric_cell
 from tagging.scoring.tables import to_markdown
 
 CONFIDENCE = 0.95
-PICTURE = PLOTS / "differences.svg"
-NEITHER = {"none shown": "No difference shown", "one run": "One run, which shows no spread"}
+INCONCLUSIVE = {"not significant": "Not significant", "one run": "One run, without an interval"}
 
 
 class Difference(NamedTuple):
-    """A mean of paired differences, and its interval; None where one pair shows no spread."""
+    """A mean of paired differences and its interval, None for a single pair."""
 
     mean: float
     interval: tuple[float, float] | None
 
     def verdict(self, higher_is_better: bool = True) -> str:
-        """Whether the interval lies on one side of zero, has it inside, or is none."""
+        """Return gain or loss if the interval excludes zero, else not significant or one run."""
         if self.interval is None:
             return "one run"
         low, high = self.interval if higher_is_better else (-self.interval[1], -self.interval[0])
-        return "gain" if low > 0 else "loss" if high < 0 else "none shown"
+        return "gain" if low > 0 else "loss" if high < 0 else "not significant"
 
-    def text(self, decimals: int) -> str:
-        """The mean and, in brackets, its interval."""
+    def format(self, decimals: int) -> str:
+        """Return the mean and, in brackets, its interval."""
         mean, *ends = (f"{value:+.{decimals}f}" for value in (self.mean, *(self.interval or ())))
         return f"{mean} ({' to '.join(ends)})" if ends else mean
 
@@ -40,134 +39,147 @@ class Difference(NamedTuple):
 def paired_difference(new: Sequence[float], old: Sequence[float]) -> Difference:
     """Return how much higher `new` is than `old`, with the t-interval of the mean of the pairs.
 
-    Student (1908), "The probable error of a mean". It takes the differences for draws from a
-    normal distribution, which few runs cannot show to be wrong.
+    Student (1908), "The probable error of a mean". It assumes normally distributed differences,
+    which few runs cannot refute.
 
     Args:
-        new: a score a run.
+        new: a score of each run.
         old: the same runs' scores, in the same order.
     """
     pairs = [a - b for a, b in zip(new, old, strict=True)]
-    middle = mean(pairs)
+    center = mean(pairs)
     if len(pairs) == 1:
-        return Difference(middle, None)
-    reach = stats.t.ppf((1 + CONFIDENCE) / 2, len(pairs) - 1) * stdev(pairs) / len(pairs) ** 0.5
-    return Difference(middle, (middle - float(reach), middle + float(reach)))
+        return Difference(center, None)
+    margin = stats.t.ppf((1 + CONFIDENCE) / 2, len(pairs) - 1) * stdev(pairs) / len(pairs) ** 0.5
+    return Difference(center, (center - float(margin), center + float(margin)))
 
 
-def common_runs(row: Row, reference: Row) -> list[str]:
-    """Return the runs that both have: the same fold and seed.
+def common_runs(row: Row, base: Row) -> list[str]:
+    """Return the runs that both entries have: the same fold and seed.
 
     Raises:
-        UserError: if there are none.
+        UserError: if there is no such run.
     """
-    if not (runs := [run for run in reference.runs if run in row.runs]):
+    if not (runs := [run for run in base.runs if run in row.runs]):
         raise UserError(
-            f"params.yaml: {row.name} and {reference.name} have no fold and seed in common; to be "
-            "compared they take one or more"
+            f"params.yaml: {row.name} and {base.name} have no fold and seed in common, and cannot "
+            "be compared: give both one seed"
         )
     return runs
 
 
-def compare(row: Row, reference: Row, split: str, metric: str) -> Difference:
-    """Return how much higher an entry's metric is on a split, the same runs compared."""
-    runs = common_runs(row, reference)
+def compare_runs(row: Row, base: Row, split: str, key: str) -> Difference:
+    """Return how much higher an entry's metric is on a split, over the common runs."""
+    runs = common_runs(row, base)
     return paired_difference(
-        *([of.runs[run][split][metric] for run in runs] for of in (row, reference))
+        *([entry.runs[run][split][key] for run in runs] for entry in (row, base))
     )
 
 
 class Comparison(NamedTuple):
-    """An entry, what it is compared with, and the difference on each split: the first decides."""
+    """An entry, its base, and the difference on each split: the first decides the verdict."""
 
     entry: Row
-    reference: Row
+    base: Row
     by_split: dict[str, Difference]
     verdict: str
 
     @property
     def method(self) -> str:
-        """What the entry's name adds to the reference's."""
-        return self.entry.name.removeprefix(f"{self.reference.name}_")
+        """The part of the entry's name after the base's."""
+        return self.entry.name.removeprefix(f"{self.base.name}_")
+
+    @property
+    def difference(self) -> Difference:
+        """The difference that decides the verdict."""
+        return next(iter(self.by_split.values()))
 
 
-def comparisons(facts: Facts) -> list[Comparison]:
-    """Return all comparisons that `compare.differences` asks for.
+def comparisons(context: ReportContext) -> list[Comparison]:
+    """Return all comparisons of `compare.differences`.
 
     Raises:
         UserError: if a name is no entry's, or two entries have no run in common.
     """
     found = []
-    for name, others in facts.settings.differences.items():
-        reference = find(facts.entries, name, "differences")
-        for row in (find(facts.entries, other, f"differences.{name}") for other in others):
-            by_split = {of: compare(row, reference, of, facts.task.chooses) for of in facts.splits}
-            verdict = by_split[facts.splits[0]].verdict(facts.metric.higher_is_better)
-            found.append(Comparison(row, reference, by_split, verdict))
+    for name, others in context.settings.differences.items():
+        base = find_entry(context.entries, name, "differences")
+        for other in others:
+            row = find_entry(context.entries, other, f"differences.{name}")
+            by_split = {
+                split: compare_runs(row, base, split, context.key) for split in context.splits
+            }
+            deciding = by_split[context.splits[0]]
+            verdict = deciding.verdict(context.metric.higher_is_better)
+            found.append(Comparison(row, base, by_split, verdict))
     return found
 
 
-def changes(entry: dict[str, Any], reference: dict[str, Any]) -> str:
-    """Return what an entry of params.yaml sets otherwise than another, seeds aside."""
+def changed_settings(config: dict[str, Any], base: dict[str, Any]) -> str:
+    """Return the settings of an entry of params.yaml that differ from another's, without seeds."""
 
-    def settings(of: dict[str, Any]) -> dict[str, Any]:
-        own = {key: value for key, value in of.items() if key not in ("network", "train", "seeds")}
-        return own | of.get("network", {}) | of.get("train", {})
+    def flatten(entry: dict[str, Any]) -> dict[str, Any]:
+        nested = ("network", "train", "seeds")
+        own = {key: value for key, value in entry.items() if key not in nested}
+        return own | entry.get("network", {}) | entry.get("train", {})
 
-    theirs = settings(reference)
+    base_settings = flatten(base)
     return ", ".join(
-        f"`{key}: {value}`" for key, value in settings(entry).items() if theirs.get(key) != value
+        f"`{key}: {value}`"
+        for key, value in flatten(config).items()
+        if base_settings.get(key) != value
     )
 
 
-def table(facts: Facts, found: list[Comparison]) -> str:
-    """Return the scores and differences of all that is compared with one entry, as Markdown."""
-    reference, metric, name = found[0].reference, facts.metric, facts.task.chooses
-    params = {entry: of for section in facts.params.values() for entry, of in section.items()}
+def difference_table(context: ReportContext, group: list[Comparison]) -> str:
+    """Return the scores and differences of all comparisons with one base, as Markdown."""
+    base, metric, key = group[0].base, context.metric, context.key
+    configs = {name: config for kind in context.configs.values() for name, config in kind.items()}
 
-    def scores(row: Row, split: str) -> str:
-        without_interval = {k: getattr(row, split).get(k) for k in (name, f"{name}_std")}
-        return cell(metric, without_interval, name)
+    def score(row: Row, split: str) -> str:
+        scores = {k: getattr(row, split).get(k) for k in (key, f"{key}_std")}  # no interval
+        return metric_cell(metric, scores, key)
 
-    rows = [[reference.name, "", ""]]
-    rows[0] += [text for split in facts.splits for text in (scores(reference, split), "")]
-    for each in found:
-        said = changes(params[each.entry.name], params[reference.name])
-        rows.append([each.method, said, each.verdict])
-        for split, difference in each.by_split.items():
-            rows[-1] += [scores(each.entry, split), difference.text(metric.decimals)]
+    rows = [[base.name, "", ""]]
+    rows[0] += [text for split in context.splits for text in (score(base, split), "")]
+    for comparison in group:
+        entry = comparison.entry
+        changes = changed_settings(configs[entry.name], configs[base.name])
+        rows.append([comparison.method, changes, comparison.verdict])
+        for split, difference in comparison.by_split.items():
+            rows[-1] += [score(entry, split), difference.format(metric.decimals)]
     header = ["entry", "changes", "verdict"]
-    header += [text for of in facts.splits for text in (f"{of} {metric.title}", "difference")]
-    return f"### {reference.name}\n\n{to_markdown(header, rows, right=3)}"
+    header += [text for s in context.splits for text in (f"{s} {metric.title}", "difference")]
+    return f"### {base.name}\n\n{to_markdown(header, rows, right=3)}"
 
 
-def chart(found: list[Comparison], title: str) -> dict[str, Any]:
-    """Return a Vega-Lite chart: methods from top to bottom, references by colour.
+def difference_chart(found: list[Comparison], title: str) -> dict[str, Any]:
+    """Return a Vega-Lite chart: methods from top to bottom, bases by colour.
 
     Args:
-        found: what is compared.
-        title: the axis's.
+        found: all comparisons.
+        title: of the axis.
     """
     rows = []
-    for each in found:
-        difference = next(iter(each.by_split.values()))
-        low, high = difference.interval or (difference.mean, difference.mean)
-        row = {"reference": each.reference.name, "method": each.method, "mean": difference.mean}
+    for comparison in found:
+        mean, interval = comparison.difference
+        low, high = interval or (mean, mean)
+        row = {"base": comparison.base.name, "method": comparison.method, "mean": mean}
         rows.append(row | {"low": low, "high": high})
-    references = list(dict.fromkeys(row["reference"] for row in rows))
+    bases = list(dict.fromkeys(row["base"] for row in rows))
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    of = {"field": "reference", "type": "nominal", "sort": references}
+    base = {"field": "base", "type": "nominal", "sort": bases}
     axis = {"grid": True, "tickBand": "extent"}
     position = {
         "y": {"field": "method", "type": "nominal", "sort": methods, "title": None, "axis": axis},
-        "yOffset": of,
-        "color": {**of, "title": "compared with"},
+        "yOffset": base,
+        "color": {**base, "title": "compared with"},
     }
     x = {"type": "quantitative", "title": title, "axis": {"format": "+.3f"}}
-    interval = {**position, "x": {**x, "field": "low"}, "x2": {"field": "high"}}
+    ends = {**position, "x": {**x, "field": "low"}, "x2": {"field": "high"}}
     layers = [
         ({"type": "rule", "color": "black"}, {"x": {"datum": 0}}),
-        ({"type": "rule", "strokeWidth": 2}, interval),
+        ({"type": "rule", "strokeWidth": 2}, ends),
         ({"type": "point", "filled": True, "size": 60}, {**position, "x": {**x, "field": "mean"}}),
     ]
     return {
@@ -178,45 +190,48 @@ def chart(found: list[Comparison], title: str) -> dict[str, Any]:
     }
 
 
-def summary(found: list[Comparison], decimals: int) -> str:
-    """Return the gains and the losses, one line each, and how many differences are neither."""
+def summarize_verdicts(found: list[Comparison], decimals: int) -> str:
+    """Return the gains and the losses, one line each, and the numbers of other verdicts."""
     names: dict[str, list[str]] = {"gain": [], "loss": []}
-    for each in found:
-        value = next(iter(each.by_split.values())).mean
-        text = f"{each.method} on {each.reference.name} ({value:+.{decimals}f})"
-        names.setdefault(each.verdict, []).append(text)
-    neither = {k: f"{len(of)} of {len(found)}" for k, of in names.items() if k in NEITHER}
-    said = {
+    for comparison in found:
+        value = comparison.difference.mean
+        text = f"{comparison.method} on {comparison.base.name} ({value:+.{decimals}f})"
+        names.setdefault(comparison.verdict, []).append(text)
+    lines = {
         "Gains": ", ".join(names["gain"]) or "none",
         "Losses": ", ".join(names["loss"]) or "none",
     }
-    said |= {NEITHER[verdict]: text for verdict, text in neither.items()}
-    return "".join(f"- **{title}**: {text}.\n" for title, text in said.items())
+    for verdict, title in INCONCLUSIVE.items():
+        if verdict in names:
+            lines[title] = f"{len(names[verdict])} of {len(found)}"
+    return "".join(f"- **{title}**: {text}.\n" for title, text in lines.items())
 
 
-def section(facts: Facts) -> str:
-    """Return this section of the page, and draw its picture; nothing if nothing is compared."""
-    found = comparisons(facts)
+def section(context: ReportContext) -> str:
+    """Return this section of the page, and write its chart; empty without comparisons."""
+    found = comparisons(context)
     if not found:
         return ""
-    judged = f"{'validation' if facts.by_validation else 'test'} {facts.metric.title}"
-    picture = draw(in_the_look(chart(found, f"difference in {judged}")))
-    write_text(PICTURE, picture)
-    of_reference: dict[str, list[Comparison]] = {}
-    for each in found:
-        of_reference.setdefault(each.reference.name, []).append(each)
-    tables = "\n".join(table(facts, of) for of in of_reference.values())
+    split = "validation" if context.has_validation else "test"
+    measured = f"{split} {context.metric.title}"
+    chart_path = context.folder.comparison_plots / "differences.svg"
+    chart = difference_chart(found, f"difference in {measured}")
+    write_text(chart_path, render_svg(apply_theme(chart)))
+    groups: dict[str, list[Comparison]] = {}
+    for comparison in found:
+        groups.setdefault(comparison.base.name, []).append(comparison)
+    tables = "\n".join(difference_table(context, group) for group in groups.values())
     return f"""\
 ## Differences
 
-Each entry is compared with the one that it changes, run by run: the same folds and seeds.
+Each entry is compared with the one that it changes, run by run, with the same folds and seeds.
 
-{summary(found, facts.metric.decimals)}
-![Differences in {judged}]({linked(PICTURE)})
+{summarize_verdicts(found, context.metric.decimals)}
+![Differences in {measured}]({context.link(chart_path)})
 
-A difference is the mean over runs; in brackets its {CONFIDENCE:.0%} t-interval. A gain or a loss is
-one whose interval on {judged} leaves out zero; what else is shown decides nothing. If no change did
-anything, {(1 - CONFIDENCE) * len(found):.2g} of {len(found)} intervals would be expected to leave
-out zero. They are about other runs on these clips, not about other clips.
+A difference is the mean over runs, with its {CONFIDENCE:.0%} t-interval in brackets. A gain or a
+loss is a difference in {measured} whose interval excludes zero; other columns decide nothing. If
+no change had an effect, {(1 - CONFIDENCE) * len(found):.2g} of {len(found)} intervals would be
+expected to exclude zero. The intervals cover other runs on these clips, not other clips.
 
 {tables}"""

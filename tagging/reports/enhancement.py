@@ -1,7 +1,7 @@
-"""What label enhancement adds, and what it is worth to frequent and to rare classes.
+"""Effects of label enhancement: the added labels, and their worth for frequent and rare classes.
 
-PSLA (Gong et al., 2021, arXiv 2102.01243) adds labels that the ontology says may be missing and
-that a teacher hears; its authors claim gains for rare classes.
+PSLA (Gong et al., 2021, arXiv 2102.01243) adds labels that may be missing by the ontology and that
+a teacher predicts; its authors claim gains for rare classes.
 """
 
 from pathlib import Path
@@ -10,111 +10,123 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
-from tagging.reports.differences import common_runs, compare, paired_difference
-from tagging.reports.facts import Facts, Row
+from tagging.reports.context import ReportContext, Row
+from tagging.reports.differences import common_runs, compare_runs, paired_difference
 from tagging.scoring.metrics.mean_average_precision import average_precision
-from tagging.scoring.scores import read_scores, scores_path
+from tagging.scoring.scores import read_scores
 from tagging.scoring.tables import to_markdown
 
-NAMES = {"val": "validation", "test": "test"}
-GROUPS = ("rare", "between", "frequent")  # thirds of the classes, by clips that train
+SPLIT_NAMES = {"val": "validation", "test": "test"}
+GROUPS = ("rare", "medium", "frequent")  # thirds of the classes, by training clips
 
 
-def twin(facts: Facts, student: dict[str, Any]) -> Row | None:
-    """Return the model that differs from a student in its labels alone: else they are alike."""
+def find_unenhanced(context: ReportContext, student: dict[str, Any]) -> Row | None:
+    """Return the model with the settings of a student, but without enhanced labels."""
 
-    def settings(entry: dict[str, Any]) -> tuple:
+    def settings(entry: dict[str, Any]) -> tuple[Any, ...]:
         return (entry["architecture"], entry.get("features"), *map(entry.get, ("network", "train")))
 
-    alike = [k for k, of in facts.params["model"].items() if settings(of) == settings(student)]
-    return next((row for row in facts.entries if row.name in alike), None)
+    names = [
+        name
+        for name, config in context.configs["model"].items()
+        if settings(config) == settings(student)
+    ]
+    return next((row for row in context.entries if row.name in names), None)
 
 
-def added(facts: Facts, student: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the labels that a student learns besides, of type I and II: bool (clips, classes)."""
-    # Here, as it takes PyTorch along: other reports start at once.
-    from tagging.sources.audioset.ontology import ancestor_matrix, child_matrix, read_ontology
+def added_labels(context: ReportContext, student: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels that a student adds, of type I and II: bool (clips, classes) each."""
+    # Here, because it imports PyTorch, which other sections do not need.
     from tagging.learning.targets import missing, thresholds
+    from tagging.sources.audioset.ontology import ancestor_matrix, child_matrix, read_ontology
 
-    labels = facts.index.labels[facts.index.folds[0].train]
-    teacher = read_scores(scores_path("ensembles", student["teacher"])).of_fold(0, "train")[0]
+    labels = context.index.labels[context.index.folds[0].train]
+    path = context.folder.scores("ensembles", student["teacher"])
+    teacher = read_scores(path).select(0, "train")[0]
     scores, ontology = expit(teacher), read_ontology(Path(student["ontology"]))
     return missing(
         labels,
-        scores > thresholds(labels, scores, student["enhance"]),
-        child_matrix(ontology, facts.index.classes),
-        ancestor_matrix(ontology, facts.index.classes),
+        scores > thresholds(labels, scores, student["relabel_threshold"]),
+        child_matrix(ontology, context.index.classes),
+        ancestor_matrix(ontology, context.index.classes),
     )
 
 
-def by_class(facts: Facts, row: Row, runs: list[str]) -> np.ndarray:
+def class_precisions(context: ReportContext, row: Row, runs: list[str]) -> np.ndarray:
     """Return each class's average precision on test, run by run: float64 (runs, classes)."""
-    answers = {of.run: of for of in facts.answers(row, "test")}
-    return np.stack([average_precision(answers[k].labels, answers[k].scores) for k in runs])
+    by_run = {run.run: run for run in context.run_scores(row, "test")}
+    return np.stack([average_precision(by_run[run].labels, by_run[run].scores) for run in runs])
 
 
-def table(facts: Facts, ours: Row, plain: Row, new: np.ndarray) -> str:
-    """Return what is added and what it is worth, for thirds of the classes, as Markdown.
+def frequency_table(context: ReportContext, row: Row, unenhanced: Row, added: np.ndarray) -> str:
+    """Return the added labels and the differences they make, for thirds of the classes.
 
     Args:
-        facts: of the task.
-        ours: the student.
-        plain: its twin.
-        new: labels added to each class, (classes,).
+        context: of the task.
+        row: the student.
+        unenhanced: the same model without enhanced labels.
+        added: labels added to each class, (classes,).
     """
-    runs = common_runs(ours, plain)
-    precisions = [by_class(facts, row, runs) for row in (ours, plain)]
-    train_clips = facts.index.labels[facts.index.folds[0].train].sum(axis=0, dtype=int)
-    tested = np.flatnonzero(~np.isnan(precisions[0]).any(axis=0))
-    rare_first = tested[np.argsort(train_clips[tested], kind="stable")]
+    runs = common_runs(row, unenhanced)
+    precisions = [class_precisions(context, entry, runs) for entry in (row, unenhanced)]
+    train_clips = context.index.labels[context.index.folds[0].train].sum(axis=0, dtype=int)
+    with_test_clips = np.flatnonzero(~np.isnan(precisions[0]).any(axis=0))
+    rare_first = with_test_clips[np.argsort(train_clips[with_test_clips], kind="stable")]
     rows = []
     for name, classes in zip(GROUPS, np.array_split(rare_first, len(GROUPS)), strict=True):
-        means = [of[:, classes].mean(axis=1) for of in precisions]
-        difference = paired_difference(*(of.tolist() for of in means))
+        means = [values[:, classes].mean(axis=1) for values in precisions]
+        difference = paired_difference(*(values.tolist() for values in means))
         clips = train_clips[classes]
         rows.append(
             [f"{name}: {clips.min():,} to {clips.max():,} training clips", str(len(classes)),
-             f"{new[classes].sum():,}", *(f"{of.mean():.4f}" for of in means[::-1]),
-             difference.text(4), difference.verdict()]
+             f"{added[classes].sum():,}", *(f"{values.mean():.4f}" for values in means[::-1]),
+             difference.format(4), difference.verdict()]
         )  # fmt: skip
-    header = ["classes", "number", "labels added", plain.name, ours.name, "difference", "verdict"]
+    header = [
+        "classes", "number", "labels added", unenhanced.name, row.name, "difference", "verdict",
+    ]  # fmt: skip
     return to_markdown(header, rows, right=1)
 
 
-def section(facts: Facts) -> str:
-    """Return this section of the page: a paragraph and a table for each such student."""
-    labels = facts.index.labels[facts.index.folds[0].train].sum(dtype=int)
-    parts = ["## What label enhancement is worth\n"]
-    for row in (row for row in facts.entries if row.kind == "student"):
-        student = facts.params["student"][row.name]
-        if student.get("enhance") is None:
+def section(context: ReportContext) -> str:
+    """Return this section of the page: a paragraph and a table for each student with relabeling."""
+    labels = context.index.labels[context.index.folds[0].train].sum(dtype=int)
+    parts = ["## Effects of label enhancement\n"]
+    for row in (row for row in context.entries if row.kind == "student"):
+        student = context.configs["student"][row.name]
+        threshold = student.get("relabel_threshold")
+        if threshold is None:
             continue
-        below, above = added(facts, student)
-        new = (below | above).sum(axis=0)
+        below, above = added_labels(context, student)
+        added = (below | above).sum(axis=0)
         text = f"""
-With the teacher `{student["teacher"]}` and its thresholds (`enhance: {student["enhance"]}`),
-`{row.name}` learns {new.sum():,} labels besides the {labels:,} of the training split:
-{below.sum():,} kinds of a class that a clip has, {above.sum():,} classes that one is a kind of,
-some of them both.
+With the teacher `{student["teacher"]}` and its thresholds (`relabel_threshold: {threshold}`),
+`{row.name}` learns {added.sum():,} labels in addition to the {labels:,} of the training split:
+{below.sum():,} subclasses of a label, {above.sum():,} superclasses of a label, some of them both.
 Scores are against the original labels."""
-        plain = twin(facts, student)
-        if plain is None:
-            text += " No model is trained alike without: nothing tells what they are worth.\n"
+        unenhanced = find_unenhanced(context, student)
+        if unenhanced is None:
+            text += " No model has the same settings without them: their effect is unknown.\n"
         else:
-            text += f"{worth(facts, row, plain)}\n\n{table(facts, row, plain, new)}"
+            text += f"{describe_effect(context, row, unenhanced)}\n\n"
+            text += frequency_table(context, row, unenhanced, added)
         parts.append(text)
     return "".join(parts)
 
 
-def worth(facts: Facts, row: Row, plain: Row) -> str:
-    """Say how a student differs from its twin, run by run."""
-    metric, runs = facts.metric, len(common_runs(row, plain))
-    found = [(split, compare(row, plain, split, facts.task.chooses)) for split in facts.splits]
-    said = [
-        f"{of.text(metric.decimals)} on {NAMES[split]}, {of.verdict(metric.higher_is_better)}"
-        for split, of in found
+def describe_effect(context: ReportContext, row: Row, unenhanced: Row) -> str:
+    """Describe the difference of a student to the same model without enhanced labels."""
+    metric, runs = context.metric, len(common_runs(row, unenhanced))
+    by_split = {
+        split: compare_runs(row, unenhanced, split, context.key) for split in context.splits
+    }
+    effects = [
+        f"{difference.format(metric.decimals)} on {SPLIT_NAMES[split]}, "
+        f"{difference.verdict(metric.higher_is_better)}"
+        for split, difference in by_split.items()
     ]
     return f"""
-Less `{plain.name}`, trained alike without them, its {metric.title} is {"; ".join(said)}.
-Average precision on test, by how many clips of a class train (in brackets 95% t-intervals over
+The difference to `{unenhanced.name}`, trained alike without them, in {metric.title} is
+{"; ".join(effects)}.
+Average precision on test, by the number of training clips of a class (with 95% t-intervals over
 {runs} runs with the same seeds):"""

@@ -1,209 +1,273 @@
-"""The leaderboard: all rows on the same test clips, as a page, as data and for the plots."""
+"""The leaderboard: all rows on the same test clips, for the page, as data, and for the plots."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from tagging.reports.facts import SAMPLE, Facts, Row, find
+from tagging.reports.context import SAMPLE, ReportContext, Row, find_entry
+from tagging.reports.page import render
 from tagging.scoring.metric import Metric
 from tagging.scoring.tables import to_csv, to_markdown
 
-PANELS = 2  # metrics in the picture
+PANELS = 2  # metrics in the chart
 PLOT_HEADER = (
-    "model", "kind", "best", "behind", "data", "metric", "better", "value", "low", "high",
+    "model", "kind", "reference", "significantly_below", "data", "metric", "better", "value",
+    "ci_low", "ci_high",
 )  # fmt: skip
 SOURCES = {
     "AudioSet": "AudioSet (Google, CC BY 4.0)",
     SAMPLE: f"**{SAMPLE.capitalize()}, not AudioSet**",
 }
-WORDS = {"train": "to train", "val": "to validate", "test": "to test"}
+PURPOSES = {"train": "to train", "val": "to validate", "test": "to test"}
+
+DATA = """\
+{{ source }}\
+{% if records %}: {{ "recordings" if has_recordings else "records" }} of {{ records }}{% endif %}\
+; {{ classes }} classes; {{ split }}\
+{% if clip_seconds %} (clips of at most {{ clip_seconds }} s\
+{% if max_windows and max_windows > 1 %}, at most {{ max_windows }} of a recording{% endif %})\
+{% endif %}\
+{% if windows %}; {{ windows }} windows, of which those of a recording count as one clip, \
+with their mean probability{% endif %}.\
+{% if silent %} Silent windows left out: {{ silent }}; recordings without other windows: \
+{{ without_clips }}.{% endif %}\
+"""
+
+SELECTION = """\
+{% if reference is none %}\
+No clips validate here, so no entry is selected: the order on test may be due to chance.\
+{% else %}\
+The entry in bold {{ reason }}\
+{% if bfloat16 %}; it is trained in bfloat16, so its results depend on the processor{% endif %}. \
+The column "{{ difference }}" is the interval of a paired bootstrap on the same clips, in bold \
+where an entry is significantly below {{ reference }}: {{ below }} of {{ others }}. It covers \
+other draws of clips, not other seeds.\
+{% endif %}\
+"""
+
+PAGE = """\
+# Leaderboard
+
+{{ data }}
+
+{% if note %}
+{{ note }}
+
+{% endif %}
+{% if published %}
+{{ published }}
+
+{% endif %}
+{{ table }}
+Scores on the test split, best {{ metric }} first, with 95% bootstrap intervals over its clips. \
+{% if several_runs %}With several runs, the mean ± the standard deviation over runs. {% endif %}\
+{{ selection }} The training time of an ensemble is the sum of its members', that of a student \
+excludes its teacher's.
+"""
 
 
-def cell(metric: Metric, scores: Mapping[str, float | None], name: str) -> str:
-    """Return a metric as a table has it: mean ± standard deviation over runs (interval)."""
-    value, digits = scores.get(name), metric.decimals
+def metric_cell(metric: Metric, scores: Mapping[str, Any], key: str) -> str:
+    """Return a metric's cell in a table: mean ± standard deviation over runs (interval)."""
+    value, digits = scores.get(key), metric.decimals
     if value is None:
         return ""
     text = f"{value:.{digits}f}"
-    if (spread := scores.get(f"{name}_std")) is not None:
-        text += f" ± {spread:.{digits}f}"
-    if f"{name}_low" in scores:
-        low, high = (f"{scores[f'{name}_{end}']:.{digits - 1}f}" for end in ("low", "high"))
+    if (std := scores.get(f"{key}_std")) is not None:
+        text += f" ± {std:.{digits}f}"
+    if f"{key}_ci_low" in scores:
+        low, high = (f"{scores[f'{key}_ci_{end}']:.{digits - 1}f}" for end in ("low", "high"))
         text += f" ({low}–{high})"
     return text
 
 
-def describe(facts: Facts) -> str:
-    """Say in one line what the numbers were got on, and what was left out."""
-    data, folds = facts.data, facts.index.folds
-    records = ", ".join(f"{name} ({number:,})" for name, number in data.get("records", {}).items())
-    sizes = {WORDS[k]: len(places) for k, places in folds[0]._asdict().items() if len(places)}
+def describe_data(context: ReportContext) -> str:
+    """Describe the clips in one line: source, number, splits, and what was left out."""
+    summary, folds = context.summary, context.index.folds
+    records = summary.get("records", {}).items()
+    sizes = {PURPOSES[k]: len(clips) for k, clips in folds[0]._asdict().items() if len(clips)}
     split = " / ".join(f"{size:,}" for size in sizes.values())
     split += f" clips {' / '.join(sizes)}"
     if len(folds) > 1:
-        split = f"{len(facts.index.ids):,} clips in {len(folds)} folds, each of which tests once"
-    if seconds := data.get("seconds"):
-        most = data["clips_of_a_recording"]
-        split += f" (a clip: {seconds:g} s at most"
-        split += f"; of a recording, at most {most})" if (most or 0) > 1 else ")"
-    if facts.windows is not facts.index:
-        split += f"; {len(facts.windows.ids):,} windows, and those of a clip answer together"
-    what = SOURCES.get(data["source"], f"Recordings ({data['source']})")
-    them = "records" if facts.windows.recordings is None else "recordings"  # AudioSet's, or sounds
-    of_records = f": {them} of {records}" if records else ""
-    text = f"{what}{of_records}; {len(facts.index.classes)} classes; {split}."
-    if silent := data.get("silent_windows"):
-        whole = data["recordings_without_a_clip"]
-        text += f" Windows left out as silent: {silent:,}; recordings without another: {whole:,}."
-    return text
-
-
-def how_chosen(facts: Facts) -> str:
-    """Say which entry is marked, and why, and how the others stand to it."""
-    if facts.chosen is None:
-        return "Nothing validates here: no entry is chosen, and which leads on test may be chance."
-    others = [row for row in facts.entries if row.behind is not None]
-    how = (
-        f"is chosen by {facts.metric.title} on the validation split, never by the test split"
-        if facts.by_validation
-        else "is named in params.yaml: nothing validates here, and nothing is chosen"
-    )
-    entry = facts.params[facts.chosen.kind][facts.chosen.name]
-    if entry.get("train", {}).get("precision") == "bfloat16":
-        how += "; it is trained in bfloat16, so its results depend on the processor"
-    return (
-        f"The entry in bold {how}. The column behind {facts.chosen.name} is the 95% interval of "
-        "what it is better by on the same clips, by a paired bootstrap; in bold where surely: "
-        f"{sum(row.surely_behind for row in others)} of {len(others)}. This is about other clips, "
-        "not about other seeds."
+        split = f"{len(context.index.ids):,} clips in {len(folds)} folds, each the test split once"
+    aggregated = context.windows is not context.index
+    return render(
+        DATA,
+        source=SOURCES.get(summary["source"], f"Recordings ({summary['source']})"),
+        has_recordings=context.windows.recordings is not None,
+        records=", ".join(f"{name} ({number:,})" for name, number in records),
+        classes=len(context.index.classes),
+        split=split,
+        clip_seconds=f"{seconds:g}" if (seconds := summary.get("clip_seconds")) else "",
+        max_windows=summary.get("max_windows"),
+        windows=f"{len(context.windows.ids):,}" if aggregated else "",
+        silent=f"{silent:,}" if (silent := summary.get("silent_windows")) else "",
+        without_clips=f"{summary.get('recordings_without_clips', 0):,}",
     )
 
 
-def table(facts: Facts) -> str:
-    """Return the leaderboard as Markdown, the chosen entry in bold, without empty columns."""
-    rows, metric, name = facts.rows, facts.metric, facts.task.chooses
-    best = facts.chosen.name if facts.chosen else None
+def difference_title(context: ReportContext) -> str:
+    """Return the title of the column with differences to the reference."""
+    name = context.reference.name if context.reference else None
+    return f"difference to {name} (95% CI)"
+
+
+def describe_selection(context: ReportContext) -> str:
+    """Say why the entry in bold is the reference, and how the others compare with it."""
+    if (reference := context.reference) is None:
+        return render(SELECTION, reference=None)
+    train = context.configs[reference.kind][reference.name].get("train", {})
+    others = [row for row in context.entries if row.difference is not None]
+    return render(
+        SELECTION,
+        reference=reference.name,
+        reason=f"is selected by {context.metric.title} on the validation split, never on the test "
+        "split" if context.has_validation
+        else "is named in params.yaml (`compare.reference`), as no clips validate here",
+        bfloat16=train.get("precision") == "bfloat16",
+        difference=difference_title(context),
+        below=sum(row.significantly_below for row in others),
+        others=len(others),
+    )  # fmt: skip
+
+
+def leaderboard_table(context: ReportContext) -> str:
+    """Return the leaderboard as Markdown, the reference in bold, without empty columns."""
+    rows, metric = context.rows, context.metric
+    reference = context.reference.name if context.reference else None
 
     def score(row: Row, key: str) -> str:
-        value, of = row.test.get(key), facts.metrics[key]
+        value, decimals = row.test.get(key), context.metrics[key].decimals
         if row.kind == "published" and value is not None:
-            return str(round(value, of.decimals))  # no more digits than were printed
-        return cell(of, row.test, key)
+            return str(round(value, decimals))  # no more digits than were published
+        return metric_cell(context.metrics[key], row.test, key)
 
-    def behind(row: Row) -> str:
-        text = " to ".join(f"{end:+.{metric.decimals}f}" for end in row.behind or ())
-        return f"**{text}**" if row.surely_behind else text
+    def difference(row: Row) -> str:
+        text = " to ".join(f"{end:+.{metric.decimals}f}" for end in row.difference or ())
+        return f"**{text}**" if row.significantly_below else text
 
-    def number(value: float | None, shown: bool = True) -> str:
-        return f"{value:,.0f}" if value and shown else ""
+    def number(value: float | None, is_shown: bool = True) -> str:
+        return f"{value:,.0f}" if value and is_shown else ""
 
-    several = any(len(row.runs) > 1 for row in rows)
-    clips = any(row.train_clips for row in rows if row.kind == "published")
-    chosen = {best: ", chosen"} if facts.by_validation else {}
+    has_runs = any(len(row.runs) > 1 for row in rows)
+    has_clips = any(row.train_clips for row in rows if row.kind == "published")
+    marks = {reference: ", selected"} if context.has_validation else {}
     columns = {
         "entry": [row.name for row in rows],
-        "kind": [row.kind + chosen.get(row.name, "") for row in rows],
-        "runs": [number(len(row.runs), several) for row in rows],
-        **{of.title: [score(row, key) for row in rows] for key, of in facts.metrics.items()},
-        f"val {metric.title}": [cell(metric, row.val, name) for row in rows],
-        f"behind {best}": [behind(row) for row in rows],
-        "training clips": [number(row.train_clips, clips) for row in rows],
+        "kind": [row.kind + marks.get(row.name, "") for row in rows],
+        "runs": [number(len(row.runs), has_runs) for row in rows],
+        **{m.title: [score(row, key) for row in rows] for key, m in context.metrics.items()},
+        f"val {metric.title}": [metric_cell(metric, row.val, context.key) for row in rows],
+        difference_title(context): [difference(row) for row in rows],
+        "training clips": [number(row.train_clips, has_clips) for row in rows],
         "parameters": [number(row.parameters) for row in rows],
         "training, s": [number(row.seconds) for row in rows],
     }
     columns = {title: cells for title, cells in columns.items() if any(cells)}
     lines = [list(cells) for cells in zip(*columns.values(), strict=True)]
     for line in lines:
-        if line[0] == best:
+        if line[0] == reference:
             line[:2] = [f"**{text}**" for text in line[:2]]
     return to_markdown(list(columns), lines, right=2)
 
 
-def result(facts: Facts) -> str:
-    """Say how entries do beside the published rows, or that these are of other clips."""
-    best, metric, name = facts.chosen, facts.metric, facts.task.chooses
-    published = [row for row in facts.rows if row.kind == "published"]
-    if published and facts.settings.published_clips == "other":
+def describe_published(context: ReportContext) -> str:
+    """Compare entries with the published rows, or say that these are of other clips."""
+    published = [row for row in context.rows if row.kind == "published"]
+    if published and context.settings.published_clips == "other":
         sources = "; ".join(dict.fromkeys(row.source for row in published if row.source))
         return (
             f"Published rows{f' ({sources})' if sources else ''} are of other clips with other "
-            "labels: their numbers do not compare with these, at most their order does.\n\n"
+            "labels: their values do not compare with those of entries, at most their order does."
         )
-    compared = [row for row in published if row.test.get(name)]
-    if best is None or not compared:
+    published = [row for row in published if row.test.get(context.key)]
+    if context.reference is None or not published:
         return ""
-    others = [find(facts.entries, of, "beside_published") for of in facts.settings.beside_published]
-    text = " ".join(beside_published(metric, name, entry, compared) for entry in [best, *others])
-    sources = "; ".join(f"{row.name}: {row.source}" for row in compared if row.source)
-    return f"{text}\n\n" + (f"Published: {sources}.\n\n" if sources else "")
+    names = context.settings.compare_with_published
+    others = [find_entry(context.entries, name, "compare_with_published") for name in names]
+    text = " ".join(
+        compare_with_published(context.metric, context.key, entry, published)
+        for entry in [context.reference, *others]
+    )
+    sources = "; ".join(f"{row.name}: {row.source}" for row in published if row.source)
+    return f"{text}\n\nPublished: {sources}." if sources else text
 
 
-def beside_published(metric: Metric, name: str, entry: Row, published: list[Row]) -> str:
-    """Say how an entry does beside rows that others published for the same clips."""
-    text = f"`{entry.name}` has the {metric.title} **{cell(metric, entry.test, name)}** on test."
-    low, high = entry.test[f"{name}_low"], entry.test[f"{name}_high"]
-    told = []
+def compare_with_published(metric: Metric, key: str, entry: Row, published: Sequence[Row]) -> str:
+    """Compare an entry with rows that others published for the same clips."""
+    value, digits = entry.test[key], metric.decimals
+    comparisons = []
     for row in published:
-        gap = entry.test[name] - row.test[name]
-        side = f"{abs(gap):.{metric.decimals}f} {'above' if gap > 0 else 'below'}"
-        if low <= row.test[name] <= high:
-            side = "not told apart from"  # by its interval
-        text_of = f"{side} the {round(row.test[name], metric.decimals)} of {row.name}"
-        if row.train_clips:
-            text_of += f", from {entry.train_clips / row.train_clips:.1%} of the training clips"
-        told.append(text_of)
-    return f"{text} That is {'; '.join(told)}."
-
-
-def page(facts: Facts) -> str:
-    """Return the leaderboard as the first part of the page."""
-    several = any(len(row.runs) > 1 for row in facts.rows)
-    note = f"{facts.settings.note.strip()}\n\n" if facts.settings.note else ""
-    runs = "Of several runs, the mean ± the standard deviation over them. " if several else ""
+        gap = value - row.test[key]
+        side = f"{abs(gap):.{digits}f} {'above' if gap > 0 else 'below'}"
+        if entry.test[f"{key}_ci_low"] <= row.test[key] <= entry.test[f"{key}_ci_high"]:
+            side = "not significantly different from"  # by the entry's interval
+        text = f"{side} the {round(row.test[key], digits)} of {row.name}"
+        if row.train_clips and entry.train_clips:
+            text += f", from {entry.train_clips / row.train_clips:.1%} of the training clips"
+        comparisons.append(text)
     return (
-        f"# Leaderboard\n\n{describe(facts)}\n\n{note}{result(facts)}{table(facts)}\n"
-        f"Scores on the test split, best {facts.metric.title} first, with 95% bootstrap intervals "
-        f"over its clips. {runs}{how_chosen(facts)} An ensemble's training is its members', a "
-        "student's is without its teacher's.\n"
+        f"`{entry.name}` has the {metric.title} **{metric_cell(metric, entry.test, key)}** on "
+        f"test. That is {'; '.join(comparisons)}."
     )
 
 
-def as_json(facts: Facts) -> dict:
-    """Return the leaderboard as data, best first; seconds differ from run to run and stay out."""
-    name, rows = facts.task.chooses, {}
-    for row in facts.rows:
-        scores = row.test if row.kind != "published" else {k: row.test[k] for k in facts.metrics}
-        of_row = {"kind": row.kind, **scores, f"val_{name}": row.val.get(name)}
-        of_row |= {"runs": len(row.runs)} if len(row.runs) > 1 else {}
-        of_row |= dict(zip(("behind_low", "behind_high"), row.behind or (), strict=False))
-        of_row["parameters"] = row.parameters
-        rows[row.name] = {key: value for key, value in of_row.items() if value is not None}
-    best = {"best_by_validation": facts.chosen.name} if facts.by_validation else {}
-    return {"data": facts.data["source"], **best, "rows": rows}
+def leaderboard_page(context: ReportContext) -> str:
+    """Return the leaderboard as the first part of the page."""
+    return render(
+        PAGE,
+        data=describe_data(context),
+        note=context.settings.note.strip(),
+        published=describe_published(context),
+        table=leaderboard_table(context),
+        metric=context.metric.title,
+        several_runs=any(len(row.runs) > 1 for row in context.rows),
+        selection=describe_selection(context),
+    )
 
 
-def plot_rows(facts: Facts, row: Row, names: list[str]) -> list[list]:
-    """Return a row for each of these metrics that the leaderboard's row has, as `PLOT_HEADER`."""
-    best = facts.chosen is not None and row.name == facts.chosen.name
-    marks = ["yes" if mark else "no" for mark in (best, row.surely_behind)]
+def leaderboard_json(context: ReportContext) -> dict[str, Any]:
+    """Return the leaderboard as data, best first, without seconds, which vary between runs."""
+    rows = {}
+    for row in context.rows:
+        scores = dict(row.test)
+        if row.kind == "published":
+            scores = {key: row.test[key] for key in context.metrics}
+        cells = {"kind": row.kind, **scores, f"val_{context.key}": row.val.get(context.key)}
+        if len(row.runs) > 1:
+            cells["runs"] = len(row.runs)
+        if row.difference is not None:
+            cells["delta_ci_low"], cells["delta_ci_high"] = row.difference
+        cells["parameters"] = row.parameters
+        rows[row.name] = {key: value for key, value in cells.items() if value is not None}
+    best = {}
+    if context.reference and context.has_validation:
+        best = {"best_by_validation": context.reference.name}
+    return {"data": context.summary["source"], **best, "rows": rows}
+
+
+def plot_rows(context: ReportContext, row: Row, keys: Sequence[str]) -> list[list[Any]]:
+    """Return a line for each of the metrics that a leaderboard's row has, as `PLOT_HEADER`."""
+    is_reference = context.reference is not None and row.name == context.reference.name
+    marks = ["yes" if mark else "no" for mark in (is_reference, row.significantly_below)]
     return [
-        [row.name, row.kind, *marks, facts.data["source"], facts.metrics[name].title,
-         "higher" if facts.metrics[name].higher_is_better else "lower",
-         *(row.test.get(f"{name}{end}", "") for end in ("", "_low", "_high"))]
-        for name in names if row.test.get(name) is not None
+        [row.name, row.kind, *marks, context.summary["source"], context.metrics[key].title,
+         "higher" if context.metrics[key].higher_is_better else "lower",
+         *(row.test.get(f"{key}{end}", "") for end in ("", "_ci_low", "_ci_high"))]
+        for key in keys if row.test.get(key) is not None
     ]  # fmt: skip
 
 
-def as_csv(facts: Facts) -> str:
-    """Return the leaderboard as its plot takes it: the first metrics, each a panel."""
-    names = list(facts.metrics)[:PANELS]
-    return to_csv(PLOT_HEADER, [of for row in facts.rows for of in plot_rows(facts, row, names)])
+def leaderboard_csv(context: ReportContext) -> str:
+    """Return the data of the leaderboard's chart: the first metrics, a panel each."""
+    keys = list(context.metrics)[:PANELS]
+    lines = [line for row in context.rows for line in plot_rows(context, row, keys)]
+    return to_csv(PLOT_HEADER, lines)
 
 
-def cost(facts: Facts) -> str:
-    """Return what each entry takes and gives, as CSV; seconds differ from run to run."""
-    names = [facts.task.chooses]
-    rows = [
-        [*of, row.parameters, row.seconds]
-        for row in facts.entries
-        for of in plot_rows(facts, row, names)
+def cost_csv(context: ReportContext) -> str:
+    """Return each entry's metric, parameters and seconds of training, which vary between runs."""
+    lines = [
+        [*line, row.parameters, row.seconds]
+        for row in context.entries
+        for line in plot_rows(context, row, [context.key])
     ]
-    return to_csv([*PLOT_HEADER, "parameters", "train_seconds"], rows)
+    return to_csv([*PLOT_HEADER, "parameters", "train_seconds"], lines)

@@ -1,7 +1,7 @@
-"""How much of a score is memory: the same models where clips of what they learned test, or do not.
+"""Leakage in random splits: the same models with and without training clips of the same groups.
 
-Split at random, windows of one recording, and of one instrument or speaker, lie on both sides. With
-groups held out none does.
+In a random split, windows of one recording, instrument or speaker are in training and test. With
+groups held out, they are in one of the two.
 """
 
 from pathlib import Path
@@ -10,72 +10,74 @@ from statistics import median
 import numpy as np
 
 from tagging.base.errors import UserError
-from tagging.reports.facts import Facts, read_json
-from tagging.reports.leaderboard import cell
+from tagging.reports.context import ReportContext, read_json
+from tagging.reports.leaderboard import metric_cell
 from tagging.scoring.tables import to_markdown
 
 
-def of_one_answer(facts: Facts) -> float:
-    """Return the metric of the best answer that is the same for all clips: frequent classes."""
-    labels = facts.index.labels
+def constant_metric(context: ReportContext) -> float:
+    """Return the metric of the best constant scores: those of the frequency of classes."""
+    labels = context.index.labels
     scores = np.tile(labels.sum(axis=0, dtype=np.float64), (len(labels), 1))
-    return facts.metric.value(labels, scores)
+    value = context.metric.value(labels, scores)
+    assert value is not None
+    return value
 
 
-def section(facts: Facts) -> str:
+def section(context: ReportContext) -> str:
     """Return this section of the page.
 
     Raises:
         UserError: if the other leaderboard is not named, missing, or has none of the entries.
     """
-    if facts.settings.at_random is None:
+    if context.settings.other_leaderboard is None:
         raise UserError(
-            "params.yaml: compare.at_random is missing; the section memory takes the path of the "
-            "leaderboard.json of a task whose split is random"
+            f"{context.folder.params}: compare.other_leaderboard is missing; the section memory "
+            "needs the leaderboard.json of a task with a random split"
         )
-    path = Path(facts.settings.at_random)
+    path = Path(context.settings.other_leaderboard)
     if not path.is_file():
-        raise UserError(f"compare.at_random: {path} is missing; run dvc repro")
-    at_random = read_json(path)["rows"]
-    metric, name = facts.metric, facts.task.chooses
-    chance = next(row.test[name] for row in facts.rows if row.kind == "baseline")
-    floor, rows, shares = max(chance, of_one_answer(facts)), [], []
-    for row in facts.rows:
-        there = at_random.get(row.name, {})
-        if row.kind == "baseline" or there.get(name) is None:
+        raise UserError(f"compare.other_leaderboard: {path} does not exist; run dvc repro --pull")
+    random_split = read_json(path).get("rows", {})
+    metric, key, digits = context.metric, context.key, context.metric.decimals
+    chance = next(row.test[key] for row in context.rows if row.kind == "baseline")
+    floor, rows, shares = max(chance, constant_metric(context)), [], []
+    for row in context.rows:
+        leaky = random_split.get(row.name, {})
+        if row.kind == "baseline" or leaky.get(key) is None:
             continue
         if row.kind == "published":
-            rows.append([row.name, str(round(there[name], metric.decimals)), "", "", ""])
+            rows.append([row.name, str(round(leaky[key], digits)), "", "", ""])
             continue
-        lost = there[name] - row.test[name]
-        memory = "did not learn"
-        if there.get(f"{name}_low", there[name]) > floor:
-            shares.append(lost / (there[name] - chance))
-            memory = f"{shares[-1]:.0%}"
+        loss = leaky[key] - row.test[key]
+        share = "not above a constant score"
+        if leaky.get(f"{key}_ci_low", leaky[key]) > floor:
+            shares.append(loss / (leaky[key] - chance))
+            share = f"{shares[-1]:.0%}"
         rows.append(
             [
                 row.name,
-                cell(metric, there, name),
-                cell(metric, row.test, name),
-                f"{lost:.{metric.decimals}f}",
-                memory,
+                metric_cell(metric, leaky, key),
+                metric_cell(metric, row.test, key),
+                f"{loss:.{digits}f}",
+                share,
             ]
         )
-    if all(row.name not in at_random for row in facts.entries):
+    if all(row.name not in random_split for row in context.entries):
         raise UserError(
-            f"compare.at_random: {path} has none of the entries of this task; it takes one of the "
-            "same models"
+            f"compare.other_leaderboard: {path} must have entries of this task, got "
+            f"{', '.join(random_split) or 'none'}"
         )
-    header = ["entry", "split at random", "groups held out", "lost", "memory"]
+    header = ["entry", "random split", "groups held out", "difference", "share from leakage"]
     middle = f"; the median is {median(shares):.0%}" if shares else ""
     return f"""\
-## How much is memory
+## Leakage in random splits
 
-Each entry was trained twice with the same settings: split at random, where windows of one recording
-train and test, and with groups (instruments, say) held out. What is lost from the first to the
-second is memory of recordings and groups. The last column is its share of what an entry, split at
-random, is better by than chance ({chance:.{metric.decimals}f}){middle}. An entry did not learn
-where its interval, split at random, reaches what one answer for all clips gets
-({floor:.{metric.decimals}f}): it has no share. Published rows are of splits at random.
+Each entry was trained twice with the same settings: with a random split, where windows of one
+recording are in training and test, and with groups (such as instruments) held out. The difference
+comes from recordings and groups that the model memorized. The last column is its share of the gain
+over chance ({chance:.{digits}f}) with the random split{middle}. Where the interval with the random
+split reaches that of the best constant score ({floor:.{digits}f}), there is no share. Published
+rows are of random splits.
 
 {to_markdown(header, rows, right=1)}"""

@@ -1,75 +1,58 @@
-"""The section `compare` of params.yaml: what the report of a task shows."""
+"""The section `compare` of a params.yaml: what the report of a task shows."""
 
 from collections.abc import Iterable
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import Field, create_model
 
 from tagging.parameters import Float, Int, Section, parse
 
-# Each is a file of tagging/reports, and an entry in stages/compare.py.
-PageSection = Literal[
-    "classes", "enhancement", "epochs", "memory", "missing_clips", "prevalence",
-    "similarity", "sure",
+# Each is a file of tagging/reports and a key of SECTIONS in stages/compare.py.
+SectionName = Literal[
+    "classes", "confident", "enhancement", "epochs", "memory", "missing_clips", "prevalence",
+    "similarity",
 ]  # fmt: skip
 
 
 class Compare(Section):
-    """What stands beside the entries, what is drawn, and which sections follow the leaderboard."""
+    """Entries of plots and comparisons, published results, and the sections of the page.
 
-    plotted: list[str] = Field(
-        description="a list of one name or more of models, students or ensembles; the best entry "
-        "is compared with the first",
-        min_length=1,
-    )
-    chosen: str | None = Field(
-        None, description="the name of the entry to compare others with where nothing validates"
-    )
-    beside_published: list[str] = Field(
-        [],
-        description="a list of names of entries that are set beside the published rows as well as "
-        "the chosen one",
-    )
-    note: str = Field(
-        "", description="text that stands above the leaderboard: what its reader has to know"
-    )
-    published: dict[str, Any] = Field(
-        {}, description="a mapping of names to {metric: value, .., train_clips: .., source: ..}"
-    )
-    published_clips: Int | Literal["other"] | None = Field(
-        None,
-        description="the number of prepared clips with which the published rows are shown, or "
-        "other (they are of other clips, and are not compared)",
-    )
-    differences: dict[str, list[str]] = Field(
-        {}, description="a mapping of names of entries, each to a list of others compared with it"
-    )
-    sections: list[PageSection] = Field(
-        [], description=f"a list of {', '.join(get_args(PageSection))}"
-    )
-    at_random: str | None = Field(
-        None,
-        description="the path of the leaderboard.json of a task with the same models, whose split "
-        "is random (of the section memory)",
-    )
+    `plot` names the entries with curves; gains are compared with the first of them. `reference` is
+    the entry that all others are compared with if no clips validate; else validation selects it.
+    `published` maps a name to `{<metric>: value, .., train_clips: .., source: ..}`.
+    `published_clips` is the number of clips at which published rows are shown, or `other` where
+    they are of other clips. `differences` maps an entry to the entries that change it.
+    """
+
+    plot: list[str] = Field(min_length=1)
+    reference: str | None = None
+    compare_with_published: list[str] = Field([])  # beside the reference
+    note: str = ""  # Markdown above the leaderboard
+    published: dict[str, Any] = Field({})
+    published_clips: Int | Literal["other"] | None = None
+    differences: dict[str, list[str]] = Field({})
+    sections: list[SectionName] = Field([])
+    # For `memory`: the leaderboard.json of a task with the same models and a random split, a path in
+    # the repository. Other tasks name any other file: dvc.yaml has the path as a dependency.
+    other_leaderboard: str | None = None
 
 
 class Published(Section):
-    """Somebody else's results, beside their values of metrics."""
+    """Published results of others, next to their values of metrics."""
 
-    train_clips: Int | None = Field(None, description="a number of clips", ge=1)
-    source: str = Field("", description="text: where the numbers stand")
+    train_clips: Int | None = Field(None, ge=1)
+    source: str = ""
 
 
 def read_published(settings: Compare, metrics: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Return the published results, by name.
 
     Raises:
-        UserError: if one has something that is neither a metric of the task nor of `Published`.
+        UserError: if a key is neither a metric of the task nor a field of `Published`.
     """
-    fields: Any = {name: (Float | None, Field(None, description="a number")) for name in metrics}
-    kind = create_model("Published", __base__=Published, **fields)
+    fields: Any = dict.fromkeys(metrics, (Float | None, None))
+    section_type = create_model("Published", __base__=Published, **fields)
     return {
-        name: parse(kind, row, f"compare.published.{name}").model_dump()
+        name: parse(section_type, row, f"compare.published.{name}").model_dump()
         for name, row in settings.published.items()
     }

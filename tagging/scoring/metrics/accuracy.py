@@ -1,11 +1,20 @@
-"""Accuracy: the share of the clips whose label is ranked first; ties as in precision at 1."""
+"""Accuracy: the share of the clips whose label is ranked first.
 
-from functools import partial
+Precision at 1 where each clip has one label: equal scores count as the mean over all orders of the
+tied classes, and a clip without labels has no value.
+"""
+
+import numpy as np
 
 from tagging.scoring.metric import Metric
-from tagging.scoring.metrics.precision import precision_at_k
+
+
+def accuracy(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return, for each clip, the share of its highest-scored classes that are labels: (clips,)."""
+    best = scores == scores.max(axis=1, keepdims=True)
+    return np.where(labels.any(axis=1), (best * labels).sum(axis=1) / best.sum(axis=1), np.nan)
 
 
 def metric() -> Metric:
     """Return the metric."""
-    return Metric("accuracy", per_clip=partial(precision_at_k, k=1))
+    return Metric("accuracy", per_clip=accuracy)
