@@ -1,209 +1,191 @@
-"""Stage `download`: the files that a task begins with, each checked and put into `data/`.
+"""Stage `download`: the files that a task starts from, checked and put into its `data/`.
 
-AudioSet's features archive and class list come from Google's bucket, and its ontology, where a task
-asks for it, from the project audioset/ontology. Other files come from their addresses, a sample of
-sounds from nowhere: it is generated. Mirrors stand in for all of them: `AUDIOSET_MIRROR` for the
-bucket, `DOWNLOAD_MIRROR` for any URL.
+The root's section `download` describes AudioSet: its features archive and class list come from
+Google's bucket, its ontology from the project audioset/ontology. Another task's `download` has an
+entry for each file, with an address of its own. Mirrors stand in for all addresses:
+`AUDIOSET_MIRROR` for the bucket, `DOWNLOAD_MIRROR` for any URL.
 
 This stage lists no code as a dependency: its outputs are checked against a pinned SHA-256, so its
-code cannot change what comes, and 2.4 GB are not to be fetched again for a comment.
+code cannot change them, and a changed comment must not fetch 2.4 GB again.
 """
 
 import re
 import sys
 from pathlib import Path
-from typing import Annotated, Self
-from urllib.parse import unquote, urlsplit
+from typing import Annotated
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator
 
 from tagging.base.errors import UserError, entry_point
 from tagging.base.files import write_text
-from tagging.sources.audioset.ontology import read_ontology
-from tagging.parameters import Machine, Section, load
+from tagging.base.progress import ProgressStyle
+from tagging.data.task_folder import TaskFolder
+from tagging.parameters import Params, Section
 from tagging.sources.audioset.labels import read_labels
+from tagging.sources.audioset.ontology import read_ontology
 from tagging.sources.transfer import (
-    Place,
-    discard,
+    Location,
+    commit_checked,
+    commit_fetched,
+    discard_part,
     fetch_checked,
     fetch_from_any,
-    finish,
-    finish_checked,
+    locate,
     mirror,
-    part_of,
-    place_of,
+    part_path,
 )
-
-DATA = Path("data")
-ARCHIVE, LABELS = DATA / "features.tar.gz", DATA / "class_labels_indices.csv"
-ONTOLOGY = DATA / "ontology.json"
-SOUNDS = DATA / "sounds.zip"
 
 BUCKET = "http://storage.googleapis.com/{region}_audioset"
 REGIONS = ("us", "eu", "asia")
-GENERATED = ("sample", "sounds")
+SAMPLE = "sample"
 ONTOLOGY_ADDRESS = "https://raw.githubusercontent.com/audioset/ontology/master/ontology.json"
-# In the tree of the bucket or of its mirror; the bucket itself has no ontology.
-IN_TREE = {
+ARCHIVE, LABELS, ONTOLOGY = "features.tar.gz", "class_labels_indices.csv", "ontology.json"
+# Paths in the tree of the bucket or of its mirror; the bucket itself has no ontology.
+BUCKET_PATHS = {
     ARCHIVE: "youtube_corpus/v1/features/features.tar.gz",
     LABELS: "youtube_corpus/v1/csv/class_labels_indices.csv",
     ONTOLOGY: "ontology/ontology.json",
 }
 
 
-def _source(value: str) -> str:
-    known = (*REGIONS, *GENERATED)
+def _check_source(value: str) -> str:
+    known = (*REGIONS, SAMPLE)
     if value in known or "/" in value or "\\" in value or value in (".", ".."):
         return value
-    raise ValueError("neither a known name nor a URL or folder")
+    raise ValueError(f"must be {', '.join(known)}, or a URL or folder (with a slash)")
 
 
-def _sha256(value: str) -> str:
+def _check_sha256(value: str) -> str:
     if not re.fullmatch("[0-9a-f]{64}", value):
-        raise ValueError("not 64 hexadecimal digits")
+        raise ValueError("must be a SHA-256 of 64 hexadecimal digits")
     return value
 
 
-Sha256 = Annotated[str, AfterValidator(_sha256)]
+def _check_name(value: str) -> str:
+    # Weights that a model starts from are kept with the published ones.
+    name = value.removeprefix("weights/")
+    if "/" in name or name in ("", ".", ".."):
+        raise ValueError("must be the name of a file, or weights/ and a name")
+    return value
 
 
-class File(Section):
-    """A file with an address of its own."""
-
-    address: str = Field(description="a URL or a path")
-    sha256: Sha256 = Field(description="the file's SHA-256, 64 hexadecimal digits")
-    name: str = Field(
-        "",
-        description="its name in data/, or weights/ and a name; without it, the last part of the "
-        "address",
-    )
-
-    @property
-    def path(self) -> Path:
-        """Where the file goes."""
-        is_url = "://" in self.address
-        path = unquote(urlsplit(self.address).path) if is_url else self.address
-        return DATA / (self.name or path.rpartition("/")[2])
-
-    @model_validator(mode="after")
-    def _has_a_name(self) -> Self:
-        # `data/..` and `data/a/b` are no files of data/, `data/` is none at all. Weights that a
-        # model begins with lie among the published ones.
-        if self.path.parent not in (DATA, DATA / "weights") or self.path.name in ("", ".."):
-            raise ValueError("no name of a file")
-        return self
+Sha256 = Annotated[str, AfterValidator(_check_sha256)]
 
 
 class Download(Section):
-    """Where a task's files come from: a source of AudioSet's features or of sounds, or files."""
+    """The section `download` of the root: AudioSet's features archive."""
 
-    source: Annotated[str, AfterValidator(_source)] | None = Field(
-        None,
-        description="us, eu, asia, sample, sounds, or a URL or folder (with a slash) with the tree "
-        "of Google's bucket",
-    )
-    sha256: Sha256 | None = Field(
-        None, description="the SHA-256 of Google's features.tar.gz, 64 hexadecimal digits"
-    )
-    ontology: bool = Field(
-        False, strict=True, description="true or false: whether AudioSet's ontology comes as well"
-    )
-    files: tuple[File, ...] | None = Field(
-        None,
-        description="a list of mappings of address (a URL or a path), sha256 (64 hexadecimal "
-        "digits) and, for another name in data/ than the address's last part, name",
-    )
+    source: Annotated[str, AfterValidator(_check_source)]
+    """A region of Google's bucket, `sample` (generated), or a URL or folder with its tree."""
+    sha256: Sha256 | None = None  # of the archive; required unless it is the sample
 
 
-def download(settings: Download, style: str) -> None:
-    """Put the files of `settings` into `data/`.
+class File(Section):
+    """An entry of the section `download` of a task: a file with an address of its own."""
+
+    address: str  # a URL, a path, or `sample`: generated recordings in a zip archive
+    sha256: Sha256 | None = None  # required unless it is the sample
+    name: Annotated[str, AfterValidator(_check_name)]  # in data/
+
+
+def download_file(file: File, key: str, folder: TaskFolder, style: ProgressStyle) -> None:
+    """Put a file into the task's `data/`.
 
     Raises:
-        UserError: if the settings do not go together, or no address has a file or it is not what it
-            should be; parts that have come stay for the next try.
+        UserError: if it cannot be fetched or has another checksum; a fetched part is kept for the
+            next try.
     """
-    if (settings.source is None) == (settings.files is None):
-        raise UserError("params.yaml: download takes either source or files")
-    if settings.files is not None:
-        _bring_files(settings, style)
-    elif settings.source == "sounds":
+    path = folder.data / file.name
+    if file.address == SAMPLE:
         from tagging.sources.sounds import write_sounds
 
-        write_sounds(SOUNDS)
-        print("download: generated a sample of sounds; none is a recording", file=sys.stderr)
-    elif settings.source == "sample":
+        write_sounds(path)
+        print("download: generated sample recordings; none of them is real", file=sys.stderr)
+    elif file.sha256 is None:
+        raise UserError(f"{folder.params}: {key}.sha256 is missing")
+    else:
+        fetch_checked(file.address, path, file.sha256, style)
+
+
+def download_audioset(settings: Download, folder: TaskFolder, style: ProgressStyle) -> None:
+    """Put AudioSet's archive, class list and ontology into `data/`.
+
+    Raises:
+        UserError: if no address has a file, or a file is not valid; fetched parts are kept for the
+            next try.
+    """
+    if settings.source == SAMPLE:
         from tagging.sources.audioset.sample import ontology_json, write_sample
 
-        write_sample(ARCHIVE, LABELS)
-        if settings.ontology:
-            write_text(ONTOLOGY, ontology_json())
+        write_sample(folder.data / ARCHIVE, folder.data / LABELS)
+        write_text(folder.data / ONTOLOGY, ontology_json())
         print(
             "download: generated the sample archive; nothing computed from it is AudioSet's",
             file=sys.stderr,
         )
-    else:
-        _bring_audioset(settings, style)
-
-
-def _bring_files(settings: Download, style: str) -> None:
-    if settings.sha256 or settings.ontology:
-        raise UserError("params.yaml: download takes sha256 and ontology beside source alone")
-    paths = [file.path for file in settings.files]
-    if twice := [path.name for path in paths if paths.count(path) > 1]:
-        raise UserError(
-            f"params.yaml: download.files has two files {twice[0]}; one takes another name"
-        )
-    for file in settings.files:
-        fetch_checked(file.address, file.path, file.sha256, style)
-
-
-def _bring_audioset(settings: Download, style: str) -> None:
+        return
     if settings.sha256 is None:
-        takes = Download.model_fields["sha256"].description
-        raise UserError(f"params.yaml: download.sha256 is missing; it takes {takes}")
-    # The small files first, and no second one where the first is none.
-    small = [_bring_small(LABELS, settings.source, style)]
-    if settings.ontology:
-        small.append(_bring_small(ONTOLOGY, settings.source, style))
-    place = fetch_from_any(places(settings.source, ARCHIVE), ARCHIVE, style)
-    finish_checked(ARCHIVE, place, settings.sha256)
-    for path, address in small:
-        finish(path, address)
+        raise UserError(f"{folder.params}: download.sha256 is missing")
+    # The small files come first: they show cheaply that a source is wrong.
+    small = {
+        folder.data / name: _fetch_small(name, folder.data / name, settings.source, style)
+        for name in (LABELS, ONTOLOGY)
+    }
+    archive = folder.data / ARCHIVE
+    location = fetch_from_any(bucket_locations(settings.source, ARCHIVE), archive, style)
+    commit_checked(archive, location, settings.sha256)
+    for path, address in small.items():
+        commit_fetched(path, address)
 
 
-def _bring_small(path: Path, source: str, style: str) -> tuple[Path, str]:
-    """Fetch a file without a checksum, look whether it is one; return it and whence it came."""
-    discard(path)  # never mixed from two sources
-    address = fetch_from_any(places(source, path), path, style).address
-    read, kind = (read_labels, "class list") if path == LABELS else (read_ontology, "ontology")
+def _fetch_small(name: str, path: Path, source: str, style: ProgressStyle) -> str:
+    """Fetch and validate a file without a pinned checksum; return its address."""
+    discard_part(path)  # never mixed from two sources
+    address = fetch_from_any(bucket_locations(source, name), path, style).address
     try:
-        read(part_of(path))
+        (read_labels if name == LABELS else read_ontology)(part_path(path))
     except UserError as error:
-        discard(path)
-        raise UserError(f"{address} is no {kind}: {error}") from None
-    return path, address
+        discard_part(path)
+        kind = "class list" if name == LABELS else "ontology"
+        raise UserError(f"{address} is not a valid {kind}: {error}") from None
+    return address
 
 
-def places(source: str, path: Path) -> list[Place]:
-    """Return where to look for one of AudioSet's files, in turn."""
-    name = IN_TREE[path]
+def bucket_locations(source: str, name: str) -> list[Location]:
+    """Return the locations of one of AudioSet's files, in the order in which they are tried."""
+    path = BUCKET_PATHS[name]
+    locations: list[Location] = []
     if source not in REGIONS:
-        found = [place_of(f"{source.rstrip('/')}/{name}")._replace(is_mirror=True)]
+        locations = [locate(f"{source.rstrip('/')}/{path}")._replace(is_mirror=True)]
     elif root := mirror("AUDIOSET_MIRROR"):
-        found = [Place(f"{root}/{name}", is_mirror=True)]
-    elif path == ONTOLOGY:
-        found = []
-    else:
+        locations = [Location(f"{root}/{path}", is_mirror=True)]
+    elif name != ONTOLOGY:
         regions = [source, *(region for region in REGIONS if region != source)]
-        found = [place_of(f"{BUCKET.format(region=region)}/{name}") for region in regions]
-    return [*found, place_of(ONTOLOGY_ADDRESS)] if path == ONTOLOGY else found
+        locations = [locate(f"{BUCKET.format(region=region)}/{path}") for region in regions]
+    return [*locations, locate(ONTOLOGY_ADDRESS)] if name == ONTOLOGY else locations
 
 
 @entry_point
-def main() -> None:
-    """Run the stage."""
-    download(load(Download, "download"), load(Machine, "run").progress)
+def main(folder: str, entry: str = "") -> None:
+    """Download AudioSet or, with the name of an entry of `download`, one file."""
+    task_folder = TaskFolder(Path(folder))
+    params = Params.read(task_folder.params)
+    style = params.runtime().progress
+    if not entry:
+        download_audioset(params.section(Download, "download"), task_folder, style)
+        return
+    entries = params.entries("download")
+    if entry not in entries:
+        raise UserError(f"{params.path}: download.{entry} is missing")
+    file = params.parse(File, entries[entry], f"download.{entry}")
+    for other, values in entries.items():
+        if other != entry and isinstance(values, dict) and values.get("name") == file.name:
+            raise UserError(
+                f"{params.path}: download.{entry}.name must differ from that of "
+                f"download.{other}, got {file.name!r}"
+            )
+    download_file(file, f"download.{entry}", task_folder, style)
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Small archives made by hand, whole and damaged, and stages run on them as a user runs them."""
+"""Small archives made by hand, valid and damaged, and stages run on them as a user runs them."""
 
 import gzip
 import io
@@ -20,7 +20,7 @@ FOLDER = "audioset_v1_embeddings"
 
 
 def clip(video_id: str = "abcdefghijk", labels: Sequence[int] = (0,), seconds: int = 10) -> Clip:
-    """Return a clip whose bytes tell its id."""
+    """Return a clip whose embeddings are made of its id."""
     frames = (video_id.encode() * FRAME_BYTES)[: seconds * FRAME_BYTES]
     return Clip(video_id, 30.0, 30.0 + seconds, list(labels), frames)
 
@@ -30,7 +30,7 @@ def shard(*video_ids: str) -> bytes:
 
 
 def tar(members: Iterable[tuple[str | tarfile.TarInfo, bytes]]) -> bytes:
-    """Return a tar file; a member is a path or a whole header, and its content."""
+    """Return a tar file; a member is a path or a header, and its content."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as file:
         for member, content in members:
@@ -56,7 +56,7 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 @contextmanager
 def http_server(folder: Path) -> Iterator[str]:
-    """Serve a folder's files on loopback, read-only; give its URL."""
+    """Serve a folder's files on loopback, read-only; yield its URL."""
     handler = partial(QuietHandler, directory=folder)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=[0.01])
@@ -69,13 +69,18 @@ def http_server(folder: Path) -> Iterator[str]:
 
 
 def run_stage(
-    folder: Path, *arguments: str, before: Callable[[], None] | None = None, **environment: str
+    root: Path,
+    stage: str,
+    *arguments: str,
+    task: str = ".",
+    before: Callable[[], None] | None = None,
+    **environment: str,
 ) -> subprocess.CompletedProcess:
-    """Run `python -m stages.<arguments>` in `folder`, with the project's params.yaml beside it."""
+    """Run `python -m stages.<stage> <task> <arguments>` in `root`, which gets a params.yaml."""
     return subprocess.run(
-        stage_command(*arguments),
-        cwd=folder,
-        env=stage_environment(folder) | environment,
+        stage_command(stage, task, *arguments),
+        cwd=root,
+        env=stage_environment(root) | environment,
         preexec_fn=before,
         capture_output=True,
         text=True,
@@ -87,15 +92,15 @@ def stage_command(stage: str, *arguments: str) -> list[str]:
     return [sys.executable, "-m", f"stages.{stage}", *arguments]
 
 
-def stage_environment(folder: Path) -> dict[str, str]:
-    if not (folder / "params.yaml").exists():
-        (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+def stage_environment(root: Path) -> dict[str, str]:
+    if not (root / "params.yaml").exists():
+        (root / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     environment = {key: value for key, value in os.environ.items() if key != "AUDIOSET_MIRROR"}
     return environment | {"PYTHONPATH": str(ROOT)}
 
 
 def assert_one_sentence(done: subprocess.CompletedProcess, *parts: str) -> None:
-    """Assert that a stage failed with one sentence that holds all `parts`."""
+    """Assert that a stage failed with one sentence that contains all `parts`."""
     assert done.returncode not in (0, -9), done.stderr
     *_, last = done.stderr.strip().splitlines()
     assert last.startswith("error: "), done.stderr

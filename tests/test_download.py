@@ -1,4 +1,4 @@
-"""`download` against servers on loopback that hang up, lie, refuse or know no ranges."""
+"""`download` from servers on loopback that hang up, lie, refuse or do not support ranges."""
 
 import hashlib
 import re
@@ -15,24 +15,26 @@ from pathlib import Path
 import pytest
 
 from stages import download as stage
-from stages.download import IN_TREE, Download, File, download
+from stages.download import BUCKET_PATHS, Download, File, download_audioset, download_file
 from tagging.base.errors import UserError
+from tagging.data.task_folder import TaskFolder
 from tagging.sources import sounds, transfer
 from tagging.sources.audioset.sample import labels_csv, ontology_json
 from tests.archives import assert_one_sentence, run_stage, stage_environment
 
-# It is not read here: any bytes will do.
+# These tests do not read the archive: any bytes will do.
 DATA = b"".join(hashlib.sha256(bytes([i % 256, i // 256])).digest() for i in range(6000))
 SHA256 = hashlib.sha256(DATA).hexdigest()
-ARCHIVE, LABELS, ONTOLOGY = IN_TREE.values()  # where they lie in the tree of Google's bucket
-PART, WHOLE = Path("data/features.tar.gz.part"), Path("data/features.tar.gz")
-OUTPUTS = ["class_labels_indices.csv", "features.tar.gz"]
+ARCHIVE, LABELS, ONTOLOGY = BUCKET_PATHS.values()
+PART, OUTPUT = Path("data/features.tar.gz.part"), Path("data/features.tar.gz")
+OUTPUTS = ["class_labels_indices.csv", "features.tar.gz", "ontology.json"]
+TASK = TaskFolder(Path())
 
 
 class Server:
-    """A server on loopback. Each request of the archive is answered as `script` says next.
+    """A server on loopback. `script` has the response to each request of the archive.
 
-    An entry of `script` is a status, or a number of bytes after which to hang up, below 0; at its
+    An entry of `script` is a status, or, below 0, a number of bytes after which to hang up; at its
     end the server behaves.
     """
 
@@ -41,12 +43,12 @@ class Server:
         self.script: list[int] = []
         self.ranges = True
         self.etag = True
-        self.asked: list[dict[str, str]] = []  # the headers of requests of the archive
+        self.requests: list[dict[str, str]] = []  # the headers of requests of the archive
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                server.answer(self)
+                server.respond(self)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -56,11 +58,11 @@ class Server:
         self._thread = threading.Thread(target=self._server.serve_forever, args=[0.01])
         self._thread.start()
 
-    def answer(self, request: BaseHTTPRequestHandler) -> None:
+    def respond(self, request: BaseHTTPRequestHandler) -> None:
         name = request.path.removeprefix("/")
         hang_up = None
         if name == ARCHIVE:
-            self.asked.append(dict(request.headers))
+            self.requests.append(dict(request.headers))
             step = self.script.pop(0) if self.script else 0
             if step > 0:
                 return request.send_error(step)
@@ -69,9 +71,9 @@ class Server:
             return request.send_error(404)
         data, begin = self.files[name], 0
         etag = f'"{hashlib.md5(data).hexdigest()}"'
-        asked = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", ""))
-        if self.ranges and asked and request.headers.get("If-Range", etag) == etag:
-            begin = int(asked[1])
+        requested = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range", ""))
+        if self.ranges and requested and request.headers.get("If-Range", etag) == etag:
+            begin = int(requested[1])
             if begin >= len(data):
                 request.send_response(416)
                 request.send_header("Content-Range", f"bytes */{len(data)}")
@@ -95,17 +97,17 @@ class Server:
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    for name in ("AUDIOSET_MIRROR", "DOWNLOAD_MIRROR", "DVC_ROOT"):
+    for name in ("AUDIOSET_MIRROR", "DOWNLOAD_MIRROR"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
 
 @pytest.fixture(autouse=True)
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that were to be waited; nothing waits."""
-    waited: list[float] = []
-    monkeypatch.setattr(transfer.time, "sleep", waited.append)
-    return waited
+    """The seconds of each wait; nothing waits."""
+    seconds: list[float] = []
+    monkeypatch.setattr(transfer.time, "sleep", seconds.append)
+    return seconds
 
 
 @pytest.fixture
@@ -113,7 +115,7 @@ def start() -> Iterator[Callable[..., Server]]:
     servers: list[Server] = []
 
     def new(archive: bytes | None = DATA, **more: bytes) -> Server:
-        files = {LABELS: labels_csv().encode()} | more
+        files = {LABELS: labels_csv().encode(), ONTOLOGY: ontology_json().encode()} | more
         if archive is not None:
             files[ARCHIVE] = archive
         servers.append(Server(files))
@@ -135,11 +137,13 @@ def regions(start: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> di
     servers = {region: start() for region in stage.REGIONS}
     ports = {region: server.url for region, server in servers.items()}
     monkeypatch.setattr(stage, "BUCKET", Bucket(ports))
+    ontology = f"{servers['us'].url}/{ONTOLOGY}"
+    monkeypatch.setattr(stage, "ONTOLOGY_ADDRESS", ontology)
     return servers
 
 
 class Bucket:
-    """Formats `{region}` to an address of its own."""
+    """Formats `{region}` as the address of a server."""
 
     def __init__(self, addresses: dict[str, str]) -> None:
         self._addresses = addresses
@@ -149,7 +153,7 @@ class Bucket:
 
 
 def run(source: str, sha256: str = SHA256, style: str = "none") -> None:
-    download(Download(source=source, sha256=sha256), style)
+    download_audioset(Download(source=source, sha256=sha256), TASK, style)
 
 
 def refusal(source: str, sha256: str = SHA256) -> str:
@@ -163,22 +167,23 @@ def outputs() -> list[str]:
 
 
 def assert_done(data: bytes = DATA) -> None:
-    assert WHOLE.read_bytes() == data
+    assert OUTPUT.read_bytes() == data
     assert outputs() == OUTPUTS
 
 
 def break_off(server: Server) -> None:
-    """Have a run on the server end with a part of 50,000 bytes."""
+    """Make a download from the server end with a part of 50,000 bytes."""
     server.script = [-50_000, 503, 503, 503, 503]
-    assert "5 tries brought no more (the server answers 503)" in refusal(server.url)
+    assert "5 attempts got no further (the server responded 503)" in refusal(server.url)
     assert PART.read_bytes() == server.files[ARCHIVE][:50_000]
-    server.asked.clear()
+    server.requests.clear()
 
 
-def test_brings_both_files_and_says_so(server: Server, capfd: pytest.CaptureFixture) -> None:
+def test_downloads_all_files_with_a_message(server: Server, capfd: pytest.CaptureFixture) -> None:
     run(server.url + "/", style="lines")
     assert_done()
     assert Path("data/class_labels_indices.csv").read_text() == labels_csv()
+    assert Path("data/ontology.json").read_text() == ontology_json()
     assert capfd.readouterr().err == (
         f"features.tar.gz: {server.url}/{ARCHIVE}: SHA-256 {SHA256}, as pinned\n"
     )
@@ -193,48 +198,48 @@ def test_resumes_where_a_server_hung_up(
     server.script = [-50_000, -1, -100_000]
     run(server.url)
     assert_done()
-    assert [asked.get("Range") for asked in server.asked] == [
+    assert [headers.get("Range") for headers in server.requests] == [
         None, "bytes=50000-", "bytes=50001-", "bytes=150001-",
     ]  # fmt: skip
-    assert len({asked.get("If-Range") for asked in server.asked[1:]} - {None}) == 1
-    assert waits == [1, 1, 1]  # each try brought something
+    assert len({headers.get("If-Range") for headers in server.requests[1:]} - {None}) == 1
+    assert waits == [1, 1, 1]  # each attempt fetched something
     assert (
-        "features.tar.gz: the server hung up at byte 50001; again in 1 s"
+        "features.tar.gz: the server hung up at byte 50001; retrying in 1 s"
         in capfd.readouterr().err.splitlines()
     )
 
 
-def test_a_server_without_ranges_is_asked_for_all_again(server: Server) -> None:
+def test_a_server_without_ranges_sends_the_whole_file_again(server: Server) -> None:
     server.ranges = False
     server.script = [-50_000]
     run(server.url)
     assert_done()
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
 
 
 def test_gives_up_on_a_server_that_always_hangs_up(server: Server, waits: list[float]) -> None:
     server.ranges = False
     server.script = [-50_000, -60_000] + [-55_000, -60_000] * 10
     assert f"{server.url}/{ARCHIVE} broke off at byte " in refusal(server.url)
-    assert len(server.asked) == 6
+    assert len(server.requests) == 6
     assert waits == [1, 1, 2, 4, 8]
     assert PART.stat().st_size in (55_000, 60_000)
-    assert not WHOLE.exists()
+    assert not OUTPUT.exists()
 
 
-def test_the_next_run_goes_on_where_the_last_one_broke_off(server: Server) -> None:
+def test_the_next_run_resumes_an_interrupted_one(server: Server) -> None:
     break_off(server)
     run(server.url)
     assert_done()
-    assert [asked["Range"] for asked in server.asked] == ["bytes=50000-"]
+    assert [headers["Range"] for headers in server.requests] == ["bytes=50000-"]
 
 
-def test_a_whole_part_is_not_fetched_again(server: Server) -> None:
+def test_a_complete_part_is_not_fetched_again(server: Server) -> None:
     break_off(server)
     PART.write_bytes(DATA)
     run(server.url)
     assert_done()
-    assert [asked["Range"] for asked in server.asked] == [f"bytes={len(DATA)}-"]
+    assert [headers["Range"] for headers in server.requests] == [f"bytes={len(DATA)}-"]
 
 
 @pytest.mark.parametrize("etag", [True, False])
@@ -247,13 +252,13 @@ def test_another_version_on_the_server_is_never_mixed_with_the_part(
     server.files[ARCHIVE] = new
     sha256 = hashlib.sha256(new).hexdigest()
     if not etag and len(new) == len(DATA):
-        # Nothing tells the versions apart but the checksum; then it begins anew.
-        assert f"it takes {sha256}" in refusal(server.url, sha256)
+        # Only the checksum shows that the versions differ; the next run starts anew.
+        assert f"must have the SHA-256 {sha256}, got" in refusal(server.url, sha256)
     run(server.url, sha256)
     assert_done(new)
 
 
-def test_a_part_from_elsewhere_is_not_taken_for_one_of_this_file(
+def test_a_part_of_another_file_is_not_resumed(
     start: Callable[..., Server],
 ) -> None:
     other, server = start(DATA[::-1]), start()
@@ -261,10 +266,10 @@ def test_a_part_from_elsewhere_is_not_taken_for_one_of_this_file(
     break_off(other)
     run(server.url)
     assert_done()
-    assert "Range" not in server.asked[0]
+    assert "Range" not in server.requests[0]
 
 
-def test_a_part_whose_origin_nobody_knows_is_not_resumed(server: Server) -> None:
+def test_a_part_of_unknown_origin_is_not_resumed(server: Server) -> None:
     Path("data").mkdir()
     PART.write_bytes(b"x" * 1000)
     run(server.url)
@@ -272,7 +277,7 @@ def test_a_part_whose_origin_nobody_knows_is_not_resumed(server: Server) -> None
 
 
 @pytest.mark.parametrize("status", [500, 503, 408, 429])
-def test_passing_faults_are_tried_again(server: Server, waits: list[float], status: int) -> None:
+def test_temporary_faults_are_retried(server: Server, waits: list[float], status: int) -> None:
     server.script = [status] * 3
     run(server.url)
     assert_done()
@@ -280,9 +285,9 @@ def test_passing_faults_are_tried_again(server: Server, waits: list[float], stat
 
 
 @pytest.mark.parametrize("status", [403, 404])
-def test_other_answers_are_not(server: Server, waits: list[float], status: int) -> None:
+def test_other_responses_are_not_retried(server: Server, waits: list[float], status: int) -> None:
     server.script = [status]
-    assert f"{server.url}/{ARCHIVE}: the server answers {status} " in refusal(server.url)
+    assert f"{server.url}/{ARCHIVE}: the server responded {status} " in refusal(server.url)
     assert waits == []
 
 
@@ -308,21 +313,21 @@ def test_falls_over_to_the_other_regions(regions: dict[str, Server]) -> None:
     regions["us"].script = [503] * 5
     run("eu")
     assert_done()
-    assert [len(regions[region].asked) for region in ("eu", "us", "asia")] == [1, 5, 1]
+    assert [len(regions[region].requests) for region in ("eu", "us", "asia")] == [1, 5, 1]
 
 
 def test_the_next_region_resumes_the_same_file(regions: dict[str, Server]) -> None:
     regions["us"].script = [-50_000, 503, 503, 503, 503]
     run("us")
     assert_done()
-    assert regions["eu"].asked[0]["Range"] == "bytes=50000-"
+    assert regions["eu"].requests[0]["Range"] == "bytes=50000-"
 
 
 def test_names_all_regions_where_none_has_it(regions: dict[str, Server]) -> None:
     for server in regions.values():
         del server.files[ARCHIVE]
     message = refusal("asia")
-    assert message.startswith("features.tar.gz could not be fetched: ")
+    assert message.startswith("features.tar.gz is not available: ")
     assert [message.count(server.url) for server in regions.values()] == [1, 1, 1]
 
 
@@ -330,36 +335,37 @@ def test_connection_refused(waits: list[float], regions: dict[str, Server]) -> N
     for server in regions.values():
         server.close()
     message = refusal("us")
-    assert message.startswith("class_labels_indices.csv could not be fetched: ")
-    assert message.count("5 tries brought no more (the connection failed)") == 3
+    assert message.startswith("class_labels_indices.csv is not available: ")
+    assert message.count("5 attempts got no further (the connection failed)") == 3
     assert waits == [1, 2, 4, 8] * 3
 
 
 # Checksums.
 
 
-def test_a_wrong_checksum_removes_what_came_and_keeps_what_was_there(server: Server) -> None:
+def test_a_wrong_checksum_removes_the_part_and_keeps_the_previous_file(server: Server) -> None:
     Path("data").mkdir()
-    WHOLE.write_bytes(b"the previous archive")
+    OUTPUT.write_bytes(b"the previous archive")
     message = refusal(server.url, "0" * 64)
     assert message.startswith(
-        f"features.tar.gz from {server.url}/{ARCHIVE} has the SHA-256 {SHA256}; "
+        f"features.tar.gz from {server.url}/{ARCHIVE} must have the SHA-256 {'0' * 64}, got "
+        f"{SHA256}; "
     )
-    assert message.endswith("run again, or pin the other if that is the file you mean")
-    assert WHOLE.read_bytes() == b"the previous archive"
+    assert message.endswith("run again, or pin the other SHA-256 if you want that file")
+    assert OUTPUT.read_bytes() == b"the previous archive"
     assert not PART.exists()
     assert not Path("data/class_labels_indices.csv").exists()
 
 
-def test_regions_take_no_checksum_from_beside_the_archive(regions: dict[str, Server]) -> None:
+def test_regions_have_no_checksum_beside_the_archive(regions: dict[str, Server]) -> None:
     regions["us"].files[f"{ARCHIVE}.sha256"] = SHA256.encode()
-    assert "it takes 0000" in refusal("us", "0" * 64)
+    assert "must have the SHA-256 0000" in refusal("us", "0" * 64)
 
 
 def test_a_bad_class_list_is_not_kept(server: Server) -> None:
     server.files[LABELS] = b"<html>Log in to the hotel's network</html>"
     message = refusal(server.url)
-    assert message.startswith(f"{server.url}/{LABELS} is no class list: ")
+    assert message.startswith(f"{server.url}/{LABELS} is not a valid class list: ")
     assert not list(Path("data").iterdir())
     server.files[LABELS] = labels_csv().encode()
     run(server.url)
@@ -369,26 +375,19 @@ def test_a_bad_class_list_is_not_kept(server: Server) -> None:
 # The ontology.
 
 
-def test_the_ontology_comes_where_it_is_asked_for(server: Server) -> None:
-    server.files[ONTOLOGY] = ontology_json().encode()
-    download(Download(source=server.url, sha256=SHA256, ontology=True), "none")
-    assert outputs() == [*OUTPUTS, "ontology.json"]
-    assert Path("data/ontology.json").read_text() == ontology_json()
-
-
 def test_a_bad_ontology_is_not_kept(server: Server) -> None:
     server.files[ONTOLOGY] = b"not found"
-    with pytest.raises(UserError, match=r"/ontology.json is no ontology: .* no JSON"):
-        download(Download(source=server.url, sha256=SHA256, ontology=True), "none")
+    with pytest.raises(UserError, match=r"/ontology.json is not a valid ontology: .* as JSON"):
+        run(server.url)
     assert not [name for name in outputs() if "ontology" in name]
-    assert not server.asked
+    assert not server.requests
 
 
-def test_google_has_no_ontology_but_its_project_has() -> None:
-    places = stage.places("us", stage.ONTOLOGY)
-    assert [place.address for place in places] == [stage.ONTOLOGY_ADDRESS]
-    places = stage.places("http://localhost/a/", stage.ONTOLOGY)
-    assert [place.address for place in places] == [
+def test_google_s_bucket_has_no_ontology_but_its_project_has() -> None:
+    locations = stage.bucket_locations("us", stage.ONTOLOGY)
+    assert [location.address for location in locations] == [stage.ONTOLOGY_ADDRESS]
+    locations = stage.bucket_locations("http://localhost/a/", stage.ONTOLOGY)
+    assert [location.address for location in locations] == [
         f"http://localhost/a/{ONTOLOGY}", stage.ONTOLOGY_ADDRESS,
     ]  # fmt: skip
 
@@ -396,22 +395,20 @@ def test_google_has_no_ontology_but_its_project_has() -> None:
 # Files with addresses of their own.
 
 
-def file(address: str, data: bytes = DATA, **more: str) -> File:
-    return File(address=address, sha256=hashlib.sha256(data).hexdigest(), **more)
+def fetch(address: str, name: str, data: bytes = DATA) -> None:
+    file = File(address=address, sha256=hashlib.sha256(data).hexdigest(), name=name)
+    download_file(file, "download.x", TASK, "none")
 
 
-def test_brings_files_from_their_addresses(server: Server, folder: Path) -> None:
+def test_downloads_files_from_their_addresses(server: Server, folder: Path) -> None:
     server.files |= {"a/one%20two.zip": b"one", "b/two.zip": b"two", "b/three.zip": b"three"}
     (folder / "four#.zip").write_bytes(b"four")
-    files = [
-        file(f"{server.url}/a/one%20two.zip", b"one"),
-        file(f"{server.url}/b/two.zip", b"two", name="zwei.zip"),
-        file("four#.zip", b"four"),
-        file(f"{server.url}/b/three.zip", b"three", name="weights/vit.safetensors"),
-    ]
-    download(Download(files=files), "none")
-    found = {str(path): path.read_bytes() for path in Path("data").rglob("*") if path.is_file()}
-    assert found == {
+    fetch(f"{server.url}/a/one%20two.zip", "one two.zip", b"one")
+    fetch(f"{server.url}/b/two.zip", "zwei.zip", b"two")
+    fetch("four#.zip", "four#.zip", b"four")
+    fetch(f"{server.url}/b/three.zip", "weights/vit.safetensors", b"three")
+    files = {str(path): path.read_bytes() for path in Path("data").rglob("*") if path.is_file()}
+    assert files == {
         "data/one two.zip": b"one", "data/zwei.zip": b"two", "data/four#.zip": b"four",
         "data/weights/vit.safetensors": b"three",
     }  # fmt: skip
@@ -419,32 +416,21 @@ def test_brings_files_from_their_addresses(server: Server, folder: Path) -> None
 
 def test_a_file_resumes_and_is_checked_as_the_archive_is(server: Server) -> None:
     server.script = [-50_000]
-    server.files[f"{ARCHIVE}.sha256"] = b"0" * 64  # of no account beside a file's own address
-    download(Download(files=[file(f"{server.url}/{ARCHIVE}")]), "none")
-    assert WHOLE.read_bytes() == DATA
-    assert [asked.get("Range") for asked in server.asked] == [None, "bytes=50000-"]
-    with pytest.raises(UserError, match=f"it takes {hashlib.sha256(b'x').hexdigest()}"):
-        download(Download(files=[file(f"{server.url}/{ARCHIVE}", b"x")]), "none")
+    server.files[f"{ARCHIVE}.sha256"] = b"0" * 64  # ignored beside a file's own address
+    fetch(f"{server.url}/{ARCHIVE}", "features.tar.gz")
+    assert OUTPUT.read_bytes() == DATA
+    assert [headers.get("Range") for headers in server.requests] == [None, "bytes=50000-"]
+    sha256 = hashlib.sha256(b"x").hexdigest()
+    with pytest.raises(UserError, match=f"must have the SHA-256 {sha256}, got"):
+        fetch(f"{server.url}/{ARCHIVE}", "features.tar.gz", b"x")
     assert outputs() == ["features.tar.gz"]
 
 
-def test_files_of_one_name_are_refused() -> None:
-    with pytest.raises(UserError, match=r"has two files a\.zip; one takes another name"):
-        download(Download(files=[file("x/a.zip"), file("y/a.zip")]), "none")
-
-
-@pytest.mark.parametrize(
-    ("settings", "sentence"),
-    [
-        ({}, "takes either source or files"),
-        ({"source": "us", "files": [file("a")]}, "takes either source or files"),
-        ({"source": "us"}, "download.sha256 is missing; it takes the SHA-256 of Google's"),
-        ({"files": [file("a")], "ontology": True}, "sha256 and ontology beside source alone"),
-    ],
-)
-def test_settings_that_do_not_go_together(settings: dict, sentence: str) -> None:
-    with pytest.raises(UserError, match=sentence):
-        download(Download(**settings), "none")
+def test_a_checksum_is_required() -> None:
+    with pytest.raises(UserError, match=r"^params\.yaml: download\.sha256 is missing$"):
+        download_audioset(Download(source="us"), TASK, "none")
+    with pytest.raises(UserError, match=r"^params\.yaml: download\.x\.sha256 is missing$"):
+        download_file(File(address="a.zip", name="a.zip"), "download.x", TASK, "none")
     assert not Path("data").exists()
 
 
@@ -452,9 +438,8 @@ def test_settings_that_do_not_go_together(settings: dict, sentence: str) -> None
 
 
 def params(folder: Path, section: str) -> None:
-    (folder / "params.yaml").write_text(
-        f"download: {{{section}}}\nrun: {{device: cpu, progress: auto}}\n"
-    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "params.yaml").write_text(f"download: {{{section}}}\n")
 
 
 def audioset(source: str) -> str:
@@ -464,13 +449,14 @@ def audioset(source: str) -> str:
 @pytest.mark.parametrize(
     ("section", "parts"),
     [
-        (audioset("mars"), ["download.source is 'mars'; it takes us, eu, asia, sample, sounds"]),
-        (audioset("./nowhere"), ["class_labels_indices.csv could not", "nowhere/", "not there"]),
-        (audioset("ftp://example.org/x"), ["ftp://example.org/x", "cannot be asked for"]),
-        (audioset("http://example.org:x/"), ["http://example.org:x/", "cannot be asked for"]),
-        ("files: [{address: a.zip}]", ["download.files is [", "it takes a list of mappings of"]),
-        (f"files: [{{address: a/, sha256: '{SHA256}'}}]", ["download.files is [", "it takes a l"]),
-        (f"files: [{{address: a, name: ../b, sha256: '{SHA256}'}}]", ["download.files is ["]),
+        (
+            audioset("mars"),
+            ["download.source must be us, eu, asia, sample, or a URL", "got 'mars'"],
+        ),
+        (audioset("./nowhere"), ["class_labels_indices.csv is not av", "nowhere/", "not exist"]),
+        (audioset("ftp://example.org/x"), ["ftp://example.org/x", "cannot be requested"]),
+        (audioset("http://example.org:x/"), ["http://example.org:x/", "cannot be requested"]),
+        ("sha256: x, source: us", ["download.sha256 must be a SHA-256 of 64 hexadecimal digits"]),
     ],
 )
 def test_the_stage_refuses_other_sources(folder: Path, section: str, parts: list[str]) -> None:
@@ -478,44 +464,64 @@ def test_the_stage_refuses_other_sources(folder: Path, section: str, parts: list
     assert_one_sentence(run_stage(folder, "download"), "error: ", *parts)
 
 
+@pytest.mark.parametrize(
+    ("entries", "sentence"),
+    [
+        ("x: {address: a.zip}", "download.x.name is missing"),
+        ("x: {address: a.zip, name: a.zip}", "download.x.sha256 is missing"),
+        ("x: {address: a/, name: ../b}", "download.x.name must be the name of a file, or weights/"),
+        ("x: {address: a/, name: weights/a/b}", "download.x.name must be the name of a file"),
+        ("x: {address: a/, name: weights/}", "download.x.name must be the name of a file"),
+        ("y: {address: a/, name: b}", "download.x is missing"),
+        (
+            "x: {address: a/c, name: c}, y: {address: b/c, name: c}",
+            "download.x.name must differ from that of download.y, got 'c'",
+        ),
+    ],
+)
+def test_the_stage_refuses_other_entries(folder: Path, entries: str, sentence: str) -> None:
+    params(folder / "tasks/a", entries)
+    done = run_stage(folder, "download", "x", task="tasks/a")
+    assert_one_sentence(done, f"error: tasks/a/params.yaml: {sentence}")
+
+
 def test_the_stage_makes_the_sample(folder: Path) -> None:
-    params(folder, "source: sample, ontology: true")
+    params(folder, "source: sample")
     done = run_stage(folder, "download")
     assert done.returncode == 0, done.stderr
     assert "nothing computed from it is AudioSet's" in done.stderr
-    assert outputs() == [*OUTPUTS, "ontology.json"]
+    assert outputs() == OUTPUTS
 
 
-def test_the_stage_makes_the_sample_of_sounds(folder: Path) -> None:
-    params(folder, "source: sounds")
-    done = run_stage(folder, "download")
+def test_the_stage_makes_the_sample_recordings(folder: Path) -> None:
+    params(folder / "tasks/a", "x: {address: sample, name: sounds.zip}")
+    done = run_stage(folder, "download", "x", task="tasks/a")
     assert done.returncode == 0, done.stderr
-    assert outputs() == ["sounds.zip"]
     sounds.write_sounds(folder / "again.zip")
-    assert Path("data/sounds.zip").read_bytes() == Path("again.zip").read_bytes()
+    assert Path("tasks/a/data/sounds.zip").read_bytes() == Path("again.zip").read_bytes()
 
 
 def test_the_stage_on_a_full_disk(folder: Path, server: Server) -> None:
     params(folder, audioset(server.url))
 
-    small_disk = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (50_000, 50_000))
+    small_disk = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (150_000, 150_000))
     done = run_stage(folder, "download", before=small_disk)
     assert_one_sentence(done, f"error: {PART}: File too large")
-    assert not WHOLE.exists()
-    # With room again it goes on.
+    assert not OUTPUT.exists()
+    # With space on the disk it resumes.
     assert run_stage(folder, "download").returncode == 0
     assert_done()
 
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
-def test_killed_it_goes_on_the_next_time(folder: Path, server: Server, kill: int) -> None:
+def test_a_killed_stage_is_resumed_by_the_next_run(folder: Path, server: Server, kill: int) -> None:
     params(folder, audioset(server.url))
     server.script = [-50_000]
-    # Killed while it waits after the server hung up.
+    # It is killed while it waits after the server hung up.
     code = (
         "import os; from stages import download; from tagging.sources import transfer;"
         f"transfer.time.sleep = lambda _: os.kill(os.getpid(), {int(kill)});"
-        "download.main()"
+        "download.main('.')"
     )
     environment = stage_environment(folder)
     killed = subprocess.run(
@@ -527,4 +533,4 @@ def test_killed_it_goes_on_the_next_time(folder: Path, server: Server, kill: int
     done = run_stage(folder, "download")
     assert done.returncode == 0, done.stderr
     assert_done()
-    assert [asked.get("Range") for asked in server.asked] == [None, "bytes=50000-"]
+    assert [headers.get("Range") for headers in server.requests] == [None, "bytes=50000-"]

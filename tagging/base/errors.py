@@ -27,11 +27,15 @@ def entry_point(main: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(main)
     def run(*args: str) -> None:
-        parameters = inspect.signature(main).parameters
-        if len(args) != len(parameters):
+        parameters = inspect.signature(main).parameters.values()
+        required = sum(parameter.default is parameter.empty for parameter in parameters)
+        if not required <= len(args) <= len(parameters):
             # Called as `python -m stages.<stage> <folder> <entry>`.
             script = Path(sys.argv[0])
-            arguments = "".join(f" <{name}>" for name in parameters)
+            names = [f" <{parameter.name}>" for parameter in parameters]
+            arguments = "".join(
+                [*names[:required], *(f" [{name[1:]}]" for name in names[required:])]
+            )
             sys.exit(f"error: usage: python -m {script.parent.name}.{script.stem}{arguments}")
         try:
             main(*args)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
+ProgressStyle = Literal["auto", "bar", "lines", "none"]
 LINE_EVERY_SECONDS = 15.0
 BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
 
@@ -26,7 +27,7 @@ class Progress:
         label: str,
         total: int | None,
         unit: str,
-        style: Literal["auto", "bar", "lines", "none"] = "auto",
+        style: ProgressStyle = "auto",
         done: int = 0,
     ) -> None:
         if style == "auto":

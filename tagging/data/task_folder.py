@@ -23,6 +23,11 @@ class TaskFolder:
         return self.path / "params.yaml"
 
     @property
+    def data(self) -> Path:
+        """The folder of downloads, clips, features and scores."""
+        return self.path / "data"
+
+    @property
     def index(self) -> Path:
         """Clips, labels, classes and folds."""
         return self.path / "data" / "clips.safetensors"
