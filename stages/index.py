@@ -1,11 +1,12 @@
-"""Stage `index`: the embeddings of all clips by one model, to search for what is near.
+"""Stage `index@<name>`: the embeddings of all clips by one model, to search for similar clips.
 
-One safetensors file: `embeddings` float32 (clips, width), of which near ones are similar;
-`ids` of the videos and `starts`, where in them a clip begins (seconds), `subsets`, the place of its
-subset in the metadata's list, and `labels` 0 or 1, (clips, classes), of the metadata's names.
+One safetensors file: `embeddings` float32 (clips, width), `ids` of the videos, `starts` of the
+clips in them (seconds), `subsets` as positions in the metadata's list, and `labels` 0 or 1,
+(clips, classes), of the metadata's classes.
 """
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,84 +17,87 @@ from safetensors.numpy import save_file
 from tagging.base.errors import UserError, entry_point
 from tagging.base.files import atomic_write
 from tagging.data.clips import SPLITS, Index, read_index
-from tagging.parameters import Section, load, read_entries
-from tagging.scoring.scores import read_scores, scores_path
-
-PATH = Path("data/index.safetensors")
-
-
-class Indexed(Section):
-    """The section `index`."""
-
-    model: str = Field(description="the name of a model or student, whose first run is taken")
-    folder: str = Field(description="the path of the folder with the parquet files of convert")
-    subsets: list[str] = Field(description="a list of their names", min_length=1)
+from tagging.data.task_folder import TaskFolder
+from tagging.parameters import Params, Section
+from tagging.scoring.scores import Scores, read_scores
 
 
-def embeddings_of(name: str, index: Index) -> np.ndarray:
-    """Return the embedding of each clip by an entry's first run: float32 (clips, width).
+class Search(Section):
+    """An entry of the section `search`."""
 
-    Raises:
-        UserError: if there is no such entry.
-    """
-    kinds = [kind for kind in ("models", "students") if name in read_entries(kind)]
-    if not kinds:
-        raise UserError(f"params.yaml: index.model is {name!r}; it takes a model or a student")
-    scores = read_scores(scores_path(kinds[0], name))
-    run, fold = next(iter(scores.runs.items()))
-    of_fold = index.folds[fold]
-    found = np.zeros((len(index.ids), scores.outputs[f"{run}/test"].shape[1]), np.float32)
+    model: str  # of `models` or `finetuned`; its first run computes the embeddings
+    data_folder: str  # has parquet/, relative to the repository's root
+    subsets: list[str] = Field(min_length=1)  # those of prepare.subsets
+
+
+def join_splits(scores: Scores, index: Index) -> np.ndarray:
+    """Return the output for each clip by the first run of an entry: float32 (clips, width)."""
+    run, fold_number = next(iter(scores.runs.items()))
+    fold = index.folds[fold_number]
+    embeddings = np.zeros((len(index.ids), scores.outputs[f"{run}/test"].shape[1]), np.float32)
     for split in SPLITS:
-        if len(places := getattr(of_fold, split)):
-            found[places] = scores.outputs[f"{run}/{split}"]
-    return found
+        if len(clips := getattr(fold, split)):
+            embeddings[clips] = scores.outputs[f"{run}/{split}"]
+    return embeddings
 
 
-def places_of(settings: Indexed, index: Index) -> tuple[np.ndarray, np.ndarray]:
-    """Return each clip's subset, int8, and where it begins in its video (seconds), float32.
+def locate_clips(settings: Search, index: Index) -> tuple[np.ndarray, np.ndarray]:
+    """Return each clip's subset, int8, and its start in its video (seconds), float32.
 
     Raises:
-        UserError: if the subsets do not have all clips.
+        UserError: if a clip is in none of the subsets.
     """
     subsets = np.full(len(index.ids), -1, np.int8)
     starts = np.zeros(len(index.ids), np.float32)
     order = np.argsort(index.ids)
     for number, subset in enumerate(settings.subsets):
-        path = Path(settings.folder, f"{subset}.parquet")
+        path = Path(settings.data_folder, "parquet", f"{subset}.parquet")
         table = pq.read_table(path, columns=["video_id", "start_time_seconds"])
         ids = np.array(table["video_id"].to_pylist(), index.ids.dtype)
-        found = order[np.searchsorted(index.ids, ids, sorter=order).clip(max=len(order) - 1)]
-        there = index.ids[found] == ids
-        subsets[found[there]] = number
-        starts[found[there]] = table["start_time_seconds"].to_numpy()[there]
+        clips = order[np.searchsorted(index.ids, ids, sorter=order).clip(max=len(order) - 1)]
+        is_clip = index.ids[clips] == ids
+        subsets[clips[is_clip]] = number
+        starts[clips[is_clip]] = table["start_time_seconds"].to_numpy()[is_clip]
     if (subsets < 0).any():
         raise UserError(
-            f"params.yaml: index.subsets is {settings.subsets}, which have no clip "
-            f"{index.ids[subsets < 0][0].decode()}; it takes those of prepare.subsets"
+            f"the subsets of an index must be those of prepare.subsets, got {settings.subsets}: "
+            f"none of them has the clip {index.ids[subsets < 0][0].decode()}"
         )
     return subsets, starts
 
 
 @entry_point
-def main() -> None:
-    """Run the stage."""
-    settings, index = load(Indexed, "index"), read_index()
-    subsets, starts = places_of(settings, index)
-    about = {
+def main(folder: str, name: str) -> None:
+    """Write the index of the entry `name` of `search`."""
+    task_folder = TaskFolder(Path(folder))
+    params = Params.read(task_folder.params)
+    entries = params.entries("search")
+    if name not in entries:
+        raise UserError(f"{params.path}: search.{name} is missing")
+    settings = params.parse(Search, entries[name], f"search.{name}")
+    if settings.model not in params.entries("models") | params.entries("finetuned"):
+        raise UserError(
+            f"{params.path}: search.{name}.model must be the name of an entry of models or "
+            f"finetuned, got {settings.model!r}"
+        )
+    index = read_index(task_folder.index)
+    subsets, starts = locate_clips(settings, index)
+    metadata = {
         "model": settings.model,
         "subsets": settings.subsets,
-        "classes": [of.name for of in index.classes],
+        "classes": [label.name for label in index.classes],
     }
+    scores = read_scores(task_folder.scores("models", settings.model))
     tensors = {
-        "embeddings": embeddings_of(settings.model, index),
+        "embeddings": join_splits(scores, index),
         "ids": index.ids.view(np.uint8).reshape(len(index.ids), -1),
         "starts": starts,
         "subsets": subsets,
         "labels": np.ascontiguousarray(index.labels),
     }
-    with atomic_write(PATH) as partial:
-        save_file(tensors, partial, {"index": json.dumps(about)})
+    with atomic_write(task_folder.data / f"{name}.safetensors") as partial:
+        save_file(tensors, partial, {"index": json.dumps(metadata)})
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""`convert`: what it writes, and that bad input ends in one sentence and leaves no output."""
+"""`convert`: its output, and that bad input ends in one sentence and leaves no output."""
 
 import gzip
 import os
@@ -52,7 +52,7 @@ def refusal(archive: Path, subset: str = "eval") -> str:
         run(archive, subset)
     assert not list((archive.parent / "parquet").iterdir())
     assert str(caught.value).startswith(f"{archive}")
-    return str(caught.value).removeprefix(f"{archive}: ")
+    return str(caught.value).removeprefix(f"{archive}").lstrip(": ")
 
 
 def test_one_line_of_pandas_reads_it(tmp_path: Path) -> None:
@@ -99,12 +99,12 @@ def test_twice_gives_the_same_bytes(tmp_path: Path) -> None:
          [(1, "ab"), (0, "b")]),
     ],
 )  # fmt: skip
-def test_refuses_a_video_id_that_stands_there_twice(
+def test_refuses_a_video_id_that_occurs_twice(
     tmp_path: Path, shards: dict[str, bytes], places: list[tuple[int, str]]
 ) -> None:
     archive = write_archive(tmp_path / "x.tar.gz", **shards)
-    where = ", ".join(f"record {row} of {FOLDER}/eval/{name}.tfrecord" for row, name in places)
-    assert refusal(archive) == f"the video id abcdefghijk stands there twice: {where}"
+    records = ", ".join(f"record {row} of {FOLDER}/eval/{name}.tfrecord" for row, name in places)
+    assert refusal(archive) == f"has the video id abcdefghijk twice: {records}"
 
 
 def test_ids_that_differ_by_case_are_two(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_refuses_the_same_shard_twice(tmp_path: Path) -> None:
     member = (f"{FOLDER}/eval/ab.tfrecord", shard("abcdefghijk"))
     archive = tmp_path / "x.tar.gz"
     archive.write_bytes(gzip.compress(tar([member, member])))
-    assert "stands there twice" in refusal(archive)
+    assert "has the video id abcdefghijk twice" in refusal(archive)
 
 
 def test_a_refusal_late_in_the_archive_leaves_the_previous_output(
@@ -157,7 +157,9 @@ def test_the_stage_ends_with_one_sentence(
 
 def test_the_stage_names_a_missing_archive_and_a_missing_argument(tmp_path: Path) -> None:
     assert_one_sentence(run_stage(tmp_path, "convert", "eval"), f"{ARCHIVE} is missing")
-    assert_one_sentence(run_stage(tmp_path, "convert"), "usage: python -m stages.convert <subset>")
+    assert_one_sentence(
+        run_stage(tmp_path, "convert"), "python -m stages.convert <folder> <subset>"
+    )
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
@@ -177,7 +179,7 @@ def test_killed_it_leaves_no_output_and_the_next_run_succeeds(tmp_path: Path) ->
     code = (
         "import os, signal; from stages import convert as stage;"
         "stage._refuse_duplicates = lambda *_: os.kill(os.getpid(), signal.SIGKILL);"
-        "stage.main('eval')"
+        "stage.main('.', 'eval')"
     )
     environment = stage_environment(tmp_path)
     killed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment)

@@ -1,4 +1,4 @@
-"""`prepare`: counts, features and labels, and that only the set of clips decides the result."""
+"""`prepare`: counts, features and labels, which depend on the set of clips alone."""
 
 import json
 import os
@@ -18,6 +18,7 @@ from tagging.base.errors import UserError
 from tagging.base.progress import Progress
 from tagging.data.clips import Features, Index, read_features, read_index
 from tagging.data.splits import SplitSettings
+from tagging.data.task_folder import TaskFolder
 from tagging.sources.audioset.labels import read_labels
 from tagging.sources.audioset.records import Clip
 from tagging.sources.audioset.sample import labels_csv, sample_archive
@@ -25,7 +26,8 @@ from tests.archives import assert_one_sentence, clip, run_stage
 from tests.generated import classes
 
 CLASSES = classes(527)
-RANDOM = SplitSettings(split="random")
+RANDOM = SplitSettings(method="random")
+TASK = TaskFolder(Path())
 
 
 def write_parquet(subset: str, clips: list[Clip], rows_per_group: int = 7) -> None:
@@ -36,9 +38,10 @@ def write_parquet(subset: str, clips: list[Clip], rows_per_group: int = 7) -> No
     pq.write_table(table, path, row_group_size=rows_per_group)
 
 
-def run(protocol: SplitSettings = RANDOM, **replaced: object) -> dict:
-    values = {"subsets": ["eval"], "seconds": 10, "top_labels": 2}
-    return prepare(Prepare(**values | replaced), protocol, "vggish", CLASSES)
+def run(split: SplitSettings = RANDOM, **replaced: object) -> dict:
+    values = {"subsets": ["eval"], "clip_seconds": 10, "top_k_labels": 2}
+    settings = Prepare(**values | replaced)
+    return prepare(settings, TASK.data, split, CLASSES, TASK, "vggish")
 
 
 def numbered(number: int, labels: list[int], seconds: int = 10) -> Clip:
@@ -46,7 +49,7 @@ def numbered(number: int, labels: list[int], seconds: int = 10) -> Clip:
 
 
 def read() -> tuple[Index, Features]:
-    return read_index(), read_features("vggish")
+    return read_index(TASK.index), read_features(TASK.feature("vggish"))
 
 
 def written() -> dict[str, bytes]:
@@ -87,31 +90,32 @@ def test_counts_after_each_filter(clips: list[Clip]) -> None:
     }
 
 
-@pytest.mark.parametrize("seconds", [10, 4, "any"])
-def test_every_clip_keeps_its_bytes_labels_and_id(clips: list[Clip], seconds: object) -> None:
+@pytest.mark.parametrize("seconds", [10, 4, None])
+def test_every_clip_keeps_its_bytes_labels_and_id(clips: list[Clip], seconds: int | None) -> None:
     clips += [numbered(1000 + i, [3], 1 + i % 12) for i in range(72)]
     clips += [numbered(2000 + i, [9]) for i in range(5)]  # of no top label: a whole row group
     write_parquet("eval", clips)
-    shortest, longest = (1, 10) if seconds == "any" else (seconds, seconds)
+    shortest, longest = (1, 10) if seconds is None else (seconds, seconds)
     labels = [3] if seconds == 4 else [3, 5]
-    chosen = [
+    expected = [
         clip
         for clip in sorted(clips, key=lambda clip: clip.video_id)
         if {*labels} & {*clip.labels} and shortest <= len(clip.audio_embedding) / 128 <= longest
     ]
-    run(SplitSettings(split="random", parts=[2, 2, 2]), seconds=seconds, top_labels=len(labels))
+    split = SplitSettings(method="random", ratios=[2, 2, 2])
+    run(split, clip_seconds=seconds, top_k_labels=len(labels))
     index, features = read()
-    assert [video_id.decode() for video_id in index.ids] == [c.video_id for c in chosen]
+    assert [video_id.decode() for video_id in index.ids] == [c.video_id for c in expected]
     assert index.classes == [CLASSES[k] for k in labels]
-    assert index.labels.tolist() == [[int(k in c.labels) for k in labels] for c in chosen]
-    assert features.values.shape == (len(chosen), 1, longest, 128)
+    assert index.labels.tolist() == [[int(k in c.labels) for k in labels] for c in expected]
+    assert features.values.shape == (len(expected), 1, longest, 128)
     assert features.values.dtype == np.uint8
-    assert features.spec == (1, longest, 128, 1 / 256, 0, seconds == "any")
-    for values, frames, original in zip(features.values, features.frames, chosen, strict=True):
+    assert features.spec == (1, longest, 128, 1 / 256, 0, seconds is None)
+    for values, frames, original in zip(features.values, features.frames, expected, strict=True):
         assert len(original.audio_embedding) == frames * 128
         assert values.tobytes() == original.audio_embedding.ljust(longest * 128, b"\0")
     (fold,) = index.folds
-    assert sorted(np.concatenate(fold)) == list(range(len(chosen)))
+    assert sorted(np.concatenate(fold)) == list(range(len(expected)))
 
 
 def test_the_order_of_clips_files_and_row_groups_does_not_matter(clips: list[Clip]) -> None:
@@ -124,22 +128,22 @@ def test_the_order_of_clips_files_and_row_groups_does_not_matter(clips: list[Cli
     write_parquet("eval", shuffled[50:])
     run(subsets=["eval", "bal_train"])
     assert written() == first
-    run(SplitSettings(split="random", seed=1), subsets=["eval", "bal_train"])
+    run(SplitSettings(method="random", seed=1), subsets=["eval", "bal_train"])
     assert written() != first
 
 
-def test_the_official_split_is_of_the_subsets(clips: list[Clip]) -> None:
+def test_the_official_split_follows_the_subsets(clips: list[Clip]) -> None:
     extra = [numbered(2000 + i, [3]) for i in range(30)]
     balanced = [numbered(1000 + i, [3]) for i in range(40)]
-    for subset, of_subset in (("eval", clips), ("unbal_train", extra), ("bal_train", balanced)):
-        write_parquet(subset, of_subset)
-    metrics = run(SplitSettings(split="official"), subsets=["unbal_train", "eval", "bal_train"])
+    for subset, members in (("eval", clips), ("unbal_train", extra), ("bal_train", balanced)):
+        write_parquet(subset, members)
+    summary = run(SplitSettings(method="official"), subsets=["unbal_train", "eval", "bal_train"])
     index, _ = read()
     train, val, test = ({index.ids[k].decode() for k in part} for part in index.folds[0])
     assert test == {c.video_id for c in clips if 3 in c.labels and len(c.audio_embedding) == 1280}
     assert val < {clip.video_id for clip in balanced}
     assert train | val == {clip.video_id for clip in balanced + extra}
-    assert metrics["split"] == {"train": 66, "val": 4, "test": len(test)}
+    assert summary["split"] == {"train": 66, "val": 4, "test": len(test)}
 
 
 def test_equal_counts_are_ordered_by_index() -> None:
@@ -152,17 +156,23 @@ def test_equal_counts_are_ordered_by_index() -> None:
 @pytest.mark.parametrize(
     ("replaced", "sentence"),
     [
-        ({"top_labels": 300}, "prepare.top_labels is 300, but the clips of 10 seconds hold 20"),
-        ({"seconds": 3}, "prepare.top_labels is 2, but the clips of 3 seconds hold 0 labels"),
         (
-            {"protocol": SplitSettings(split="random", parts=[90, 1, 1])},
-            "36 clips are left; protocol.",
+            {"top_k_labels": 300},
+            "top_k_labels must be at most 20, the labels of the clips of 10 s",
         ),
         (
-            {"protocol": SplitSettings(split="folds")},
-            "the source has no folds; protocol.split takes",
+            {"clip_seconds": 3},
+            "top_k_labels must be at most 0, the labels of the clips of 3 sec",
         ),
-        ({"subsets": ["unbal_train"]}, "data/parquet/unbal_train.parquet is missing; prepare.sub"),
+        (
+            {"split": SplitSettings(method="random", ratios=[90, 1, 1])},
+            "split.ratios [90, 1, 1] must have at least 184 clips, two for each split, got 36",
+        ),
+        (
+            {"split": SplitSettings(method="k_fold")},
+            "got k_fold: the source has no folds",
+        ),
+        ({"subsets": ["unbal_train"]}, "data/parquet/unbal_train.parquet is missing; run dvc"),
     ],
 )
 def test_refuses_what_leaves_too_few_clips(
@@ -181,7 +191,7 @@ def test_refuses_a_video_id_in_two_subsets(clips: list[Clip]) -> None:
     with pytest.raises(UserError) as caught:
         run(subsets=["bal_train", "eval"])
     assert str(caught.value) == (
-        "the video id 00000000004 stands there twice: row 1 of data/parquet/bal_train.parquet, "
+        "the video id 00000000004 occurs twice: row 1 of data/parquet/bal_train.parquet, "
         "row 4 of data/parquet/eval.parquet"
     )
 
@@ -198,11 +208,11 @@ def test_refuses_a_damaged_parquet_file(clips: list[Clip], damage) -> None:
 def test_subsets_must_be_converted_ones_each_once() -> None:
     check_subsets(["eval"], ["bal_train", "eval"])
     for subsets in (["eval", "eval"], ["unbal_train"]):
-        with pytest.raises(UserError, match=r"prepare\.subsets is .*some of convert\.subsets"):
+        with pytest.raises(UserError, match=r"prepare\.subsets must be some of .*convert\.sub"):
             check_subsets(subsets, ["bal_train", "eval"])
 
 
-def test_the_stage_keeps_what_was_there_on_a_full_disk(folder: Path, clips: list[Clip]) -> None:
+def test_the_stage_keeps_the_last_output_on_a_full_disk(folder: Path, clips: list[Clip]) -> None:
     Path("data").mkdir()
     assert_one_sentence(run_stage(folder, "prepare"), "class_labels_indices.csv is missing")
     Path("data/class_labels_indices.csv").write_text(labels_csv())
@@ -211,7 +221,7 @@ def test_the_stage_keeps_what_was_there_on_a_full_disk(folder: Path, clips: list
     write_parquet("bal_train", [numbered(1000 + i, [i % 20]) for i in range(40)])
     assert run_stage(folder, "prepare").returncode == 0
     before = written()
-    assert json.loads(Path("metrics/data.json").read_text())["source"] == "generated sample"
+    assert json.loads(TASK.summary.read_text())["source"] == "generated sample"
     write_parquet("eval", clips[1:])
 
     small_disk = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (20_000, 20_000))
@@ -245,15 +255,15 @@ def test_the_mirrors_counts() -> None:
             archive = mirror / "features/features.tar.gz"
             convert(archive, subset, Path(f"data/parquet/{subset}.parquet"), progress)
     names = read_labels(mirror / "csv/class_labels_indices.csv")
-    chosen = Prepare(subsets=["bal_train", "eval"], seconds=10, top_labels=10)
-    metrics = prepare(chosen, RANDOM, "vggish", names)
-    assert metrics["source"] == "AudioSet"
-    assert metrics["records"] == {"bal_train": 22160, "eval": 20371}
-    assert metrics["clips"] == {"all": 42531, "of_10_seconds": 41758, "with_a_top_label": 22582}
-    assert metrics["split"] == {"train": 18064, "val": 2258, "test": 2260}
-    assert {name: of["clips"] for name, of in metrics["classes"].items()} == {
+    settings = Prepare(subsets=["bal_train", "eval"], clip_seconds=10, top_k_labels=10)
+    summary = prepare(settings, TASK.data, RANDOM, names, TASK, "vggish")
+    assert summary["source"] == "AudioSet"
+    assert summary["records"] == {"bal_train": 22160, "eval": 20371}
+    assert summary["clips"] == {"all": 42531, "of_10_seconds": 41758, "with_a_top_label": 22582}
+    assert summary["split"] == {"train": 18064, "val": 2258, "test": 2260}
+    assert {name: label["clips"] for name, label in summary["classes"].items()} == {
         "Music": 11856, "Speech": 10901, "Vehicle": 1621, "Animal": 1401,
         "Inside, small room": 1348, "Musical instrument": 938, "Singing": 879,
         "Domestic animals, pets": 751, "Guitar": 656, "Water": 574,
     }  # fmt: skip
-    assert list(metrics["classes"])[:3] == ["Music", "Speech", "Vehicle"]
+    assert list(summary["classes"])[:3] == ["Music", "Speech", "Vehicle"]

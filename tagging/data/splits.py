@@ -14,6 +14,7 @@ from tagging.parameters import Int, Section
 OFFICIAL_VALIDATION = 10  # one in this many clips of bal_train validates in the official split
 
 Share = Annotated[Int, Field(ge=1)]
+Names = Sequence[str] | np.ndarray  # one for each clip
 
 
 class SplitSettings(Section):
@@ -68,7 +69,7 @@ def random_fold(num_clips: int, ratios: tuple[int, int, int], seed: int) -> Fold
     return Fold(order[:first], order[first:second], order[second:])
 
 
-def official_fold(subsets: Sequence[str], seed: int) -> Fold:
+def official_fold(subsets: Names, seed: int) -> Fold:
     """Split clips as AudioSet does: `eval` tests, and a part of `bal_train` validates.
 
     Args:
@@ -93,7 +94,7 @@ def official_fold(subsets: Sequence[str], seed: int) -> Fold:
     return Fold(np.flatnonzero(train), val, np.flatnonzero(test))
 
 
-def predefined_fold(splits: Sequence[str]) -> Fold:
+def predefined_fold(splits: Names) -> Fold:
     """Return the split that the source defines.
 
     Args:
@@ -113,9 +114,7 @@ def predefined_fold(splits: Sequence[str]) -> Fold:
     return fold
 
 
-def assign_group_folds(
-    labels: np.ndarray, groups: Sequence[str], num_folds: int, seed: int
-) -> np.ndarray:
+def assign_group_folds(labels: np.ndarray, groups: Names, num_folds: int, seed: int) -> np.ndarray:
     """Assign a fold to each clip at random, with no group in two folds and classes spread evenly.
 
     Args:
@@ -197,7 +196,7 @@ def make_folds(
     settings: SplitSettings,
     labels: np.ndarray,
     class_names: Sequence[str],
-    subsets: Sequence[str],
+    subsets: Names,
     source_folds: np.ndarray | None = None,
     groups: Sequence[str] | None = None,
 ) -> list[Fold]:

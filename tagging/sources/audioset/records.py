@@ -241,7 +241,7 @@ def _read_any(data: bytes) -> Clip:
     return Clip(video_id, start, end, labels, b"".join(frames))
 
 
-def find_twice(video_ids: np.ndarray) -> bytes | None:
+def find_duplicate(video_ids: np.ndarray) -> bytes | None:
     """Return an id that stands in `video_ids` (S11) more than once, or None.
 
     It is found by sorting: a hash table of two million ids takes several times their bytes.
@@ -251,7 +251,7 @@ def find_twice(video_ids: np.ndarray) -> bytes | None:
     return in_order[twice[0]] if len(twice) else None
 
 
-def place_in_files(rows: np.ndarray, sizes: Sequence[int]) -> list[tuple[int, int]]:
+def locate_rows(rows: np.ndarray, sizes: Sequence[int]) -> list[tuple[int, int]]:
     """Return for each of `rows`, counted through files of `sizes` rows, its file and row there."""
     ends = np.cumsum(sizes)
     files = np.searchsorted(ends, rows, side="right")
