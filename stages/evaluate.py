@@ -1,54 +1,61 @@
-"""Stage `evaluate@<model>`: what each run of a trained model, or student, answers, and its metrics.
+"""Stage `evaluate@<name>`: the scores of a trained model or student for all splits, and metrics.
 
-The clips that test are read here for the first time.
+Test clips are read here for the first time.
 """
 
 import sys
 from pathlib import Path
 
 from tagging.base.errors import entry_point
-from tagging.data.batches import to_clips
 from tagging.data.clips import read_features, read_index
+from tagging.data.dataset import ClipDataset
 from tagging.data.splits import list_runs
-from tagging.data.task import load_task
+from tagging.data.task import Task
+from tagging.data.task_folder import TaskFolder
 from tagging.learning.device import pick_device
-from tagging.learning.model import Student, answer, load_model, load_network
-from tagging.parameters import Machine, load
-from tagging.scoring.evaluation import Evaluate, write_evaluation
+from tagging.learning.inference import predict_logits
+from tagging.learning.model import read_model
+from tagging.learning.model_file import load_network
+from tagging.parameters import Params
+from tagging.scoring.bootstrap import Evaluate
+from tagging.scoring.confident import RunThresholds
+from tagging.scoring.results import write_evaluation
 from tagging.scoring.scores import Scores
-from tagging.scoring.sure import Sure
 
 
 @entry_point
-def main(name: str) -> None:
-    """Run the stage for the model or student `name`."""
-    settings, task = load(Evaluate, "evaluate"), load_task()
-    device = pick_device(load(Machine, "run").device)
-    model = load_model(name)
-    index = read_index()
-    features = read_features(model.features or task.features)
+def main(folder: str, name: str) -> None:
+    """Run the stage for the entry `name` of the task in `folder`."""
+    task_folder = TaskFolder(Path(folder))
+    params = Params.read(task_folder.params)
+    settings, task = params.section(Evaluate, "evaluate"), params.section(Task, "task")
+    model = read_model(params, name)
+    device = pick_device(params.runtime().device)
+    index = read_index(task_folder.index)
+    features = read_features(task_folder.feature(model.features or task.features))
+    runs = list_runs(len(index.folds), model.seeds)
     outputs, thresholds = {}, {}
-    found = list_runs(len(index.folds), model.seeds)
-    for run in found:
-        trained = load_network(Path(f"models/{name}/{run.name}.safetensors"), device)
+    for run in runs:
+        trained = load_network(task_folder.model(name, run.name), device)
         thresholds[run.name] = trained.thresholds
-        parts = index.folds[run.fold]._asdict()
-        clips = {
-            part: to_clips(features, index.labels, places, device)
-            for part, places in parts.items()
-            if len(places)
+        datasets = {
+            split: ClipDataset.select(features, index.labels, clips, device)
+            for split, clips in index.folds[run.fold]._asdict().items()
+            if len(clips)
         }
-        outputs |= {f"{run.name}/{part}": answer(trained, clips[part]) for part in clips}
-        for epoch, weights in trained.checkpoints.items():
+        for split, dataset in datasets.items():
+            outputs[f"{run.name}/{split}"] = predict_logits(trained, dataset)
+        for epoch, weights in trained.saved_epochs.items():
             trained.network.load_state_dict(weights)
-            outputs |= {
-                f"{run.name}/{part}@{epoch}": answer(trained, clips[part]) for part in clips
-            }
-    parameters = sum(p.numel() for p in trained.network.parameters())
-    scores = Scores(outputs, {run.name: run.fold for run in found}, parameters)
-    kind = "students" if isinstance(model, Student) else "models"
-    sure = Sure(trained.promised, thresholds) if trained.promised else None
-    write_evaluation(kind, name, scores, index, task, settings, sure)
+            for split, dataset in datasets.items():
+                outputs[f"{run.name}/{split}@{epoch}"] = predict_logits(trained, dataset)
+    parameters = sum(parameter.numel() for parameter in trained.network.parameters())
+    scores = Scores(outputs, {run.name: run.fold for run in runs}, parameters)
+    precision = trained.target_precision
+    confident = RunThresholds(precision, thresholds) if precision is not None else None
+    write_evaluation(
+        task_folder, model.scores_section, name, scores, index, task, settings, confident
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where tensors live: the best device there is, unless `run.device` names one."""
+"""The device that networks run on, set up for repeatable results."""
 
 import os
 
@@ -6,31 +6,34 @@ import torch
 
 from tagging.base.errors import UserError
 
-# Sums depend on the number of threads in their last bits: a fixed number makes results the same on
-# machines with other numbers of cores. It is one because threads that wait for each other in small
-# networks cost thirty times the time as soon as another process wants a core.
+# Sums depend on the number of threads in their last bits: a fixed number gives the same results on
+# machines with other numbers of cores. It is one because threads of small networks wait for each
+# other: as soon as another process needs a core, they take thirty times as long.
 THREADS = 1
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device called `name` (auto, cpu, cuda or mps), set up for repeatable results.
+    """Return the device `name` (auto, cpu, cuda or mps), set up for repeatable results.
 
     Raises:
         UserError: if this machine does not have it.
     """
     torch.set_num_threads(THREADS)
-    there = {
+    available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
+    devices = [device for device, is_available in available.items() if is_available]
     if name == "auto":
-        name = next(device for device, found in there.items() if found)
-    if not there[name]:
-        found = ", ".join(device for device, found in there.items() if found)
-        raise UserError(f"params.yaml: run.device is {name!r}, not on this machine; it has {found}")
-    if name != "cpu":  # where one thread is deterministic by itself; to say so costs a second
+        name = devices[0]
+    if name not in devices:
+        raise UserError(
+            f"params.yaml: runtime.device must be one of {', '.join(devices)} on this machine, got "
+            f"{name}"
+        )
+    if name != "cpu":  # one thread of a CPU is deterministic; this would cost a second
         torch.use_deterministic_algorithms(True)
-        # cuBLAS is deterministic with buffers of its own alone; PyTorch refuses it otherwise.
+        # cuBLAS needs buffers of its own to be deterministic; PyTorch refuses it otherwise.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return torch.device(name)

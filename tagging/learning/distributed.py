@@ -1,9 +1,9 @@
-"""One training in several processes, started by PyTorch's `torchrun`: each has a part of a batch.
+"""Training in several processes, started by PyTorch's `torchrun`: each has a part of every batch.
 
-Started without it there is one process, and nothing here does anything. Batches, mixup's partners
-and augmentation are drawn for the whole batch, alike in all processes, and the loss is the whole
-batch's: but for rounding, weights are those of one process. What differs: batch normalization takes
-the statistics of a process's own part (the first process's are kept), and dropout drops other
+Without `torchrun` there is one process, whose part is the whole batch. Random numbers are drawn for
+the whole batch, alike in all processes, and the loss is that of the whole batch: except for
+rounding, weights are those of one process. Two things differ: batch normalization uses the
+statistics of a process's own part (those of the first process are saved), and dropout drops other
 units.
 """
 
@@ -11,127 +11,114 @@ import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 
-import numpy as np
 import torch
-from torch import distributed, nn
+from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from tagging.base.errors import UserError
-from tagging.data.batches import Batch, Clips
+from tagging.layers.base import TaggingNetwork
 from tagging.learning.device import pick_device
+from tagging.learning.losses import Loss
 
-LEAST = 2  # clips that a network takes at once: batch normalization needs two
+MIN_CLIPS = 2  # in a batch, for batch normalization
 
 
 def join(device_name: str) -> None:
-    """Meet the other processes, if `torchrun` started this one: on a GPU each, or on CPUs.
+    """Connect to the other processes if `torchrun` started this one: on a GPU each, or on CPUs.
 
     Raises:
-        UserError: if there is no GPU for each, or the device is neither a CUDA GPU nor a CPU.
+        UserError: if there are too few GPUs, or the device is neither a CUDA GPU nor a CPU.
     """
     if not distributed.is_torchelastic_launched():
         return
     device = pick_device(device_name)
     if device.type == "cuda":
-        own, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if own >= there:
-            raise UserError(f"torchrun starts more processes than GPUs; --nproc-per-node {there}")
-        torch.cuda.set_device(own)
+        rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if rank >= gpus:
+            raise UserError(
+                f"torchrun starts more processes than GPUs: use --nproc-per-node={gpus}"
+            )
+        torch.cuda.set_device(rank)
     elif device.type != "cpu":
-        raise UserError(f"params.yaml: run.device is {device.type}; torchrun takes cuda or cpu")
+        raise UserError(
+            f"params.yaml: runtime.device must be cuda or cpu with torchrun, got {device.type}"
+        )
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     atexit.register(distributed.destroy_process_group)
 
 
-def size() -> int:
-    """Return how many processes train together."""
+def world_size() -> int:
+    """Return the number of processes that train together."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def rank() -> int:
-    """Return the number of this process. Number 0 is the one that writes."""
+    """Return the number of this process. Process 0 writes all files."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
+def is_first() -> bool:
+    """Return whether this process writes the files."""
+    return rank() == 0
+
+
 @contextmanager
-def first_alone() -> Iterator[None]:
-    """Have the first process do something before all others do it."""
-    if rank() > 0:
+def first_before_others() -> Iterator[None]:
+    """Let the first process run a block before all others run it."""
+    if not is_first():
         distributed.barrier()
     yield
-    if size() > 1 and rank() == 0:
+    if world_size() > 1 and is_first():
         distributed.barrier()
 
 
-def read(
-    clips: Clips, chosen: np.ndarray, rate: float, alpha: float, mixing: np.random.Generator
-) -> Batch:
-    """Return a batch; of several processes, each reads its part and what that is mixed with.
+def owned_rows(batch_size: int) -> slice:
+    """Return the rows of a batch whose outputs this process contributes; maybe none."""
+    return slice(rank() * batch_size // world_size(), (rank() + 1) * batch_size // world_size())
 
-    Other clips of the batch are zero.
 
-    Args:
-        clips: to train on.
-        chosen: the batch's places among them, int64 (batch,).
-        rate: of `mix`, as is `alpha`.
-        mixing: what `mix` will draw from; nothing is drawn here.
+def computed_rows(batch_size: int) -> slice:
+    """Return the rows that this process computes: those it owns, but `MIN_CLIPS` or more."""
+    owned = owned_rows(batch_size)
+    start = min(owned.start, batch_size - MIN_CLIPS)
+    return slice(start, max(owned.stop, start + MIN_CLIPS))
+
+
+def wrap(network: TaggingNetwork, loss: Loss) -> TaggingNetwork:
+    """Return the network that computes the outputs of a batch in all processes together.
+
+    Raises:
+        UserError: if there are several processes and the loss compares embeddings.
     """
-    if size() == 1:
-        return clips.batch(chosen)
-    rows = np.arange(*_taken(len(chosen)))
-    if rate > 0:
-        ahead = deepcopy(mixing)
-        mixed = ahead.random(len(chosen)) < rate
-        ahead.beta(alpha, alpha, len(chosen))
-        partners = ahead.permutation(len(chosen))
-        rows = np.union1d(rows, partners[rows][mixed[rows]])
-    own = clips.batch(chosen[rows])
-    x = own.x.new_zeros(len(chosen), *own.x.shape[1:])
-    x[torch.from_numpy(rows).to(x.device)] = own.x
-    targets = clips.labels if clips.targets is None else clips.targets
-    labels = torch.from_numpy(targets[chosen]).float().to(clips.device)
-    frames = clips.frames if clips.frames is None else clips.frames[chosen]
-    return Batch(x, labels, frames if frames is None else torch.from_numpy(frames).to(clips.device))
+    if world_size() == 1:
+        return network
+    if loss.of_embeddings:
+        raise UserError(
+            f"params.yaml: train.loss must be a loss of classes with torchrun, got {loss.name}"
+        )
+    return GlobalBatchDDP(network)
 
 
-def divided(network: nn.Module) -> nn.Module:
-    """Return what computes the network's outputs for a batch in all processes together."""
-    return network if size() == 1 else GlobalBatchDDP(network)
-
-
-class GlobalBatchDDP(nn.Module):
-    """A network that computes its part of a batch's outputs, and takes those of other processes.
+class GlobalBatchDDP(TaggingNetwork):
+    """Computes the outputs of some rows of a batch and receives the others from other processes.
 
     Gradients are those of the whole batch.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: TaggingNetwork) -> None:
         super().__init__()
         self._network = DistributedDataParallel(network)
 
-    def forward(self, x: torch.Tensor, frames: torch.Tensor | None) -> torch.Tensor:
-        """Return the outputs for all clips, as the network does: (batch, classes)."""
-        start, stop = _part(len(x))
-        first, last = _taken(len(x))
-        own = self._network(x[first:last], None if frames is None else frames[first:last])
-        own = own[start - first : stop - first].float()  # which autocast does not leave them
+    def forward(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the outputs of all clips, (batch, classes); only computed rows of `x` are read."""
+        owned, computed = owned_rows(len(x)), computed_rows(len(x))
+        own = self._network(x[computed], None if frames is None else frames[computed])
+        # Under autocast, outputs are bfloat16.
+        own = own[owned.start - computed.start : owned.stop - computed.start].float()
         outputs = own.new_zeros(len(x), own.shape[1])
-        outputs[start:stop] = own.detach()
+        outputs[owned] = own.detach()
         distributed.all_reduce(outputs)
-        # DistributedDataParallel takes the mean of the processes' gradients; theirs add up.
-        own.register_hook(lambda gradient: gradient * size())
-        return torch.cat([outputs[:start], own, outputs[stop:]])
-
-
-def _part(batch: int) -> tuple[int, int]:
-    """Return from where to where this process's part of a batch goes; it may be empty."""
-    return rank() * batch // size(), (rank() + 1) * batch // size()
-
-
-def _taken(batch: int) -> tuple[int, int]:
-    """Return what of a batch this process computes: its part, or `LEAST` clips if that is less."""
-    start, stop = _part(batch)
-    first = min(start, batch - LEAST)
-    return first, max(stop, first + LEAST)
+        # DistributedDataParallel averages the gradients of the processes; the sum is needed.
+        own.register_hook(lambda gradient: gradient * world_size())
+        return torch.cat([outputs[: owned.start], own, outputs[owned.stop :]])

@@ -1,8 +1,6 @@
-"""Training losses: one class each, named as in params.yaml, with its own parameters.
+"""Losses of classifiers: one class each, with the name and parameters that params.yaml has.
 
-A loss is called with `outputs` float (batch, classes) and `labels` float (batch, classes), 0 to 1,
-and returns the mean loss as a scalar. `activation` is what turns outputs that were trained with it
-into probabilities: sigmoid (each class on its own) or softmax (classes share 1).
+A new loss is a class and an entry of `CLASSIFICATION_LOSSES`.
 """
 
 from typing import ClassVar, Literal
@@ -11,24 +9,45 @@ import torch
 from pydantic import Field
 from torch.nn import functional
 
-from tagging.base.errors import UserError
-from tagging.parameters import Float, Section, parse
+from tagging.layers.base import Activation
+from tagging.parameters import Float, Section
 
 
 class Loss(Section):
-    """What all losses are; each subclass is known by its `name`."""
+    """Base class of all losses; subclasses declare `name` as a `Literal`.
+
+    Attributes:
+        activation: what turns outputs trained with the loss into probabilities: sigmoid (each class
+            on its own) or softmax (probabilities sum to 1).
+        of_embeddings: whether the loss compares embeddings instead of outputs of classes.
+    """
 
     activation: ClassVar[Literal["sigmoid", "softmax"]] = "sigmoid"
+    of_embeddings: ClassVar[bool] = False
+    name: str
 
     def __call__(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Return the mean loss, a scalar."""
+        """Return the mean loss, a scalar.
+
+        Args:
+            outputs: float (batch, classes), or embeddings (batch, width).
+            labels: float (batch, classes), 0 to 1.
+        """
         raise NotImplementedError
+
+    def training_activation(self, activation: Activation) -> Activation:
+        """Return what the loss is computed from: outputs of classes (`none`) or embeddings.
+
+        Args:
+            activation: that of validation, a distance where embeddings are wanted.
+        """
+        return activation if self.of_embeddings else "none"
 
 
 class Msml(Loss):
-    """PyTorch's multi-label soft margin loss: binary cross-entropy a label, averaged."""
+    """PyTorch's multi-label soft margin loss: binary cross-entropy of each label, averaged."""
 
-    name: Literal["msml"] = Field("msml", description="msml")
+    name: Literal["msml"] = "msml"
 
     def __call__(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the mean loss, a scalar."""
@@ -36,9 +55,9 @@ class Msml(Loss):
 
 
 class Bce(Loss):
-    """Binary cross-entropy of logits, each label on its own; the same number as `msml`."""
+    """Binary cross-entropy of logits, each label on its own; the same value as `msml`."""
 
-    name: Literal["bce"] = Field("bce", description="bce")
+    name: Literal["bce"] = "bce"
 
     def __call__(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the mean loss, a scalar."""
@@ -46,36 +65,32 @@ class Bce(Loss):
 
 
 class Ce(Loss):
-    """Cross-entropy; with several labels a clip, the published study's.
+    """Cross-entropy; with several labels per clip, in the form of the published study.
 
-    Every pair of a clip and one of its labels counts once: the clip's outputs, divided by its
-    number of labels, go into a cross-entropy against that label; the loss is the mean over pairs.
+    Every pair of a clip and one of its labels counts once: the outputs of the clip, divided by its
+    number of labels, go into a cross-entropy against the label; the loss is the mean over pairs.
     """
 
-    name: Literal["ce"] = Field("ce", description="ce")
+    name: Literal["ce"] = "ce"
     activation: ClassVar[Literal["sigmoid", "softmax"]] = "softmax"
 
     def __call__(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the mean loss, a scalar."""
         number = labels.sum(1, keepdim=True)
         log_p = functional.log_softmax(outputs / number.clamp_min(1), 1)
-        # Not divided by 0 where no clip of a batch has a label.
+        # Clamped, as no clip of a batch may have a label.
         return -(labels * log_p).sum() / number.sum().clamp_min(torch.finfo(number.dtype).tiny)
 
 
 class Focal(Loss):
     """Focal loss of logits (Lin et al., 2017, arXiv 1708.02002), each label on its own.
 
-    Labels between 0 and 1 mix the two cases.
+    Targets between 0 and 1 interpolate between the two cases.
     """
 
-    name: Literal["focal"] = Field("focal", description="focal")
-    gamma: Float = Field(
-        2.0, description="a number of 0 or more: how much less a right answer counts", ge=0
-    )
-    alpha: Float = Field(
-        0.25, description="a number from 0 to 1: what labels that are there weigh", ge=0, le=1
-    )
+    name: Literal["focal"] = "focal"
+    gamma: Float = Field(2.0, ge=0)  # how much less a correct prediction counts
+    alpha: Float = Field(0.25, ge=0, le=1)  # weight of positive labels
 
     def __call__(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the mean loss, a scalar."""
@@ -84,28 +99,12 @@ class Focal(Loss):
         )
         p = outputs.sigmoid()
         wrong = labels * (1 - p) + (1 - labels) * p
-        # Never 0 below a power under 1: its gradient there is infinite.
+        # Above 0, as the gradient of a power below 1 is infinite at 0.
         wrong = wrong.clamp_min(torch.finfo(wrong.dtype).tiny)
         weight = labels * self.alpha + (1 - labels) * (1 - self.alpha)
         return (weight * wrong**self.gamma * cross_entropy).mean()
 
 
-LOSSES: dict[str, type[Loss]] = {
-    kind.model_fields["name"].default: kind for kind in Loss.__subclasses__()
-}
-
-
-def parse_loss(value: object, key: str) -> Loss:
-    """Return the loss that a name, or a mapping of the name and its parameters, stands for.
-
-    Raises:
-        UserError: naming what is wrong under the dotted `key`.
-    """
-    given = value if isinstance(value, dict) else {"name": value}
-    name = given.get("name")
-    if not isinstance(name, str) or name not in LOSSES:
-        raise UserError(
-            f"params.yaml: {key} is {value!r}; it takes {', '.join(LOSSES)}, or a mapping of such "
-            "a name and the loss's own parameters"
-        )
-    return parse(LOSSES[name], given, key)
+CLASSIFICATION_LOSSES: dict[str, type[Loss]] = {
+    "msml": Msml, "bce": Bce, "ce": Ce, "focal": Focal,
+}  # fmt: skip

@@ -1,86 +1,70 @@
-"""What is otherwise where a task asks for embeddings (task.kind similarity)."""
+"""What training differs in where a task wants embeddings (task.type similarity)."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from tagging.base.errors import UserError
-from tagging.data.batches import Clips, epoch_batches
+from tagging.data.dataset import ClipDataset
+from tagging.data.sampling import sample_order, split_batches
 from tagging.data.task import Task
+from tagging.layers.base import Activation, TaggingNetwork
+from tagging.learning.inference import log_odds, score
 from tagging.learning.losses import Loss
-from tagging.learning.metric_losses import MetricLoss, TripletLoss
-from tagging.learning.model import (
-    Activation,
-    Model,
-    activation_of,
-    load_network,
-    log_odds,
-    score,
-)
-from tagging.scoring.scores import scores_path
+from tagging.learning.metric_losses import TripletLoss
+from tagging.learning.model import Model
+from tagging.learning.model_file import load_network
 
 
 def resolve_activation(
-    task: Task, network: nn.Module, loss: Loss, model: Model, name: str
+    task: Task, network: TaggingNetwork, loss: Loss, model: Model, name: str
 ) -> Activation:
-    """Return what turns a network's outputs into probabilities or, of embeddings, their distance.
+    """Return what turns outputs into probabilities or, of embeddings, their distance.
 
     Args:
-        task: what it is trained for.
+        task: that the network is trained for.
         network: of the model.
         loss: that it is trained with.
         model: the entry.
         name: of the entry, for errors.
 
     Raises:
-        UserError: if the task asks for embeddings and the network has none, or the loss learns them
-            and the task asks for none.
+        UserError: if the task wants embeddings and the network has none, or the loss compares
+            embeddings and the task wants none.
     """
-    if task.embeds and hasattr(network, "embed"):
+    key = f"params.yaml: {model.section}.{name}"
+    if task.is_similarity and network.has_embedding:
         return model.distance
-    if task.embeds:
+    if task.is_similarity:
         raise UserError(
-            f"params.yaml: {name}.architecture is {model.architecture}, which has no embedding of "
-            "its own; it takes another, or the width of one as embedding"
+            f"{key}.architecture must have an embedding, got {model.architecture}; choose another, "
+            "or set embedding_size"
         )
-    if isinstance(loss, MetricLoss):
+    if loss.of_embeddings:
         raise UserError(
-            f"params.yaml: {name} has the loss {loss.name}, which learns embeddings; it takes the "
-            "task.kind similarity"
+            f"{key}.train.loss must be a loss of classes unless task.type is similarity, got "
+            f"{loss.name}"
         )
-    return activation_of(network, loss.activation)
+    return network.activation or loss.activation
 
 
-def teacher_path(task: Task, teacher: str, run: str) -> Path:
-    """Return the file of a student's teacher: an ensemble's scores or, of embeddings, a model.
+def triplet_statistics(loss: Loss, dataset: ClipDataset, batch_size: int) -> dict[str, float]:
+    """Return the quality of a loss's triplets in one epoch of random batches; {} for other losses.
 
-    Args:
-        task: the student's.
-        teacher: the entry's name.
-        run: the student's, which its teacher must have too.
+    anchors: the fraction of the clips that have triplets; positives: the fraction of the positives
+    that share a label with their anchor; negatives: of the negatives that share none; clips: the
+    fraction of all clips that makes up half of the negatives.
     """
-    if task.embeds:
-        return Path(f"models/{teacher}/{run}.safetensors")
-    return scores_path("ensembles", teacher)
-
-
-def triplet_statistics(loss: TripletLoss, clips: Clips, batch_size: int) -> dict[str, float]:
-    """Return what the triplets are worth that a loss chooses, of one epoch's random batches.
-
-    anchors: the share of the clips that have triplets; positives: the share of the positives that
-    share a label with their anchor; negatives: of the negatives that share none; clips: the share
-    of all clips that half of the negatives are.
-    """
-    chosen: list[torch.Tensor] = []
+    if not isinstance(loss, TripletLoss):
+        return {}
+    triplets: list[torch.Tensor] = []
     torch.manual_seed(0)
-    for places in epoch_batches(len(clips.places), batch_size, 0, 0):
-        targets = clips.batch(places).labels
-        of_batch = loss.triplets(torch.zeros(len(places), 1), targets)
-        chosen.append(torch.from_numpy(places)[torch.stack(of_batch)])
-    anchors, positives, negatives = torch.cat(chosen, 1).numpy()
-    labels = clips.labels > 0
+    for rows in split_batches(sample_order(dataset.labels, "uniform", 0, 0), batch_size):
+        batch_triplets = loss.triplets(torch.zeros(len(rows), 1), dataset.read(rows).targets)
+        triplets.append(torch.from_numpy(rows)[torch.stack(batch_triplets)])
+    anchors, positives, negatives = torch.cat(triplets, 1).numpy()
+    labels = dataset.labels > 0
     uses = np.sort(np.unique(negatives, return_counts=True)[1])[::-1].cumsum()
     return {
         "anchors": len(np.unique(anchors)) / len(labels),
@@ -90,21 +74,20 @@ def triplet_statistics(loss: TripletLoss, clips: Clips, batch_size: int) -> dict
     }
 
 
-def predict_tags(path: Path, clips: Clips) -> np.ndarray:
-    """Return the log odds of a classifier, whatever its task: float32 (clips, classes).
+def predict_tags(path: Path, dataset: ClipDataset) -> np.ndarray:
+    """Return the log odds of a classifier that was trained for any task: float32 (clips, classes).
 
     Args:
-        path: of its weights.
-        clips: on the CPU.
+        path: of the trained model.
+        dataset: clips on the CPU.
 
     Raises:
-        UserError: if there are no weights, or they tell no classes.
+        UserError: if the file is missing, or its outputs are no classes.
     """
     trained = load_network(path, torch.device("cpu"))
-    network, shape = trained.network, trained.shape
-    outputs = score(network, clips)
-    if outputs.shape[1] != len(shape.classes):
+    outputs = score(trained.network, dataset)
+    if outputs.shape[1] != len(trained.model_spec.classes):
         raise UserError(
-            f"{path} tells no classes; the teacher of tags is a model without embedding"
+            f"{path} must be a classifier to be the teacher of tags, but has embedding_size"
         )
-    return log_odds(outputs, activation_of(network, "sigmoid"))
+    return log_odds(outputs, trained.network.activation or "sigmoid")

@@ -1,117 +1,125 @@
-"""From which probability on a label is sure: a threshold for each label, chosen on validation.
+"""Confidence thresholds: the probability from which on a label has a target precision.
 
-Most labels of AudioSet have a handful of clips that validate. The lowest threshold that has the
-promised precision on so few is one of many that were tried, and new clips do not keep it. So labels
-lend each other strength. The log odds x of label j are calibrated by a logistic regression (Platt,
-1999, "Probabilistic outputs for support vector machines") of one slope for all labels, a + d_j +
-b x, whose offsets d_j are drawn to zero as normal ones of the deviation `SPREAD` are. Of the clips
-that a threshold answers, the mean calibrated probability is the precision to be expected. It counts
-as `PRIOR` answers beside those that validation has, which gives the precision a Beta distribution
-(Gelman et al., 2013, "Bayesian data analysis", chapter 2). The lowest threshold is taken whose
-precision is the promised one or more with the probability `CONFIDENCE`, and also on validation.
+Most labels of AudioSet have a handful of validation clips. The lowest threshold with the target
+precision on so few is selected from many, and does not keep it on new clips. Therefore labels share
+information. The log odds x of label j are calibrated by a logistic regression (Platt, 1999,
+"Probabilistic outputs for support vector machines") with one slope for all labels, a + d_j + b x,
+and normal priors of the standard deviation `OFFSET_STD` on the offsets d_j. The mean calibrated
+probability of the clips above a threshold is its expected precision. It counts as `PRIOR_CLIPS`
+clips beside those of the validation split, which makes the posterior of the precision a Beta
+distribution (Gelman et al., 2013, "Bayesian data analysis", chapter 2). The threshold is the lowest
+one whose precision reaches the target with the probability `CREDIBILITY`, and also does on the
+validation split.
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
-FEWEST = 5  # clips with the label
-SPREAD = 0.5
-PRIOR = 20
-CONFIDENCE = 0.9
-LARGEST = 30.0  # log odds: beyond, a probability differs from 0 or 1 by nothing that matters
+MIN_CLIPS = 5  # with the label
+OFFSET_STD = 0.5
+PRIOR_CLIPS = 20
+CREDIBILITY = 0.9
+MAX_LOG_ODDS = 30.0  # beyond, the difference of a probability from 0 or 1 is negligible
 
 
 class Threshold(NamedTuple):
-    """What is known of one label: None where it has no threshold.
+    """The threshold of one label; None where it has none.
 
-    `precision` and `recall` (the share of the clips with the label that stays above) are those of
-    validation, `clips` how many of its clips have the label.
+    `clips` is the number of validation clips with the label, `threshold` a probability; `precision`
+    and `recall` are those of the threshold on validation.
     """
 
     clips: int
-    threshold: float | None = None  # a probability
+    threshold: float | None = None
     precision: float | None = None
     recall: float | None = None
 
 
 class Thresholds(NamedTuple):
-    """Of all classes, in their order, and the precision that they promise."""
+    """The thresholds of all classes, in their order, and the precision that was required."""
 
-    promised: float
+    target_precision: float
     classes: list[Threshold]
 
-    def described(self, names: list[str]) -> dict[str, Any]:
-        """Return them as plain data, by the classes' names."""
-        by_name = {name: of._asdict() for name, of in zip(names, self.classes, strict=True)}
-        return {"promised": self.promised, "thresholds": by_name}
+    def describe(self, names: list[str]) -> dict[str, Any]:
+        """Return the thresholds as plain data, by the names of the classes."""
+        by_name = {
+            name: threshold._asdict() for name, threshold in zip(names, self.classes, strict=True)
+        }
+        return {"target_precision": self.target_precision, "thresholds": by_name}
 
 
-def choose_thresholds(labels: np.ndarray, scores: np.ndarray, promised: float) -> Thresholds:
+def choose_thresholds(
+    labels: np.ndarray, scores: np.ndarray, target_precision: float
+) -> Thresholds:
     """Choose the threshold of each label.
 
-    A label has none if fewer than `FEWEST` clips have it, or if no threshold is good enough.
+    A label has none if fewer than `MIN_CLIPS` clips have it, or if no threshold is good enough.
 
     Args:
         labels: 0 or 1, (clips, classes).
         scores: log odds, (clips, classes).
-        promised: the precision, above 0 and below 1.
+        target_precision: above 0 and below 1.
     """
     exact = scores.astype(np.float64)
-    calibrated = _calibrated(labels, exact)
-    columns = zip(labels.T.astype(int), exact.T, calibrated.T, strict=True)
-    return Thresholds(promised, [_choose(*column, promised) for column in columns])
+    columns = zip(labels.T.astype(int), exact.T, _calibrate(labels, exact).T, strict=True)
+    return Thresholds(target_precision, [_choose(*column, target_precision) for column in columns])
 
 
-def _calibrated(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def _calibrate(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Return calibrated probabilities, float64 (clips, classes)."""
     from scipy.optimize import minimize
     from scipy.special import expit
 
-    x, number = scores.clip(-LARGEST, LARGEST), labels.shape[1]
+    x, classes = scores.clip(-MAX_LOG_ODDS, MAX_LOG_ODDS), labels.shape[1]
 
     def loss(at: np.ndarray) -> tuple[float, np.ndarray]:
         z = at[:-1] + at[-1] * x
-        away, wrong = at[:-1] - at[:-1].mean(), expit(z) - labels
-        value = (np.logaddexp(0, z) - labels * z).sum() + (away**2).sum() / (2 * SPREAD**2)
-        return value, np.append(wrong.sum(axis=0) + away / SPREAD**2, (wrong * x).sum())
+        offsets, residuals = at[:-1] - at[:-1].mean(), expit(z) - labels
+        value = (np.logaddexp(0, z) - labels * z).sum() + (offsets**2).sum() / (2 * OFFSET_STD**2)
+        gradient = residuals.sum(axis=0) + offsets / OFFSET_STD**2
+        return value, np.append(gradient, (residuals * x).sum())
 
-    def curvature(at: np.ndarray) -> np.ndarray:
+    def hessian(at: np.ndarray) -> np.ndarray:
         p = expit(at[:-1] + at[-1] * x)
         weights = p * (1 - p)
-        found = np.empty((number + 1, number + 1))
-        found[:-1, :-1] = np.diag(weights.sum(axis=0) + SPREAD**-2) - SPREAD**-2 / number
-        found[-1, :-1] = found[:-1, -1] = (weights * x).sum(axis=0)
-        found[-1, -1] = (weights * x**2).sum()
-        return found
+        matrix = np.empty((classes + 1, classes + 1))
+        matrix[:-1, :-1] = np.diag(weights.sum(axis=0) + OFFSET_STD**-2) - OFFSET_STD**-2 / classes
+        matrix[-1, :-1] = matrix[:-1, -1] = (weights * x).sum(axis=0)
+        matrix[-1, -1] = (weights * x**2).sum()
+        return matrix
 
-    start = np.append(np.zeros(number), 1.0)
-    at = minimize(loss, start, jac=True, hess=curvature, method="trust-exact").x
+    start = np.append(np.zeros(classes), 1.0)
+    at = minimize(loss, start, jac=True, hess=hessian, method="trust-exact").x
     return expit(at[:-1] + at[-1] * x)
 
 
 def _choose(
-    labels: np.ndarray, scores: np.ndarray, calibrated: np.ndarray, promised: float
+    labels: np.ndarray, scores: np.ndarray, calibrated: np.ndarray, target_precision: float
 ) -> Threshold:
+    """Choose the threshold of one label; all arrays are (clips,)."""
     from scipy.special import betainc, expit
 
     clips = int(labels.sum())
-    if clips < FEWEST:
+    if clips < MIN_CLIPS:
         return Threshold(clips)
-    # As a user compares probabilities: where float32 sees no difference, there is none.
+    # In float32, as users compare probabilities: some scores become equal.
     probabilities = expit(scores.astype(np.float32))
     order = np.argsort(-probabilities, kind="stable")
-    falling, answered = probabilities[order], np.arange(1, len(order) + 1)
+    descending, above = probabilities[order], np.arange(1, len(order) + 1)
     hits = np.cumsum(labels[order])
-    expected = (np.cumsum(calibrated[order]) / answered).clip(1e-6, 1 - 1e-6)
-    # Of the Beta distribution, what lies below the promised precision.
-    below = betainc(hits + PRIOR * expected, answered - hits + PRIOR * (1 - expected), promised)
-    good = (below <= 1 - CONFIDENCE) & (hits / answered >= promised)
-    good[:-1] &= falling[:-1] > falling[1:]  # equal ones are answered together
+    expected = (np.cumsum(calibrated[order]) / above).clip(1e-6, 1 - 1e-6)
+    # The probability that the precision is below the target.
+    below = betainc(
+        hits + PRIOR_CLIPS * expected, above - hits + PRIOR_CLIPS * (1 - expected), target_precision
+    )
+    good = (below <= 1 - CREDIBILITY) & (hits / above >= target_precision)
+    good[:-1] &= descending[:-1] > descending[1:]  # a threshold cannot separate equal scores
     if not good.any():
         return Threshold(clips)
     last = int(np.flatnonzero(good)[-1])
-    # In the middle, so that rounding moves no clip to the other side.
-    limit = (falling[last] + falling[min(last + 1, len(order) - 1)]) / 2
-    precision, recall = hits[last] / answered[last], hits[last] / clips
-    return Threshold(clips, float(limit), float(precision), float(recall))
+    # Halfway to the next score, so that rounding moves no clip to the other side.
+    threshold = (descending[last] + descending[min(last + 1, len(order) - 1)]) / 2
+    precision, recall = hits[last] / above[last], hits[last] / clips
+    return Threshold(clips, float(threshold), float(precision), float(recall))
