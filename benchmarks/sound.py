@@ -25,13 +25,13 @@ from benchmarks.machine import on_cores
 from benchmarks.ratios import alternate, ratios, spread, timed
 from benchmarks.results import NotMeasured, Result, Target
 from benchmarks.turns import ROOT
-from stages.weights import bring
 from tagging.base.errors import UserError
 from tagging.base.progress import Progress
 from tagging.features import log_mel
 from tagging.features.decoding import decode
 from tagging.learning.embedding import Transform
 from tagging.sources.esc import Source
+from tagging.sources.published import fetch_published
 from tagging.sources.transfer import fetch_checked
 
 TURNS = 5
@@ -160,7 +160,7 @@ def measure(turns: int = TURNS, recordings: list[bytes] | None = None) -> Result
     with threadpool_limits(1), on_cores(1), TemporaryDirectory() as folder:
         network = None
         if os.environ.get("DOWNLOAD_MIRROR"):
-            network = Transform(bring(WEIGHTS, Path(folder), "none"), "scores")
+            network = Transform(fetch_published(WEIGHTS, Path(folder), "none"), "scores")
         found = ways(recordings, network)
         check(found)
         with Progress("sound", turns * len(found), "run") as progress:

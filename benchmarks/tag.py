@@ -24,12 +24,12 @@ from benchmarks.ratios import alternate, ratios, spread, timed
 from benchmarks.results import NotMeasured, Result, Target
 from benchmarks.sound import esc10
 from benchmarks.turns import ROOT
-from stages.weights import bring
 from tagging.base.errors import UserError
 from tagging.base.progress import Progress
-from tagging.commands.export import to_onnx
+from tagging.commands.export_onnx import export_onnx
 from tagging.commands.tagger import BLOCK_SECONDS, Tagger
 from tagging.features.decoding import blocks, decode
+from tagging.sources.published import fetch_published
 
 TURNS = 5
 WEIGHTS = "mn04_as"
@@ -109,18 +109,19 @@ def measure(
     torch.set_num_threads(1)
     with on_cores(1), TemporaryDirectory() as name:
         folder = Path(name)
-        model, onnx = bring(WEIGHTS, folder, "none"), folder / "model.onnx"
-        to_onnx(str(model), onnx)
+        model, onnx = fetch_published(WEIGHTS, folder, "none"), folder / "model.onnx"
+        export_onnx(str(model), onnx)
         files = [folder / f"{number:03}.ogg" for number in range(len(recordings))]
         for file, content in zip(files, recordings, strict=True):
             file.write_bytes(content)
         sound = sum(soundfile.info(BytesIO(content)).duration for content in recordings)
         model_mb, onnx_mb = (file.stat().st_size / MB for file in (model, onnx))
         tagger = Tagger(model)
-        by_onnx = heard_by_onnx(onnx, tagger.rate)
+        by_onnx = heard_by_onnx(onnx, tagger.sample_rate)
 
         def by_tagger(content: bytes) -> np.ndarray:
-            return tagger.hear(blocks(content, "a recording", tagger.rate, BLOCK_SECONDS)).mean
+            pieces = blocks(content, "a recording", tagger.sample_rate, BLOCK_SECONDS)
+            return tagger.predict(pieces).mean
 
         away = np.abs(by_onnx(recordings[0]) - by_tagger(recordings[0])).max()
         if away > TOLERANCE:

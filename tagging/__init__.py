@@ -1,4 +1,4 @@
-"""Audio tagging: `tagging.load(name_or_path)(waveform, rate)` gives a waveform's labels."""
+"""Audio tagging: `tagging.load(name_or_path)(waveform, sample_rate)` predicts labels."""
 
 from typing import TYPE_CHECKING
 
@@ -9,16 +9,16 @@ if TYPE_CHECKING:
 
 
 def load(name: str, vggish: "str | Path | None" = None) -> "Tagger":
-    """Return a trained model, by its name or its file; called with a waveform, it answers.
+    """Load a trained model, which is called with a waveform and its sample rate.
 
     Args:
-        name: of the model.
-        vggish: where VGGish's weights are, for a model of AudioSet's embeddings to hear sound.
+        name: of the model, or the path of its file.
+        vggish: VGGish's weights, with which a model of AudioSet's embeddings reads recordings.
 
     Raises:
-        UserError: if there is none of that name.
+        UserError: if the model or the weights do not exist.
     """
-    # Here, as it takes PyTorch along, which no other module should have to wait for.
-    from tagging.commands.tagger import load as load_tagger
+    # Imported here, as PyTorch loads slowly and other modules of the package do without it.
+    from tagging.commands.tagger import load_tagger
 
     return load_tagger(name, vggish)

@@ -11,9 +11,13 @@ import torch
 import yaml
 
 from tagging.base.errors import UserError
-from tagging.commands import export, models
+from tagging.commands import export_onnx as onnx_module
+from tagging.commands.export_hub import export_hub
+from tagging.commands.export_onnx import export_onnx
 from tagging.commands.main import run
-from tagging.commands.tagger import Tagger, activate, load
+from tagging.commands.model_card import read_evaluation
+from tagging.commands.models import find_model
+from tagging.commands.tagger import Tagger, load_tagger, to_probabilities
 from tagging.data.classes import Class
 from tagging.data.spec import InputSpec
 from tagging.learning.model import Model, ModelSpec
@@ -55,8 +59,8 @@ def answers_alike(model: Path, onnx: Path, *shapes: tuple[int, ...]) -> None:
         given = (rng.random(shape) * 0.5).astype(np.float32)
         with torch.inference_mode():
             x = torch.from_numpy(given)
-            outputs = tagger.network(x if tagger.front is None else tagger.front(x))
-            expected = activate(outputs, tagger.shape.activation).numpy()
+            outputs = tagger.network(x if tagger.frontend is None else tagger.frontend(x))
+            expected = to_probabilities(outputs, tagger.model_spec.activation).numpy()
         (found,) = session.run(None, {entry.name: given})
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
@@ -87,7 +91,7 @@ def test_a_model_of_sound_takes_waveforms_of_any_length(tmp_path: Path):
 )
 def test_models_of_the_top_10_study_take_embeddings(tmp_path: Path, entry, shapes):
     model, onnx = save(tmp_path / "records.safetensors", *entry), tmp_path / "records.onnx"
-    export.to_onnx(str(model), onnx)
+    export_onnx(str(model), onnx)
     answers_alike(model, onnx, *shapes)
     assert "sample_rate" not in metadata(onnx)
 
@@ -103,13 +107,13 @@ def test_the_best_model_of_each_task_is_exported(folder: Path, tmp_path: Path, m
         pytest.skip(f"{model.relative_to(ROOT)} is not there")
     params = yaml.safe_load((ROOT / folder / "params.yaml").read_text(encoding="utf-8"))
     if params["task"]["kind"] == "similarity":
-        with pytest.raises(UserError, match="says what is similar, not what is heard"):
-            export.to_onnx(str(model), tmp_path / "best.onnx")
+        with pytest.raises(UserError, match="must be a model of labels, got a model of similarity"):
+            export_onnx(str(model), tmp_path / "best.onnx")
         return
-    export.to_onnx(str(model), tmp_path / "best.onnx")
+    export_onnx(str(model), tmp_path / "best.onnx")
     tagger = Tagger(model)
-    spec = tagger.shape.spec
-    shape = (3, 1, spec.frames, spec.bins) if tagger.front is None else (2, tagger.rate)
+    spec = tagger.model_spec.spec
+    shape = (3, 1, spec.frames, spec.bins) if tagger.frontend is None else (2, tagger.sample_rate)
     answers_alike(model, tmp_path / "best.onnx", shape)
 
 
@@ -121,36 +125,36 @@ def test_the_best_model_of_each_task_is_exported(folder: Path, tmp_path: Path, m
 def test_published_weights_are_exported(name: str, shapes, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     onnx = tmp_path / f"{name}.onnx"
-    export.to_onnx(name, onnx)
-    answers_alike(models.find(name), onnx, *shapes)
+    export_onnx(name, onnx)
+    answers_alike(find_model(name), onnx, *shapes)
     assert metadata(onnx)["licence"] in ("MIT", "ISC")
     assert "sha256" in metadata(onnx)["published"]
 
 
 def test_answers_that_differ_are_refused_and_nothing_is_written(tmp_path: Path, monkeypatch):
     model, onnx = save(tmp_path / "yac.safetensors", *YAC), tmp_path / "yac.onnx"
-    monkeypatch.setattr(export, "TOLERANCE", -1.0)
-    with pytest.raises(UserError, match="differ from PyTorch's by"):
-        export.to_onnx(str(model), onnx)
+    monkeypatch.setattr(onnx_module, "TOLERANCE", -1.0)
+    with pytest.raises(UserError, match="must be within .* they differ by"):
+        export_onnx(str(model), onnx)
     assert [path.name for path in tmp_path.iterdir()] == ["yac.safetensors"]
 
 
 def test_packages_that_are_missing_are_named(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(export, "NEEDS", ("onnx", "no_such_package"))
-    with pytest.raises(UserError, match=r"^no_such_package is missing; run pip install"):
-        export.to_onnx(str(save(tmp_path / "yac.safetensors", *YAC)), tmp_path / "yac.onnx")
+    monkeypatch.setattr(onnx_module, "PACKAGES", ("onnx", "no_such_package"))
+    with pytest.raises(UserError, match=r"^no_such_package is not installed; run pip install"):
+        export_onnx(str(save(tmp_path / "yac.safetensors", *YAC)), tmp_path / "yac.onnx")
 
 
 @pytest.mark.parametrize(
     ("option", "where", "sentence"),
     [
-        ("--onnx", "notes.txt/x.onnx", "below .*notes.txt, which is no folder"),
-        ("--onnx", "folder", "which is no file; it takes an ONNX file to write"),
-        ("--onnx", "/dev/null", "is /dev/null, which is no file"),
-        ("--onnx", "notes.txt", "which is there and is not an ONNX file; it takes a new name"),
-        ("--onnx", "yac.safetensors", "which is there and is not an ONNX file|, the model itself"),
-        ("--hub", "notes.txt", "below .*notes.txt, which is no folder"),
-        ("--hub", "folder", "which holds README.md that no export wrote; it takes a new folder"),
+        ("--onnx", "notes.txt/x.onnx", "cannot be created, .*notes.txt must be a folder"),
+        ("--onnx", "folder", ": folder must be a file, got a folder"),
+        ("--onnx", "/dev/null", ": /dev/null must be a file"),
+        ("--onnx", "notes.txt", "exists and is not an ONNX file, .* choose a new name"),
+        ("--onnx", "yac.safetensors", "exists and is not an ONNX file|is the model itself"),
+        ("--hub", "notes.txt", "cannot be created, .*notes.txt must be a folder"),
+        ("--hub", "folder", "must be a new folder or an earlier export, it has README.md"),
     ],
 )
 def test_where_nothing_can_be_written_or_something_is_lost_is_refused(
@@ -170,13 +174,14 @@ def test_where_nothing_can_be_written_or_something_is_lost_is_refused(
 
 def test_the_hub_s_folder_holds_the_model_and_says_what_it_is(tmp_path: Path):
     model = save(tmp_path / "models/ears/seed0.safetensors", *SOUND)
-    (tmp_path / "metrics").mkdir()
-    test = {"accuracy": 0.75, "accuracy_low": 0.7, "accuracy_high": 0.8, "accuracy_std": 0.02}
+    for name in ("evaluation", "data"):
+        (tmp_path / name).mkdir()
+    test = {"accuracy": 0.75, "accuracy_ci_low": 0.7, "accuracy_ci_high": 0.8, "accuracy_std": 0.02}
     runs = {"seed0": {"test": {"accuracy": 0.77}}, "seed1": {"test": {"accuracy": 0.73}}}
     data = {"source": "noises", "records": {"a.zip": 9000}, "split": {"train": 1, "test": 1234}}
-    (tmp_path / "metrics/ears.json").write_text(json.dumps({"test": test, "runs": runs}))
-    (tmp_path / "metrics/data.json").write_text(json.dumps(data))
-    (tmp_path / "params.yaml").write_text("protocol: {split: groups}")
+    (tmp_path / "evaluation/ears.json").write_text(json.dumps({"test": test, "runs": runs}))
+    (tmp_path / "data/summary.json").write_text(json.dumps(data))
+    (tmp_path / "params.yaml").write_text("split: {method: group_k_fold}")
     folder = tmp_path / "hub"
     assert run(["export", str(model), "--hub", str(folder)]) == 0
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -193,25 +198,25 @@ def test_the_hub_s_folder_holds_the_model_and_says_what_it_is(tmp_path: Path):
     assert about["pipeline_tag"] == "audio-classification"
     assert (about["license"], about["metrics"]) == ("apache-2.0", ["accuracy"])
     (result,) = about["model-index"][0]["results"]
-    name = "accuracy, mean over 2 runs, 95% interval 0.7000 to 0.8000"
+    name = "accuracy, mean over 2 runs, 95% CI 0.7000 to 0.8000"
     assert result["metrics"] == [{"type": "accuracy", "name": name, "value": 0.75}]
     assert result["dataset"] == {
         "name": "noises (a.zip)", "type": "noises", "split": "test",
-        "args": {"clips": 1234, "protocol": "groups"},
+        "args": {"clips": 1234, "split_method": "group_k_fold"},
     }  # fmt: skip
-    assert "Measured on 1,234 test clips of noises (a.zip), split: groups. Values are mean" in body
-    assert "one of them, seed0, whose own" in body
+    assert "Measured on 1,234 test clips of noises (a.zip), split: group_k_fold. Values are mean" in body
+    assert "one of the runs, seed0, whose own" in body
     assert "| accuracy | 0.7500 | 0.7000 to 0.8000 | 0.7700 |" in body and "## Limits" in body
     # The folder's weights tag as the model does.
     waveform = np.random.default_rng(0).standard_normal(RATE).astype(np.float32) * 0.1
-    own, other = (load(str(path))(waveform, RATE) for path in (model, folder))
+    own, other = (load_tagger(str(path))(waveform, RATE) for path in (model, folder))
     assert own["labels"] == other["labels"]
 
 
 def test_results_are_those_beside_the_model_or_none(tmp_path: Path):
     model = save(tmp_path / "elsewhere.safetensors", *YAC)
     for _ in range(2):  # what an export wrote, another may replace
-        export.to_hub(str(model), tmp_path / "hub")
+        export_hub(str(model), tmp_path / "hub")
     header = (tmp_path / "hub/README.md").read_text().split("---\n")[1]
     assert not {"metrics", "model-index"} & yaml.safe_load(header).keys()
     assert yaml.safe_load(header)["datasets"] == ["AudioSet"]
@@ -219,7 +224,7 @@ def test_results_are_those_beside_the_model_or_none(tmp_path: Path):
 
 def test_a_model_near_the_root_of_the_disk_is_exported():
     for path in ("/near.safetensors", "/tmp/near.safetensors"):
-        assert export._measured(Path(path)) is None
+        assert read_evaluation(Path(path)) is None
 
 
 def test_a_model_that_dvc_keeps_has_the_results_of_its_task(tmp_path: Path, monkeypatch):
@@ -228,8 +233,8 @@ def test_a_model_that_dvc_keeps_has_the_results_of_its_task(tmp_path: Path, monk
     save(Path("tasks/a/models/yac/seed0.safetensors"), *YAC)
     keep_with_dvc("tasks/a/models/yac")
     shutil.rmtree("tasks/a/models/yac")
-    Path("tasks/a/metrics").mkdir()
-    Path("tasks/a/metrics/yac.json").write_text(json.dumps({"test": {"ndcg": 0.5}}))
+    Path("tasks/a/evaluation").mkdir()
+    Path("tasks/a/evaluation/yac.json").write_text(json.dumps({"test": {"ndcg": 0.5}}))
     run(["export", "yac", "--hub", "hub"])
     assert "| ndcg | 0.5000 |  |" in Path("hub/README.md").read_text()
 
@@ -237,7 +242,7 @@ def test_a_model_that_dvc_keeps_has_the_results_of_its_task(tmp_path: Path, monk
 @pytest.mark.skipif(MIRROR is None, reason="DOWNLOAD_MIRROR is not set")
 def test_published_weights_have_the_published_result(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    export.to_hub("mn04_as", tmp_path / "hub")
+    export_hub("mn04_as", tmp_path / "hub")
     header = yaml.safe_load((tmp_path / "hub/README.md").read_text().split("---\n")[1])
     (result,) = header["model-index"][0]["results"]
     assert result["dataset"] == {"name": "AudioSet", "type": "audioset", "split": "eval"}

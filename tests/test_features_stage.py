@@ -13,17 +13,17 @@ import torch
 import yaml
 
 from stages import features as stage
-from stages import weights
 from tagging import features
 from tagging.base.errors import UserError
 from tagging.data.classes import Class
 from tagging.data.clips import Index, read_features, write_features, write_index
-from tagging.data.splits import Fold
 from tagging.data.spec import InputSpec
+from tagging.data.splits import Fold
 from tagging.features import log_mel
 from tagging.learning import embedding
 from tagging.learning.model import Model, ModelSpec, build, load_network, save_network
 from tagging.networks import linear, untrained
+from tagging.sources import published
 from tagging.sources.weights import PUBLISHED
 from tests.archives import assert_one_sentence, run_stage
 
@@ -280,7 +280,7 @@ def test_the_stage_is_a_command_and_says_what_is_missing(folder: Path, clips) ->
 
 def test_weights_are_refused_by_a_name_that_none_has(folder: Path) -> None:
     with pytest.raises(UserError, match=r"'mn99_as'; the names are mn01_as"):
-        weights.bring("mn99_as", folder, "none")
+        published.fetch_published("mn99_as", folder, "none")
 
 
 @pytest.mark.parametrize("own", [False, True])
@@ -296,7 +296,7 @@ def test_weights_that_are_refused_do_not_stay_and_their_hash_is_told(
     if own:
         file.with_name(f"{file.name}.sha256").write_text(sha256)
     with pytest.raises(UserError, match="is damaged"):
-        weights.bring("mn01_as", tmp_path / "weights", "none")
+        published.fetch_published("mn01_as", tmp_path / "weights", "none")
     assert list((tmp_path / "weights").iterdir()) == []
     whose = "the mirror's own; none is pinned" if own else "not pinned"
     assert capfd.readouterr().err == f"{file.name}: {file}: SHA-256 {sha256}, {whose}\n"

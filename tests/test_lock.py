@@ -12,7 +12,7 @@ from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
-from tagging.commands.models import EMBEDDINGS
+from tagging.commands.models import DEFAULT_EMBEDDING_MODEL
 from tagging.learning.model import load_network
 from tests.project import PIPELINES, ROOT, TEMPLATE
 
@@ -101,9 +101,9 @@ def test_what_one_stage_made_is_what_the_next_read(stages: list[PipelineStage]) 
 
 
 def test_the_weights_that_the_package_brings_are_those_of_the_results() -> None:
-    trained = load_network(EMBEDDINGS, torch.device("cpu"))
+    trained = load_network(DEFAULT_EMBEDDING_MODEL, torch.device("cpu"))
     names = [of.name for of in trained.shape.classes]
     found = {name: f"{value:.6g}" for name, value in zip(names, trained.thresholds, strict=True)}
     with (ROOT / "plots/evaluate/yac_distilled/sure.csv").open(encoding="utf-8") as file:
         expected = {row["label"]: row["threshold"] or "nan" for row in csv.DictReader(file)}
-    assert found == expected, f"cp models/yac_distilled/seed0.safetensors {EMBEDDINGS}"
+    assert found == expected, f"cp models/yac_distilled/seed0.safetensors {DEFAULT_EMBEDDING_MODEL}"

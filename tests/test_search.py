@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from stages import index as stage
 from tagging.base.errors import UserError
 from tagging.commands import models, search
-from tagging.commands.inputs import find_inputs
+from tagging.commands.inputs import find_input_files
 from tagging.commands.main import run
 from tagging.commands.search import nearest
 from tagging.commands.tagger import Tagger
@@ -81,13 +81,13 @@ def test_the_nearest_clips_come_first_with_their_moment_and_shared_labels(task, 
     distances = np.linalg.norm(task - task[query], axis=1)
     order = [place for place in np.argsort(distances) if place != query]
     entries = found(capsys, f"eval:clip{query:05}", "--top", "all")
-    assert [entry["where"] for entry in entries] == [
+    assert [entry["location"] for entry in entries] == [
         f"https://youtu.be/clip{place:05}?t={10 * place}" for place in order
     ]
     np.testing.assert_allclose([of["distance"] for of in entries], distances[order], atol=1e-6)
     for entry, place in zip(entries, order, strict=True):
         both = np.flatnonzero(index.labels[query] & index.labels[place])
-        assert entry["shared"] == [f"label {k}" for k in both]
+        assert entry["shared_labels"] == [f"label {k}" for k in both]
     assert len(found(capsys, f"eval:clip{query:05}", "--top", "3")) == 3
     run(["search", f"eval:clip{query:05}", "--top", "1"])
     line = capsys.readouterr().out
@@ -102,73 +102,73 @@ def test_equal_ones_are_at_distance_0(task) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["eval:nobody"], "eval has no clip of the video 'nobody' in this index"),
-        (["test:clip00001"], "the query is 'test:clip00001'; it takes SUBSET:VIDEO_ID, of the"),
-        (["song.wav"], r"^song.wav is no clip of an index, SUBSET:VIDEO_ID; .*, add --in FOLDER$"),
-        (["eval:x", "--model", "m"], "^--model is for recordings, with --in"),
-        (["a.wav", "--in", "b", "--index", "i"], "^--index and --in are given; it takes one"),
-        (["eval:x", "--index", "none"], "none is not there; it takes an index, of a stage index"),
-        (["eval:x", "--index", "params.yaml"], "params.yaml is no index"),
-        (["eval:x", "--index", "data/clips.safetensors"], "clips.safetensors is no index"),
-        (["a.wav", "--in", "parquet"], "a.wav is not there; it takes a recording"),
+        (["eval:nobody"], "subset eval of the index has no clip of the video 'nobody'"),
+        (["test:clip00001"], "QUERY must be SUBSET:VIDEO_ID with a subset of .*, got 'test:clip00001'"),
+        (["song.wav"], r"^QUERY must be a clip .*, got 'song.wav'; .*, add --corpus FOLDER$"),
+        (["eval:x", "--model", "m"], "^--model must come with --corpus"),
+        (["a.wav", "--corpus", "b", "--index", "i"], "^--index and --corpus exclude each other"),
+        (["eval:x", "--index", "none"], "none does not exist; make an index with the stage index"),
+        (["eval:x", "--index", "params.yaml"], "params.yaml is not an index"),
+        (["eval:x", "--index", "data/clips.safetensors"], "clips.safetensors is not an index"),
+        (["a.wav", "--corpus", "parquet"], "recording a.wav does not exist"),
     ],
 )
 def test_what_is_not_there_is_one_sentence(task, arguments, sentence, monkeypatch) -> None:
-    monkeypatch.setattr(models, "SOUND", str(sound_model(Path("ears.safetensors"))))
+    monkeypatch.setattr(models, "DEFAULT_SOUND_MODEL", str(sound_model(Path("ears.safetensors"))))
     with pytest.raises(UserError, match=sentence):
         run(["search", *arguments])
 
 
 def test_a_file_that_is_gone_leaves_others_to_be_compared(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(models, "SOUND", str(sound_model(tmp_path / "ears.safetensors")))
+    monkeypatch.setattr(models, "DEFAULT_SOUND_MODEL", str(sound_model(tmp_path / "ears.safetensors")))
     for name in ("a.wav", "b.wav", "gone.wav"):
         soundfile.write(name, noise(1), RATE)
-    inputs = find_inputs(["b.wav", "gone.wav"])
+    inputs = find_input_files(["b.wav", "gone.wav"])
     Path("gone.wav").unlink()
-    monkeypatch.setattr(search, "find_inputs", lambda names: inputs)
+    monkeypatch.setattr(search, "find_input_files", lambda names: inputs)
     monkeypatch.setattr(Path, "is_file", lambda path: True)
-    assert run(["search", "a.wav", "--in", "all", "--json"]) == 1
+    assert run(["search", "a.wav", "--corpus", "all", "--json"]) == 1
     said = capsys.readouterr()
-    assert [of["where"] for of in json.loads(said.out)] == ["b.wav"]
+    assert [of["location"] for of in json.loads(said.out)] == ["b.wav"]
     assert said.err == "error: gone.wav cannot be read: No such file or directory\n"
 
 
 def test_what_is_searched_in_and_is_not_there_is_told_once(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(models, "SOUND", str(sound_model(tmp_path / "ears.safetensors")))
+    monkeypatch.setattr(models, "DEFAULT_SOUND_MODEL", str(sound_model(tmp_path / "ears.safetensors")))
     soundfile.write("a.wav", noise(1), RATE)
-    with pytest.raises(UserError, match=r"^gone is not there; it takes a file, a folder or"):
-        run(["search", "a.wav", "--in", "gone"])
+    with pytest.raises(UserError, match=r"^gone does not exist; use a file, a folder or"):
+        run(["search", "a.wav", "--corpus", "gone"])
     assert capsys.readouterr().err == ""
 
 
 def test_a_project_without_an_index_is_one_sentence(task) -> None:
     Path("data/index.safetensors").unlink()
-    with pytest.raises(UserError, match="of indexes there are none; give one by --index, or make"):
+    with pytest.raises(UserError, match="the project has no index; name one with --index, or make"):
         run(["search", "eval:x"])
 
 
 def test_recordings_are_compared_by_their_embeddings(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(models, "SOUND", str(sound_model(tmp_path / "ears.safetensors")))
+    monkeypatch.setattr(models, "DEFAULT_SOUND_MODEL", str(sound_model(tmp_path / "ears.safetensors")))
     Path("all").mkdir()
     for number in range(3):
         soundfile.write(f"all/{number}.wav", noise(2.5, number), RATE, "FLOAT")
     soundfile.write("again.wav", noise(2.5, 1), RATE, "FLOAT")
-    entries = found(capsys, "again.wav", "--in", "all")
-    assert entries[0]["where"] == "all/1.wav"
+    entries = found(capsys, "again.wav", "--corpus", "all")
+    assert entries[0]["location"] == "all/1.wav"
     assert entries[0]["distance"] == pytest.approx(0, abs=1e-3)
     tagger = Tagger(tmp_path / "ears.safetensors")
     units = [tagger.embed([noise(2.5, number)]) for number in (1, 0)]
     units = [unit / np.linalg.norm(unit) for unit in units]
-    distances = {entry["where"]: entry["distance"] for entry in entries}
+    distances = {entry["location"]: entry["distance"] for entry in entries}
     assert distances["all/0.wav"] == pytest.approx(np.linalg.norm(units[0] - units[1]), abs=1e-4)
     # The query itself is not among the others, and what is no sound is said.
     Path("all/bad.wav").write_bytes(b"nothing")
-    assert run(["search", "all/1.wav", "--in", "all", "--json"]) == 1
+    assert run(["search", "all/1.wav", "--corpus", "all", "--json"]) == 1
     said = capsys.readouterr()
-    assert {of["where"] for of in json.loads(said.out)} == {"all/0.wav", "all/2.wav"}
+    assert {of["location"] for of in json.loads(said.out)} == {"all/0.wav", "all/2.wav"}
     assert "error: all/bad.wav" in said.err
-    with pytest.raises(UserError, match=r"all/1.wav has no recording to compare all/1.wav with"):
-        run(["search", "all/1.wav", "--in", "all/1.wav"])
+    with pytest.raises(UserError, match=r"--corpus all/1.wav has no recording to compare all/1.wav with"):
+        run(["search", "all/1.wav", "--corpus", "all/1.wav"])

@@ -23,12 +23,14 @@ from safetensors.torch import save_file
 
 from tagging.base.errors import UserError
 from tagging.commands import models, tag
-from tagging.commands.examine import examine
-from tagging.commands.inputs import find_inputs
+from tagging.commands.embedding_checks import check_embeddings
+from tagging.commands.inputs import find_input_files
 from tagging.commands.main import run
-from tagging.commands.report import Picture
-from tagging.commands.tag import when
-from tagging.commands.tagger import Heard, Tagger, Windows, load
+from tagging.commands.prediction import Prediction
+from tagging.commands.spectrogram import SpectrogramImage
+from tagging.commands.tag_formats import label_times
+from tagging.commands.tagger import Tagger, load_tagger
+from tagging.commands.windows import Windows
 from tagging.data.classes import Class
 from tagging.data.spec import InputSpec
 from tagging.learning.model import Model, ModelSpec, build, save_network
@@ -98,8 +100,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with models as defaults, a short and a long recording, and records."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(models, "SOUND", str(sound_model(tmp_path / "ears.safetensors")))
-    monkeypatch.setattr(models, "EMBEDDINGS", yac_model(tmp_path / "records.safetensors"))
+    monkeypatch.setattr(models, "DEFAULT_SOUND_MODEL", str(sound_model(tmp_path / "ears.safetensors")))
+    monkeypatch.setattr(models, "DEFAULT_EMBEDDING_MODEL", yac_model(tmp_path / "records.safetensors"))
     soundfile.write("short.wav", noise(0.8), RATE, "FLOAT")
     soundfile.write("long.flac", noise(3.5, 1), RATE)
     Path("clips.tfrecord").write_bytes(b"".join(write_clip(clip(k)) for k in range(3)))
@@ -120,10 +122,10 @@ def test_each_file_is_tagged_by_the_default_of_its_kind(here: Path, capsys):
     assert found[1]["clip"] == "clip0000000"
     assert (found[1]["windows"][0]["start"], found[1]["windows"][0]["end"]) == (30.0, 40.0)
     for entry in found:
-        assert list(entry)[-3:] == ["seconds", "labels", "windows"]
+        assert list(entry)[-3:] == ["duration", "labels", "windows"]
         first, second = entry["labels"]
         assert first["probability"] >= second["probability"]
-        assert first["sure"] is None
+        assert first["confident"] is None
 
 
 def test_what_the_network_says_is_what_is_printed(here: Path, capsys):
@@ -136,7 +138,7 @@ def test_what_the_network_says_is_what_is_printed(here: Path, capsys):
     assert [of["start"] for of in entry["windows"]] == starts
     cut = np.stack([whole[round(s * RATE) :][:RATE] for s in starts])
     with torch.inference_mode():
-        expected = tagger.network(tagger.front(torch.from_numpy(cut))).sigmoid().numpy()
+        expected = tagger.network(tagger.frontend(torch.from_numpy(cut))).sigmoid().numpy()
     for of, row in zip([*entry["windows"], entry], [*expected, expected.mean(0)], strict=True):
         found = {label["label"]: label["probability"] for label in of["labels"]}
         assert [found[name] for name in tagger.classes] == pytest.approx(row.tolist(), abs=2e-6)
@@ -145,12 +147,12 @@ def test_what_the_network_says_is_what_is_printed(here: Path, capsys):
 def test_python_gives_the_answer_of_the_command(here: Path, capsys):
     (entry,) = answers(capsys, "short.wav", "--top", "all")[1]
     del entry["file"]
-    ears = load(str(here / "ears.safetensors"))
+    ears = load_tagger(str(here / "ears.safetensors"))
     assert ears(noise(0.8), RATE) == entry
     stereo = np.stack([noise(0.8)] * 2, 1)
     assert ears(stereo, RATE)["labels"][0]["label"] == entry["labels"][0]["label"]
-    assert ears(noise(1.6, rate=2 * RATE), 2 * RATE)["seconds"] == 1.6
-    records = load(str(here / "records.safetensors"))
+    assert ears(noise(1.6, rate=2 * RATE), 2 * RATE)["duration"] == 1.6
+    records = load_tagger(str(here / "records.safetensors"))
     (first, *_) = answers(capsys, "clips.tfrecord", "--top", "all")[1]
     assert records(embedding())["labels"] == first["labels"]
 
@@ -160,26 +162,26 @@ def test_python_gives_the_answer_of_the_command(here: Path, capsys):
     [
         ((np.zeros(0), RATE), "shape"),
         ((np.zeros((2, 3, 4)), RATE), "shape"),
-        ((np.zeros(RATE),), "has no rate"),
-        ((np.zeros((1, RATE)), RATE), r"shape \(1, 8000\); it takes \(samples,\) or \(samples, ch"),
+        ((np.zeros(RATE),), "needs the waveform's sample rate, got None"),
+        ((np.zeros((1, RATE)), RATE), r"shape \(samples,\) or \(samples, channels\), got \(1, 8000\)"),
         ((np.zeros((2, RATE)), RATE), "shape"),
-        ((np.full(RATE, np.nan), RATE), "no finite number"),
-        ((np.full(RATE, 30_000.0), RATE), "go up to 30000, as if whole numbers were made floats"),
-        ((np.full(RATE, "loud"), RATE), "holds <U4; it takes floats or whole numbers"),
-        ((np.zeros(RATE), 0), "rate is 0; it takes a number of samples a second, from 1,000"),
-        ((np.zeros(RATE), -5), "rate is -5"),
-        ((np.zeros(RATE), "44100"), "rate is '44100'"),
-        ((np.zeros(RATE), np.nan), "rate is nan"),
+        ((np.full(RATE, np.nan), RATE), "must have finite samples, got NaN"),
+        ((np.full(RATE, 30_000.0), RATE), r"floats in \[-1, 1\], got a peak of 30000; pass integers"),
+        ((np.full(RATE, "loud"), RATE), "must have floats or integers, got <U4"),
+        ((np.zeros(RATE), 0), "sample rate must be a number from 1,000 to 1,000,000 Hz, got 0"),
+        ((np.zeros(RATE), -5), "got -5"),
+        ((np.zeros(RATE), "44100"), "got '44100'"),
+        ((np.zeros(RATE), np.nan), "got nan"),
     ],
 )
 def test_waveforms_that_are_none_are_refused(here: Path, given: tuple, sentence: str):
     with pytest.raises(UserError, match=sentence):
-        load(str(here / "ears.safetensors"))(*given)
+        load_tagger(str(here / "ears.safetensors"))(*given)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint16, np.int16, np.int32, np.uint32])
 def test_whole_numbers_of_any_type_are_answered_as_floats_are(here: Path, kind: type):
-    ears = load(str(here / "ears.safetensors"))
+    ears = load_tagger(str(here / "ears.safetensors"))
     floats = np.round(noise(1) * 100) / 128
     full = 2.0 ** (8 * np.dtype(kind).itemsize - 1)
     middle = full if np.issubdtype(kind, np.unsignedinteger) else 0
@@ -198,9 +200,9 @@ def test_windows_cover_all_of_a_recording():
     assert cut(4) == [(0, [1, 2, 3, 4])]
     assert cut(20) == [(0, [*range(1, 11)]), (10, [*range(11, 21)])]
     assert cut(25)[2] == (15, [*range(16, 26)])
-    assert [start for start, _ in cut(25, drop_rest=True)] == [0, 10]
+    assert [start for start, _ in cut(25, drop_last=True)] == [0, 10]
     assert [start for start, _ in cut(25, step=4)] == [0, 4, 8, 12, 15]
-    around = cut(23, beyond=2)
+    around = cut(23, context=2)
     assert [len(piece) for _, piece in around] == [14] * 3
     assert around[0][1][:3] == [0, 0, 1] and around[1][1][0] == 9
     assert around[2] == (13, [*range(12, 24), 0, 0])
@@ -213,7 +215,7 @@ def test_windows_and_hops_are_as_asked_for(here: Path, capsys):
     for window in ([], ["--window", "1"]):
         status, found, said = answers(capsys, "long.flac", *window, "--hop", "2")
         assert (status, found) == (1, [])
-        assert said.startswith("error: --hop is 2 s; it takes at most the window's 1")
+        assert said.startswith("error: --hop must be at most the window's 1 s")
 
 
 def test_many_files_come_in_their_order(here: Path, capsys, monkeypatch):
@@ -240,26 +242,26 @@ def test_folders_patterns_and_lists_are_taken(here: Path, capsys, monkeypatch):
     found = answers(capsys, "more", "*.wav", "-")[1]
     assert [entry["file"] for entry in found] == ["more/a.FLAC", "more/b.wav", "short.wav"]
     Path("empty").mkdir()
-    assert find_inputs(["empty"])[1] == ["empty is a folder without sounds or records"]
+    assert find_input_files(["empty"])[1] == ["empty is a folder without recordings or records"]
 
 
 def test_brackets_in_a_name_are_not_only_a_pattern(here: Path):
     Path("a [live]").mkdir()
     shutil.copy("short.wav", "a [live]/b.wav")
     for name in ("a [live]/*.wav", "a [live]/b.wav", "a [[]live]/*.wav", "* [[k-l]live]/b.wav"):
-        assert [given.path for given in find_inputs([name])[0]] == [Path("a [live]/b.wav")], name
+        assert [given.path for given in find_input_files([name])[0]] == [Path("a [live]/b.wav")], name
 
 
 def test_what_is_no_file_is_one_sentence(here: Path):
     os.mkfifo("pipe")
-    for name, sentence in (("pipe", "is a pipe or a device"), ("a" * 300, "is not there; it tak")):
-        found, (problem,) = find_inputs([name])
+    for name, sentence in (("pipe", "must be a file"), ("a" * 300, "does not exist; use a file")):
+        found, (problem,) = find_input_files([name])
         assert not found and problem.startswith(f"{name} {sentence}")
 
 
 def test_an_empty_list_is_told(here: Path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
-    with pytest.raises(UserError, match=r"^no file is named; standard input takes a list of files"):
+    with pytest.raises(UserError, match=r"^no file is named; standard input must list files"):
         run(["tag", "-"])
 
 
@@ -267,15 +269,15 @@ def test_an_empty_list_is_told(here: Path, monkeypatch):
 def test_what_is_no_time_is_told(here: Path, capsys, given: str):
     with pytest.raises(SystemExit):
         run(["tag", "short.wav", "--window", given])
-    said = f"--window: '{given}' is given; it takes seconds, from 0.01 to 3600"
+    said = f"--window: must be seconds from 0.01 to 3600, got '{given}'"
     assert said in capsys.readouterr().err
 
 
 def test_a_file_is_taken_for_what_it_is_whatever_its_name(here: Path):
     Path("clips.tfrecord").rename("clips.wav")
     Path("short.wav").rename("short")
-    found = find_inputs(["clips.wav", "short"])[0]
-    assert [given.form for given in found] == ["tfrecord", "sound"]
+    found = find_input_files(["clips.wav", "short"])[0]
+    assert [file.format for file in found] == ["tfrecord", "sound"]
 
 
 def test_good_files_are_answered_beside_bad_ones(here: Path, capsys):
@@ -309,11 +311,11 @@ def test_a_file_that_is_gone_or_fails_while_read_leaves_others_alone(
         return real(path, *arguments)
 
     def find_and_lose(names: list[str]):
-        found = find_inputs(names)
+        found = find_input_files(names)
         Path("gone.wav").unlink()
         return found
 
-    monkeypatch.setattr(tag, "find_inputs", find_and_lose)
+    monkeypatch.setattr(tag, "find_input_files", find_and_lose)
     monkeypatch.setattr(tag, "blocks", blocks)
     status, found, said = answers(capsys, "gone.wav", "bad.wav", "clips.tfrecord", "short.wav")
     assert (status, len(found)) == (1, 4)
@@ -338,34 +340,34 @@ def test_good_clips_are_answered_beside_bad_ones(here: Path, capsys, form: str):
         first = "200: the embedding is empty"
     status, found, said = answers(capsys, f"some.{form}", "short.wav", "--top", "1")
     assert (status, len(found)) == (1, 601 - bad)
-    start = f"error: some.{form}: {bad} of 600 clips are refused and left out, first {first}"
+    start = f"error: some.{form}: {bad} of 600 clips are not valid and were skipped, first {first}"
     assert said.startswith(start) and said.count("\n") == 1
 
 
 def test_a_cache_that_cannot_be_made_leaves_records_alone(here: Path, capsys, monkeypatch):
     Path("cache").write_text("a file")
-    monkeypatch.setattr(models, "SOUND", "mn04_as")
+    monkeypatch.setattr(models, "DEFAULT_SOUND_MODEL", "mn04_as")
     status, found, said = answers(capsys, "short.wav", "clips.tfrecord")
     assert (status, len(found)) == (1, 3)
-    assert "mn04_as.safetensors cannot be kept in" in said
-    assert "XDG_CACHE_HOME may name another folder" in said and said.count("\n") == 1
+    assert "mn04_as.safetensors cannot be written to" in said
+    assert "set XDG_CACHE_HOME to another folder" in said and said.count("\n") == 1
 
 
 def test_a_model_of_another_kind_is_refused_in_a_sentence(here: Path, capsys):
     status, found, said = answers(capsys, "short.wav", "--model", "records.safetensors")
     assert (status, found) == (1, [])
     assert said == (
-        "error: short.wav is sound; records takes AudioSet's embeddings (TFRecord or parquet)\n"
+        "error: short.wav: records reads AudioSet's embeddings (TFRecord or parquet), got a recording\n"
     )
     status, found, said = answers(capsys, "clips.tfrecord", "--model", "ears.safetensors")
     assert (status, found) == (1, [])
-    assert said == "error: clips.tfrecord is a file of records; ears takes sound\n"
+    assert said == "error: clips.tfrecord: ears reads recordings, got a file of records\n"
 
 
 @pytest.mark.parametrize("name", ["gone", "gone.safetensors", "../gone/x", "text.wav"])
 def test_a_model_that_is_none_is_refused_before_anything_is_done(here: Path, capsys, name: str):
     Path("text.wav").write_text("hello")
-    with pytest.raises(UserError, match=r"there is no model|is no trained network"):
+    with pytest.raises(UserError, match=r"does not exist|is no trained network"):
         run(["tag", "short.wav", "--model", name])
     assert capsys.readouterr().out == ""
 
@@ -405,7 +407,7 @@ def test_a_damaged_model_is_refused_in_a_sentence(here: Path, how: str, kind: st
         shape = ModelSpec(InputSpec(1, 1, 4), classes(2), "sigmoid", about)
         name = str(save(here / "probe.safetensors", Model(architecture="linear"), shape))
     damaged(path, how)
-    with pytest.raises(UserError, match=r"broken\.safetensors.*; it takes a file") as refused:
+    with pytest.raises(UserError, match=r"broken\.safetensors.*; (it takes|use) a file") as refused:
         run(["tag", "short.wav", "--model", name])
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 400
 
@@ -421,10 +423,10 @@ def test_a_model_of_an_unknown_feature_is_refused(here: Path):
 
 
 def test_a_default_that_cannot_be_had_leaves_other_files_alone(here: Path, capsys, monkeypatch):
-    monkeypatch.setattr(models, "EMBEDDINGS", Path("gone.safetensors"))
+    monkeypatch.setattr(models, "DEFAULT_EMBEDDING_MODEL", Path("gone.safetensors"))
     status, found, said = answers(capsys, "clips.tfrecord", "short.wav")
     assert (status, len(found)) == (1, 1)
-    assert said.startswith("error: clips.tfrecord: its default model cannot be had")
+    assert said.startswith("error: clips.tfrecord: its default model is not available")
 
 
 def test_models_are_found_by_name_run_and_folder(here: Path):
@@ -434,19 +436,19 @@ def test_models_are_found_by_name_run_and_folder(here: Path):
                  "models/twice/seed0"):  # fmt: skip
         sound_model(Path(f"{name}.safetensors"))
     root = here.resolve()
-    assert models.find("yac") == root / "models/yac/seed0.safetensors"
-    assert models.find("yac/seed1") == root / "models/yac/seed1.safetensors"
-    assert models.find("cnn").name == "fold2-seed0.safetensors"
-    assert models.find("tasks/a/models/cnn").name == "fold2-seed0.safetensors"
-    assert models.shown(models.find("yac")) == "yac/seed0"
+    assert models.find_model("yac") == root / "models/yac/seed0.safetensors"
+    assert models.find_model("yac/seed1") == root / "models/yac/seed1.safetensors"
+    assert models.find_model("cnn").name == "fold2-seed0.safetensors"
+    assert models.find_model("tasks/a/models/cnn").name == "fold2-seed0.safetensors"
+    assert models.display_name(models.find_model("yac")) == "yac/seed0"
     with pytest.raises(UserError, match="several models are called 'twice'"):
-        models.find("twice")
+        models.find_model("twice")
     sound_model(Path("two/a.safetensors"))
     sound_model(Path("two/b.safetensors"))
-    with pytest.raises(UserError, match=r"several models \(a.safetensors, b.safetensors\)"):
-        models.find("two")
-    with pytest.raises(UserError, match="there is no model"):
-        models.find("tasks")
+    with pytest.raises(UserError, match=r"two has several models \(a.safetensors, b.safetensors\)"):
+        models.find_model("two")
+    with pytest.raises(UserError, match="model 'tasks' does not exist"):
+        models.find_model("tasks")
 
 
 def keep_with_dvc(path: str) -> None:
@@ -471,9 +473,9 @@ DVC_NAMES = ("models/kept/seed0.safetensors", "models/kept/seed0", "models/kept"
 def test_a_model_that_dvc_keeps_is_had_from_it(here: Path, path: str):
     content = lack_model(path)
     for name in DVC_NAMES:
-        found = models.find(name)
+        found = models.find_model(name)
         assert found.read_bytes() == content
-        assert models.shown(found) == "kept/seed0"
+        assert models.display_name(found) == "kept/seed0"
 
 
 def test_a_model_that_dvc_knows_but_cannot_give_asks_for_dvc_pull(here: Path):
@@ -481,7 +483,7 @@ def test_a_model_that_dvc_knows_but_cannot_give_asks_for_dvc_pull(here: Path):
     shutil.rmtree(".dvc/cache")
     for name in DVC_NAMES:
         with pytest.raises(UserError, match=f"{name}.*; run dvc pull or dvc repro$"):
-            models.find(name)
+            models.find_model(name)
 
 
 def test_short_clips_of_a_network_of_one_length_are_left_out(here: Path, capsys):
@@ -491,8 +493,7 @@ def test_short_clips_of_a_network_of_one_length_are_left_out(here: Path, capsys)
     assert status == 1
     assert [entry["clip"] for entry in found] == ["clip0000000", "clip0000002"]
     assert said == (
-        "error: clips.tfrecord: 1 of 3 clips have fewer frames than the 10 that records takes, and "
-        "are left out\n"
+        "error: clips.tfrecord: 1 of 3 clips were skipped, as records needs 10 frames or more\n"
     )
 
 
@@ -505,10 +506,10 @@ def test_clips_of_any_length_do_not_depend_on_their_neighbours(here: Path):
     )
     tagger = Tagger(path)
     clips = [embedding(10, 0), embedding(4, 1), embedding(23, 2)]
-    together = tagger.read(clips, "a")
+    together = tagger.predict_clips(clips, "a")
     assert together[2].starts == [0, 10, 13]
     for alone, beside in zip(clips, together, strict=True):
-        (found,) = tagger.read([alone], "a")
+        (found,) = tagger.predict_clips([alone], "a")
         np.testing.assert_allclose(found.probabilities, beside.probabilities, atol=1e-6)
 
 
@@ -527,7 +528,7 @@ def test_parquet_of_bytes_and_of_numbers_is_read(here: Path, capsys):
         found[name] = [entry["labels"] for entry in entries]
     assert found["bytes"] == found["flat"] == found["frames"]
     pq.write_table(pa.table({"numbers": [1]}), "other.parquet")
-    assert "it takes audio_embedding" in answers(capsys, "other.parquet")[2]
+    assert "must have the column audio_embedding" in answers(capsys, "other.parquet")[2]
 
 
 def quantized_without_pca() -> np.ndarray:
@@ -543,26 +544,26 @@ def quantized_without_pca() -> np.ndarray:
         ([quantized_without_pca()], "quantized without PCA"),
         ([np.full((10, 128), 128, np.uint8)], "never filled"),
         ([embedding() // 8], "another network or quantization"),
-        ([embedding()[:, :64]], "not \\(frames, 128\\)"),
-        ([np.full((10, 128), np.nan)], "no finite number"),
+        ([embedding()[:, :64]], "must be \\(frames, 128\\), got"),
+        ([np.full((10, 128), np.nan)], "finite numbers"),
         ([np.zeros((0, 128))], "the embedding is empty"),
     ],
 )
 def test_embeddings_that_cannot_be_audioset_s_are_refused(clips: list, cause: str):
-    (problem,) = examine(clips, "clips")
+    (problem,) = check_embeddings(clips, "clips")
     assert re.search(cause, problem) and "\n" not in problem
 
 
 def test_embeddings_that_are_noise_together_are_refused():
     clips = [embedding(10, k).T.reshape(10, 128) for k in range(20)]
-    with pytest.raises(UserError, match=r"^clips: neighbouring frames .* laid out otherwise"):
-        examine(clips, "clips")
+    with pytest.raises(UserError, match=r"^clips: neighbouring frames .* not stored frame by frame"):
+        check_embeddings(clips, "clips")
 
 
 def test_embeddings_like_audioset_s_pass():
     clips = [embedding(1 + k % 10, k) for k in range(50)]
-    assert examine(clips, "clips") == [None] * 50
-    assert examine([clips[0].astype(float)], "clips") == [None]
+    assert check_embeddings(clips, "clips") == [None] * 50
+    assert check_embeddings([clips[0].astype(float)], "clips") == [None]
 
 
 @pytest.mark.skipif("AUDIOSET_MIRROR" not in os.environ, reason="AUDIOSET_MIRROR is not set")
@@ -573,7 +574,7 @@ def test_audioset_s_own_embeddings_pass():
     for batch in pq.ParquetFile(path).iter_batches(2048, columns=["audio_embedding"]):
         values = batch["audio_embedding"].to_pylist()
         clips = [np.frombuffer(of, np.uint8).reshape(-1, 128) for of in values]
-        assert not any(examine(clips, "eval"))
+        assert not any(check_embeddings(clips, "eval"))
 
 
 def test_text_is_aligned_and_within_100_columns(here: Path, capsys):
@@ -586,7 +587,7 @@ def test_text_is_aligned_and_within_100_columns(here: Path, capsys):
     rows = [line for line in lines if line.startswith("  ")]
     assert len(rows) == 10
     assert len({re.search(r"\d\.\d{3}", row).start() for row in rows}) == 1
-    assert re.search("most at|0:0", rows[0]) and not re.search("most at", rows[-1])
+    assert re.search("maximum|0:0", rows[0]) and not re.search("maximum", rows[-1])
 
 
 def test_csv_has_rows_of_the_whole_and_of_windows(here: Path, capsys):
@@ -595,7 +596,7 @@ def test_csv_has_rows_of_the_whole_and_of_windows(here: Path, capsys):
     of_long = [row for row in rows if row["file"] == "long.flac"]
     assert [row["window"] for row in of_long] == ["", "", "1", "1", "2", "2", "3", "3", "4", "4"]
     assert len(rows) == 12
-    assert rows[0]["label"].startswith("label") and rows[0]["sure"] == ""
+    assert rows[0]["label"].startswith("label") and rows[0]["confident"] == ""
 
 
 def test_labels_are_sure_from_their_threshold_on(here: Path, capsys):
@@ -605,7 +606,7 @@ def test_labels_are_sure_from_their_threshold_on(here: Path, capsys):
     path = sound_model(here / "judged.safetensors", limits)
     (entry,) = answers(capsys, "long.flac", "--model", str(path), "--top", "all")[1]
     for of in (entry, *entry["windows"]):
-        sure = {label["label"][:7]: label["sure"] for label in of["labels"]}
+        sure = {label["label"][:7]: label["confident"] for label in of["labels"]}
         assert [sure[f"label {k}"] for k in range(3)] == [True, False, None]
 
 
@@ -614,14 +615,14 @@ def test_a_label_of_one_window_is_sure_for_the_whole(here: Path):
     tagger = Tagger(path)
     p = np.full((3, 6), 0.1, np.float32)
     p[1, 0] = 0.7
-    heard = Heard(30.0, [0, 10, 20], [10, 20, 30], p)
-    assert tagger.labels(heard, 1) == [
-        {"label": "label 0, a name", "probability": 0.3, "sure": True}
+    prediction = Prediction(30.0, [0, 10, 20], [10, 20, 30], p)
+    assert tagger.top_labels(prediction, 1) == [
+        {"label": "label 0, a name", "probability": 0.3, "confident": True}
     ]
-    assert when(tagger, heard, "label 0, a name", 60) == "0:10-0:20"
-    assert when(tagger, heard, "label 1, a name", 60) == "most at 0:00: 0.10"
+    assert label_times(tagger, prediction, "label 0, a name", 60) == "0:10-0:20"
+    assert label_times(tagger, prediction, "label 1, a name", 60) == "maximum 0.10 at 0:00"
     p[[0, 2], 0] = 0.8
-    assert when(tagger, heard, "label 0, a name", 60) == "0:00-0:30"
+    assert label_times(tagger, prediction, "label 0, a name", 60) == "0:00-0:30"
 
 
 def test_the_report_is_one_page_without_a_network(here: Path):
@@ -634,7 +635,7 @@ def test_the_report_is_one_page_without_a_network(here: Path):
     assert 'src="../a%20%26%20%3Cb%3E.flac"' in page
     assert not re.search(r"""(?:src|href)=["'](?:https?:)?//|@import|url\(""", page)
     assert "data:image/png;base64," in page
-    assert "no validation" in " ".join(page.split())
+    assert "no confidence thresholds" in " ".join(page.split())
     assert page.count('class="track" viewBox') >= 1
     assert "clip0000002" in page
 
@@ -646,14 +647,14 @@ def test_the_report_shows_only_sure_labels_where_there_are_thresholds(here: Path
     page = Path("out.html").read_text()
     rows = re.findall('<span class="name">(.*?)</span>', page)
     assert rows == ["label 0, a name"]
-    assert "no validation" not in page
+    assert "no confidence thresholds" not in " ".join(page.split())
 
 
 def test_a_picture_of_a_recording_of_any_length_has_some_hundred_columns():
     piece = noise(5)
     for pieces, columns in ((2, 500), (11, 1375), (22, 1375)):
-        picture = Picture(RATE)
-        for _ in picture.watching(piece for _ in range(pieces)):
+        picture = SpectrogramImage(RATE)
+        for _ in picture.watch(piece for _ in range(pieces)):
             pass
         png = picture.png()
         width = int.from_bytes(png[16:20], "big")
@@ -663,17 +664,17 @@ def test_a_picture_of_a_recording_of_any_length_has_some_hundred_columns():
 @pytest.mark.parametrize(
     ("page", "sentence"),
     [
-        (".", "is ., which is no file; it takes a page to write"),
-        ("short.wav/x.html", "below .*/short.wav, which is no folder that you may write to"),
-        ("short.wav", "is short.wav, which is there and is not a page; it takes a new name"),
-        ("clips.tfrecord", "is clips.tfrecord, which is there and is not a page"),
+        (".", ": . must be a file, got a folder"),
+        ("short.wav/x.html", "cannot be created, .*/short.wav must be a folder with write permission"),
+        ("short.wav", ": short.wav exists and is not an HTML page, .* choose a new name"),
+        ("clips.tfrecord", ": clips.tfrecord exists and is not an HTML page"),
     ],
 )
 def test_a_report_that_cannot_be_written_is_refused_first(
     here: Path, capsys, page: str, sentence: str
 ):
     before = Path("short.wav").read_bytes()
-    with pytest.raises(UserError, match=f"^--report .*{sentence}"):
+    with pytest.raises(UserError, match=f"^--report.*{sentence}"):
         run(["tag", "short.wav", "--report", page])
     assert capsys.readouterr().out == ""
     assert Path("short.wav").read_bytes() == before
@@ -698,26 +699,26 @@ def test_ctrl_c_ends_work_that_is_under_way(here: Path, monkeypatch):
     """Raised where answers are printed, while other files are being heard."""
     soundfile.write("hour.wav", np.tile(noise(60), 60), RATE)
     heard = []
-    real = Tagger.hear
+    real = Tagger.predict
 
-    def hear(self, parts, *arguments):
-        found = real(self, parts, *arguments)
-        heard.append(found.seconds)
+    def predict(self, pieces, *arguments):
+        found = real(self, pieces, *arguments)
+        heard.append(found.duration)
         return found
 
-    monkeypatch.setattr(Tagger, "hear", hear)
+    monkeypatch.setattr(Tagger, "predict", predict)
     monkeypatch.setenv("TAGGING_WORKERS", "2")
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tagging.commands.tag._print", interrupted)
+    monkeypatch.setattr("tagging.commands.tag_formats._print", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(["tag", "short.wav", "hour.wav", "--window", "0.1"])
     assert 3600.0 not in heard
 
 
-@pytest.mark.parametrize("command", [[], ["tag"], ["search"], ["export"], ["vggish"]])
+@pytest.mark.parametrize("command", [[], ["tag"], ["search"], ["export"], ["check-vggish"]])
 def test_help_is_there_without_pytorch(command: list[str]):
     code = (
         "import sys; from tagging.commands.main import run\n"
@@ -731,7 +732,7 @@ def test_help_is_there_without_pytorch(command: list[str]):
     assert "usage: tagging" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
     if command == ["tag"]:
-        words = ("is sure where", "in any window", "no such thresholds", "true or false; null")
+        words = ("is confident where", "in any window", "have no thresholds", "true or false; null")
         assert all(word in done.stdout for word in words)
 
 
@@ -739,7 +740,7 @@ def test_the_command_ends_with_its_status(here: Path):
     command = [sys.executable, "-m", "tagging.commands.main", "tag", "gone.wav"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: gone.wav is not there")
+    assert done.stderr.startswith("error: gone.wav does not exist")
 
 
 def esc_clips(names: list[str]) -> list[str]:
@@ -765,7 +766,7 @@ def test_published_weights_answer_as_the_reference(
     status, found, _ = answers(capsys, *esc_clips(names), "--model", name, "--top", "all")
     assert (status, len(found)) == (0, 3)
     assert (tmp_path / f"tagging/{name}.safetensors").is_file()
-    labels = Tagger(models.find(name)).classes
+    labels = Tagger(models.find_model(name)).classes
     for entry, clip in zip(found, names, strict=True):
         probability = {of["label"]: of["probability"] for of in entry["labels"]}
         reference = expected[clip]

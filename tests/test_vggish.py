@@ -193,7 +193,7 @@ def test_a_model_of_embeddings_hears_recordings(
     # Beside recordings it still takes records; and sound takes no VGGish.
     assert answers(capsys, "x.wav", "--vggish", str(path))[1][0]["model"] == "yac_distilled"
     sound = sound_model(Path("ears.safetensors"))
-    with pytest.raises(UserError, match="ears hears sound itself; it takes no --vggish"):
+    with pytest.raises(UserError, match="--vggish must come with a model of AudioSet's embeddings, got ears"):
         run(["tag", "x.wav", "--model", str(sound), "--vggish", str(path)])
 
 
@@ -205,24 +205,24 @@ def test_embeddings_of_wrong_weights_are_refused(weights, tmp_path: Path, monkey
     soundfile.write("x.wav", noise(RATE), RATE, subtype="FLOAT")
     status, found, said = answers(capsys, "x.wav", "--model", str(model), "--vggish", "weights")
     assert (status, found) == (1, [])
-    assert said.startswith("error: weights: what these weights make of a recording cannot be Audio")
-    assert said.endswith("; tagging vggish weights checks them\n") and said.count("\n") == 1
+    assert said.startswith("error: weights: embeddings by these weights cannot be AudioSet's (")
+    assert said.endswith("; check the weights with tagging check-vggish weights\n") and said.count("\n") == 1
 
 
 def test_the_self_check_prints_each_step_and_compares_with_google_s(
     weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     path = ported(weights, tmp_path / "weights")
-    assert run(["vggish", str(path)]) == 1
+    assert run(["check-vggish", str(path)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [
         "step", "log-mel", *["block"] * 4, "embedding", "quantized",
     ]  # fmt: skip
-    assert lines[-2].endswith("0.000657, 0.343: others")
-    found = check_vggish.steps(vggish.Transform(path))
+    assert lines[-2].endswith("0.000657, 0.343: different")
+    found = check_vggish.layer_outputs(vggish.Transform(path))
     sine = np.sin(2 * np.pi * 1000 * np.arange(3 * RATE) / RATE)
     np.testing.assert_allclose(found["log-mel"], log_mel_examples(sine), atol=1e-3)
-    for name in check_vggish.STATED:
+    for name in check_vggish.EXPECTED:
         values = found[name].numpy()
-        monkeypatch.setitem(check_vggish.STATED, name, (values.mean(), values.std()))
-    assert run(["vggish", str(path)]) == 0
+        monkeypatch.setitem(check_vggish.EXPECTED, name, (values.mean(), values.std()))
+    assert run(["check-vggish", str(path)]) == 0

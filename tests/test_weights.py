@@ -112,13 +112,16 @@ def test_an_ast_in_transformers_layout_is_fetched_and_tags(
     transformer.save_pretrained(path.parent)
     tagger = tagging.load("ast_as")
     waveform = np.random.default_rng(0).standard_normal(15_600).astype(np.float32) / 9  # 96 frames
-    heard = tagger.hear([waveform])
-    assert (tagger.rate, tagger.shape.spec.frames, len(tagger.classes)) == (16_000, 96, 527)
+    prediction = tagger.predict([waveform])
+    frames = tagger.model_spec.spec.frames
+    assert (tagger.sample_rate, frames, len(tagger.classes)) == (16_000, 96, 527)
     with torch.inference_mode():
-        x = tagger.front(torch.from_numpy(waveform)[None])
+        x = tagger.frontend(torch.from_numpy(waveform)[None])
         wanted = transformer(x[:, 0]).logits.sigmoid()
-    torch.testing.assert_close(torch.from_numpy(heard.probabilities), wanted, atol=1e-5, rtol=1e-4)
-    assert tagger.about["published"]["licence"] == "BSD-3-Clause"
+    torch.testing.assert_close(
+        torch.from_numpy(prediction.probabilities), wanted, atol=1e-5, rtol=1e-4
+    )
+    assert tagger.metadata["published"]["licence"] == "BSD-3-Clause"
 
 
 def test_damaged_safetensors_and_other_names_are_refused(transformer, tmp_path: Path):

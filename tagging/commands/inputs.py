@@ -1,121 +1,124 @@
-"""What is to be tagged: names to files, each a recording or a file of AudioSet's embeddings."""
+"""Input files of the commands: recordings, and files of AudioSet's embeddings."""
 
 import glob
 import os
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from tagging.base.errors import UserError
-from tagging.commands.examine import BINS
+from tagging.commands.embedding_checks import BINS
 
-SOUNDS = (
+SOUND_SUFFIXES = (
     ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf",
     ".w64",
 )  # fmt: skip
-TFRECORD, PARQUET = (".tfrecord", ".tfrecords"), (".parquet",)
-EMBEDDING = "audio_embedding"  # the column of a parquet file
-CLIPS_AT_A_TIME = 256
+TFRECORD_SUFFIXES, PARQUET_SUFFIXES = (".tfrecord", ".tfrecords"), (".parquet",)
+EMBEDDING_COLUMN = "audio_embedding"
+BATCH_CLIPS = 256
+
+Format = Literal["sound", "tfrecord", "parquet"]
 
 
-class Input(NamedTuple):
-    """A file to tag; `form` is sound, tfrecord or parquet, `size` its bytes."""
+class InputFile(NamedTuple):
+    """A file to tag, and its size in bytes."""
 
     path: Path
-    form: str
+    format: Format
     size: int
 
     @property
-    def kind(self) -> str:
-        """What a model must take: sound or embeddings."""
-        return "sound" if self.form == "sound" else "embeddings"
+    def kind(self) -> Literal["sound", "embeddings"]:
+        """The kind of models that read it."""
+        return "sound" if self.format == "sound" else "embeddings"
 
 
-class Clip(NamedTuple):
-    """A clip of embeddings: its id, where it begins (seconds), and the numbers, (frames, 128)."""
+class EmbeddingClip(NamedTuple):
+    """A clip of embeddings: its id, its start (seconds) and its numbers, (frames, 128)."""
 
     id: str
     start: float
     embedding: np.ndarray
 
 
-def find_inputs(names: Iterable[str]) -> tuple[list[Input], list[str]]:
-    """Return the files that names stand for, each once, and what is wrong with other names.
+def find_input_files(names: Iterable[str]) -> tuple[list[InputFile], list[str]]:
+    """Return the files that match the names, each once, and a sentence for each other name.
 
     Args:
-        names: files, folders (all sounds and records below, but hidden ones) and patterns with *.
+        names: files, folders (all sounds and records below, except hidden ones) and patterns with
+            `*`.
     """
-    found: dict[Path, Input] = {}
+    files: dict[Path, InputFile] = {}
     problems = []
     for name in names:
         path = Path(name)
-        if os.path.isdir(path):  # noqa: PTH112, a name may be too long to ask for
-            files = _files_below(path)
-            problem = f"{name} is a folder without sounds or records"
+        if os.path.isdir(path):  # noqa: PTH112, pathlib raises for a name that is too long
+            matches = _files_below(path)
+            problem = f"{name} is a folder without recordings or records"
         elif os.path.exists(path):  # noqa: PTH110
-            files = [path] if path.is_file() else []
-            problem = f"{name} is a pipe or a device; it takes a file, which is read twice"
+            matches = [path] if path.is_file() else []
+            problem = f"{name} must be a file, which is read twice, got a pipe or device"
         else:
-            # Brackets are a pattern's, or else a name's own.
-            files = sorted(_matches(name) or _matches(name.replace("[", "[[]")))
-            problem = f"{name} is not there; it takes a file, a folder or a pattern such as '*.wav'"
-        if not files:
+            # Brackets are a pattern, or a part of the name itself.
+            matches = sorted(_matches(name) or _matches(name.replace("[", "[[]")))
+            problem = f"{name} does not exist; use a file, a folder or a pattern such as '*.wav'"
+        if not matches:
             problems.append(problem)
-        for file in files:
+        for file in matches:
             try:
-                found.setdefault(file, Input(file, _form(file), file.stat().st_size))
+                files.setdefault(file, InputFile(file, _detect_format(file), file.stat().st_size))
             except OSError as error:
                 problems.append(f"{file} cannot be read: {error.strerror or error}")
-    return list(found.values()), problems
+    return list(files.values()), problems
 
 
 def _matches(pattern: str) -> list[Path]:
-    found = map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207, any root
-    return [file for file in found if file.is_file()]
+    paths = map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207, any root
+    return [path for path in paths if path.is_file()]
 
 
 def _files_below(folder: Path) -> list[Path]:
     return sorted(
-        Path(at, file)
-        for at, folders, files in os.walk(folder)
+        Path(parent, file)
+        for parent, _, files in os.walk(folder)
         for file in files
-        if Path(file).suffix.lower() in (*SOUNDS, *TFRECORD, *PARQUET)
-        and not any(part.startswith(".") for part in Path(at, file).relative_to(folder).parts)
+        if Path(file).suffix.lower() in (*SOUND_SUFFIXES, *TFRECORD_SUFFIXES, *PARQUET_SUFFIXES)
+        and not any(part.startswith(".") for part in Path(parent, file).relative_to(folder).parts)
     )
 
 
-def _form(path: Path) -> str:
-    """Tell what a file is by how it begins, or, where that says nothing, by its name's end."""
+def _detect_format(path: Path) -> Format:
+    """Detect the format of a file by its first bytes or by its suffix."""
     with path.open("rb") as file:
         head = file.read(12)
     suffix = path.suffix.lower()
-    if head.startswith(b"PAR1") or suffix in PARQUET:
+    if head.startswith(b"PAR1") or suffix in PARQUET_SUFFIXES:
         return "parquet"
-    return "tfrecord" if suffix in TFRECORD or _begins_record(head) else "sound"
+    return "tfrecord" if suffix in TFRECORD_SUFFIXES or _is_record(head) else "sound"
 
 
-def _begins_record(head: bytes) -> bool:
+def _is_record(head: bytes) -> bool:
     from tagging.sources.audioset.records import masked_crc
 
     return len(head) == 12 and struct.unpack("<QI", head)[1] == masked_crc(head[:8])
 
 
-def read_batches(given: Input) -> Iterator[list[Clip]]:
-    """Yield a file's clips, some hundred at a time; those before what is damaged, too.
+def read_batches(file: InputFile) -> Iterator[list[EmbeddingClip]]:
+    """Yield the clips of a file in batches, including those before a damaged one.
 
     Raises:
-        UserError: if it is damaged, or no file of AudioSet's embeddings.
+        UserError: if the file is damaged or has no embeddings.
         OSError: if it cannot be opened.
     """
-    clips = _tfrecord_clips(given.path) if given.form == "tfrecord" else _parquet_clips(given.path)
-    batch: list[Clip] = []
+    clips = _tfrecord_clips(file.path) if file.format == "tfrecord" else _parquet_clips(file.path)
+    batch: list[EmbeddingClip] = []
     try:
         for clip in clips:
             batch.append(clip)
-            if len(batch) == CLIPS_AT_A_TIME:
+            if len(batch) == BATCH_CLIPS:
                 yield batch
                 batch = []
     except (UserError, OSError):
@@ -126,46 +129,50 @@ def read_batches(given: Input) -> Iterator[list[Clip]]:
         yield batch
 
 
-def _tfrecord_clips(path: Path) -> Iterator[Clip]:
+def _tfrecord_clips(path: Path) -> Iterator[EmbeddingClip]:
     from tagging.sources.audioset.records import read_clips
 
     for clip in read_clips(path.read_bytes(), str(path)):
         embedding = np.frombuffer(clip.audio_embedding, np.uint8).reshape(-1, BINS)
-        yield Clip(clip.video_id, clip.start_time_seconds, embedding)
+        yield EmbeddingClip(clip.video_id, clip.start_time_seconds, embedding)
 
 
-def _parquet_clips(path: Path) -> Iterator[Clip]:
+def _parquet_clips(path: Path) -> Iterator[EmbeddingClip]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            if EMBEDDING not in names:
+            if EMBEDDING_COLUMN not in names:
                 raise UserError(
-                    f"{path} has the columns {', '.join(names)}; it takes {EMBEDDING} and, if "
-                    "there are, video_id and start_time_seconds"
+                    f"{path} must have the column {EMBEDDING_COLUMN} (and may have video_id and "
+                    f"start_time_seconds), got {', '.join(names)}"
                 )
             columns = [
-                name for name in ("video_id", "start_time_seconds", EMBEDDING) if name in names
+                name
+                for name in ("video_id", "start_time_seconds", EMBEDDING_COLUMN)
+                if name in names
             ]
-            row = 0
-            for batch in file.iter_batches(CLIPS_AT_A_TIME, columns=columns):
-                for of_row in batch.to_pylist():
-                    embedding = _embedding(of_row[EMBEDDING])
-                    start = of_row.get("start_time_seconds") or 0.0
-                    yield Clip(str(of_row.get("video_id") or row), start, embedding)
-                    row += 1
+            number = 0
+            for batch in file.iter_batches(BATCH_CLIPS, columns=columns):
+                for row in batch.to_pylist():
+                    yield EmbeddingClip(
+                        str(row.get("video_id") or number),
+                        row.get("start_time_seconds") or 0.0,
+                        _to_embedding(row[EMBEDDING_COLUMN]),
+                    )
+                    number += 1
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
         raise UserError(
-            f"{path} cannot be read as parquet ({str(error).splitlines()[0]})"
+            f"{path} is not a readable parquet file ({str(error).splitlines()[0]})"
         ) from None
 
 
-def _embedding(value: object) -> np.ndarray:
-    """Return a row's embedding as (frames, 128) where it is one; what else it is, is triplet_statistics."""
+def _to_embedding(value: object) -> np.ndarray:
+    """Return a row's embedding as (frames, 128); values of another size keep their shape."""
     if isinstance(value, bytes):
         values = np.frombuffer(value, np.uint8)
     else:

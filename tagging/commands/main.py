@@ -1,4 +1,4 @@
-"""The command `tagging`: what it takes."""
+"""The command `tagging`: its subcommands and their options."""
 
 import argparse
 import os
@@ -8,48 +8,48 @@ from contextlib import suppress
 from pathlib import Path
 
 from tagging.base.errors import UserError, entry_point
-from tagging.commands.outputs import check_file
+from tagging.commands.output_paths import check_output_file
 
-DESCRIPTION = "What is heard in recordings: labels with probabilities."
+DESCRIPTION = "Audio tagging: labels of recordings with their probabilities."
 TAG = """\
 Print the labels of recordings (WAV, FLAC, Ogg, MP3) and of AudioSet's records (TFRecord, parquet
 of this project), the most probable first.
 
   tagging tag song.mp3                        the five most probable labels
   tagging tag recordings/ '*.wav' --csv       folders and patterns, as a table
-  tagging tag street.wav --report out.html    a page to look at and to listen
+  tagging tag street.wav --report out.html    an HTML page with spectrogram and player
   find . -name '*.flac' | tagging tag -       a list of files
 
-Recordings longer than a window (mn04_as: 10 s) are heard window by window; the probability of
-the whole is the mean over its windows.
+Recordings longer than a window (mn04_as: 10 s) are tagged window by window; the probability of a
+label in the recording is the mean over its windows.
 
-A label is sure where its probability reaches the label's threshold, which was chosen on validation
-clips so that a promised share of what is called sure is right (0.8 unless the task asks for another
-one). A whole recording's label is sure if it is in any window. Published models (mn04_as,
-musicnn_mtt, ..) have no such thresholds: whether a label is sure is not said.
+A label is confident where its probability reaches the label's threshold. Thresholds are chosen on
+validation clips for a target precision (0.8 unless the task sets another): this share of the
+confident labels is correct. A label of a whole recording is confident if it is in any window.
+Published models (mn04_as, musicnn_mtt, ..) have no thresholds.
 
-With --json there is an entry for each recording, and for each clip of a file of records:
-  file, clip       where it is; clip is there for records alone
-  model, seconds   what answered, and how long the recording or clip is
-  labels           of the whole, best first: label, probability, sure (true or false; null without
-                   a threshold)
-  windows          the same of each window, with its start and end in seconds
+--json prints an object for each recording, and for each clip of a file of records:
+  file, clip       the path, and the clip's id (only of records)
+  model, duration  the model's name; the duration of the recording or clip in seconds
+  labels           best first: label, probability, confident (true or false; null without a
+                   threshold)
+  windows          start and end in seconds, and the labels of the window
 
-The exit status is 0 if every file was answered, 1 if some were not, or none could be (what is
-wrong is said on the standard error), 2 if an option is not known or its value is none.
+The exit status is 0 if every file was tagged, 1 if a file or all failed (standard error has a
+sentence for each), 2 if an option or its value is not valid.
 """
 EXPORT = """\
-Write a model in a form that others read: ONNX (with the features: waveforms in, probabilities out,
-where ONNX can express them), or a folder for the Hugging Face hub.
+Write a model as ONNX (with the features: from waveforms to probabilities, where ONNX can express
+them), or as a folder for the Hugging Face hub.
 
   tagging export mn04_as --onnx mn04_as.onnx
   tagging export models/yac/seed0.safetensors --hub yac/
 """
-VGGISH = """\
-Run VGGish's weights on a sine of 1 kHz, and print mean and standard deviation after each step,
-beside those that Google's repository states. The exit status is 1 if they are others.
+CHECK_VGGISH = """\
+Run VGGish's weights on a sine of 1 kHz. Print mean and standard deviation after each step, beside
+those that Google's repository states. The exit status is 1 if they differ.
 
-  tagging vggish weights/         a folder with the two .pth files of harritaylor/torchvggish
+  tagging check-vggish weights/    a folder with the two .pth files of harritaylor/torchvggish
   tagging tag song.mp3 --vggish weights/
 """
 WEIGHTS = (
@@ -57,18 +57,22 @@ WEIGHTS = (
     ".safetensors file with their tensors"
 )
 SEARCH = """\
-Print what is nearest to a clip of an index, or to a recording among others.
+Print the clips of an index, or the recordings, that are most similar to a query.
 
-  tagging search eval:-0RWZT-miFs             clips of AudioSet that sound alike: where to hear them
-  tagging search song.mp3 --in recordings/    recordings that sound alike
-  tagging search a.wav --in 'b/*.wav' --top 3 --json
+  tagging search eval:-0RWZT-miFs                 similar clips of AudioSet, with their URLs
+  tagging search song.mp3 --corpus recordings/    similar recordings
+  tagging search a.wav --corpus 'b/*.wav' --top 3 --json
 
-An index is made by the stage index of a task: dvc repro tasks/similarity/dvc.yaml:index. The
-distance is 0 for what sounds the same to the model, 1.41 for what has nothing in common, at most 2.
+The stage index of a task makes an index: dvc repro tasks/similarity/dvc.yaml:index. The distance of
+equal embeddings is 0, of orthogonal ones 1.41, at most 2.
+
+--json prints an object for each result: distance, location (URL or path) and, for clips of an
+index, shared_labels.
 """
 MODEL = (
-    "a file (.safetensors), a folder of runs, the name of a model of the project that you are in, "
-    "or of published weights (mn04_as, musicnn_mtt, musicnn_msd, ..), which are fetched once"
+    "a file (.safetensors), a folder of runs, the name of a model of the project around the "
+    "working directory, or of published weights (mn04_as, musicnn_mtt, musicnn_msd, ..), which are "
+    "downloaded once"
 )
 
 
@@ -76,29 +80,29 @@ def _seconds(text: str) -> float:
     with suppress(ValueError):
         if 0.01 <= float(text) <= 3600:
             return float(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is given; it takes seconds, from 0.01 to 3600")
+    raise argparse.ArgumentTypeError(f"must be seconds from 0.01 to 3600, got {text!r}")
 
 
 def _top(text: str) -> int | None:
     if text == "all":
         return None
     if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is given; it takes a whole number or all")
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, or all, got {text!r}")
     return int(text)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return what reads the command line."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="tagging", description=DESCRIPTION)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    keep = argparse.RawDescriptionHelpFormatter
+    raw = argparse.RawDescriptionHelpFormatter
 
     tag = commands.add_parser(
-        "tag", help="print the labels of files", description=TAG, formatter_class=keep
+        "tag", help="print the labels of files", description=TAG, formatter_class=raw
     )
     tag.add_argument(
         "files", nargs="+", metavar="FILE",
-        help="files, folders, patterns; - reads a list of them, one a line, from standard input",
+        help="files, folders, patterns; - reads a list of files, one a line, from standard input",
     )  # fmt: skip
     tag.add_argument(
         "--model",
@@ -106,67 +110,67 @@ def build_parser() -> argparse.ArgumentParser:
         "AudioSet's records",
     )
     tag.add_argument(
-        "--top", type=_top, default=5, metavar="N", help="how many labels; or all (default: 5)"
+        "--top", type=_top, default=5, metavar="N", help="number of labels, or all (default: 5)"
     )
-    shape = tag.add_mutually_exclusive_group()
-    shape.add_argument(
+    formats = tag.add_mutually_exclusive_group()
+    formats.add_argument(
         "--json", dest="format", action="store_const", const="json", default="text",
-        help="print JSON: a list with an entry for each file",
+        help="print JSON: a list with an object for each file",
     )  # fmt: skip
-    shape.add_argument(
+    formats.add_argument(
         "--csv", dest="format", action="store_const", const="csv",
         help="print CSV: a row for each label of the whole, and of each window",
     )  # fmt: skip
     tag.add_argument(
         "--window", type=_seconds, metavar="SECONDS",
-        help="how long a window of a recording is (default: as long as the model's training clips; "
-        "10 for a probe and others whose input does not tell)",
+        help="length of a window of a recording (default: that of the model's training clips, or "
+        "10 where the model's input does not tell, as of a probe)",
     )  # fmt: skip
     tag.add_argument(
         "--hop", type=_seconds, metavar="SECONDS",
-        help="from one window's beginning to the next one's (default: the window's length)",
+        help="from the start of one window to the start of the next (default: the window's length)",
     )  # fmt: skip
     tag.add_argument(
         "--report", type=Path, metavar="PAGE.html",
-        help="also write a page: spectrum, timeline, table and player of each recording",
+        help="also write a page: spectrogram, timeline, table and player of each recording",
     )  # fmt: skip
     tag.add_argument(
         "--vggish", type=Path, metavar="PATH",
-        help=f"hear recordings with a model of AudioSet's embeddings; {WEIGHTS}",
+        help=f"tag recordings with a model of AudioSet's embeddings; {WEIGHTS}",
     )  # fmt: skip
 
     search = commands.add_parser(
-        "search", help="print what sounds alike", description=SEARCH, formatter_class=keep
+        "search", help="print similar clips or recordings", description=SEARCH, formatter_class=raw
     )
     search.add_argument(
-        "query", metavar="QUERY", help="a clip, SUBSET:VIDEO_ID, or a recording (with --in)"
+        "query", metavar="QUERY", help="a clip, SUBSET:VIDEO_ID, or a recording (with --corpus)"
     )
     search.add_argument(
-        "--in", dest="among", nargs="+", metavar="FILE",
-        help="search among these recordings: files, folders, patterns",
+        "--corpus", nargs="+", metavar="FILE",
+        help="search these recordings: files, folders, patterns",
     )  # fmt: skip
     search.add_argument(
         "--index", type=Path, metavar="FILE",
-        help="the index to search in (default: the one of the project that you are in)",
+        help="search this index (default: that of the project around the working directory)",
     )  # fmt: skip
-    search.add_argument("--model", help=f"for recordings: {MODEL}; default: mn04_as")
+    search.add_argument("--model", help=f"of recordings: {MODEL}; default: mn04_as")
     search.add_argument(
-        "--top", type=_top, default=10, metavar="N", help="how many; or all (default: 10)"
+        "--top", type=_top, default=10, metavar="N", help="number of results, or all (default: 10)"
     )
     search.add_argument("--json", action="store_true", help="print JSON: a list, nearest first")
 
     export = commands.add_parser(
-        "export", help="write a model for other programs", description=EXPORT, formatter_class=keep
+        "export", help="write a model for other programs", description=EXPORT, formatter_class=raw
     )
     export.add_argument("model", metavar="MODEL", help=MODEL)
-    where = export.add_mutually_exclusive_group(required=True)
-    where.add_argument("--onnx", type=Path, metavar="FILE", help="the ONNX file to write")
-    where.add_argument("--hub", type=Path, metavar="FOLDER", help="the folder to write")
+    target = export.add_mutually_exclusive_group(required=True)
+    target.add_argument("--onnx", type=Path, metavar="FILE", help="the ONNX file to write")
+    target.add_argument("--hub", type=Path, metavar="FOLDER", help="the folder to write")
 
-    vggish = commands.add_parser(
-        "vggish", help="check VGGish's weights", description=VGGISH, formatter_class=keep
+    check = commands.add_parser(
+        "check-vggish", help="check VGGish's weights", description=CHECK_VGGISH, formatter_class=raw
     )
-    vggish.add_argument("path", type=Path, metavar="PATH", help=WEIGHTS)
+    check.add_argument("path", type=Path, metavar="PATH", help=WEIGHTS)
     return parser
 
 
@@ -174,41 +178,57 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command; return the exit status.
 
     Raises:
-        UserError: if nothing can be done at all.
-        OSError: if the disk does not take what is written.
+        UserError: if an input does not exist or is not valid.
+        OSError: if the disk is full.
     """
-    parser = build_parser()
-    given = parser.parse_args(arguments)
-    # What follows imports PyTorch: --help and mistakes do without.
-    if given.command == "export":
-        from tagging.commands.export import to_hub, to_onnx
+    options = build_parser().parse_args(arguments)
+    # The imports below load PyTorch, which --help and errors of usage do not need.
+    if options.command == "export":
+        if options.onnx:
+            from tagging.commands.export_onnx import export_onnx
 
-        to_onnx(given.model, given.onnx) if given.onnx else to_hub(given.model, given.hub)
+            export_onnx(options.model, options.onnx)
+        else:
+            from tagging.commands.export_hub import export_hub
+
+            export_hub(options.model, options.hub)
         return 0
-    if given.command == "vggish":
-        from tagging.commands.check_vggish import check
+    if options.command == "check-vggish":
+        from tagging.commands.check_vggish import check_vggish
 
-        return 0 if check(given.path) else 1
-    if given.command == "search":
+        return 0 if check_vggish(options.path) else 1
+    if options.command == "search":
         from tagging.commands.search import search
 
-        names = (given.among, given.index, given.model)
-        return 1 if search(given.query, *names, given.top, given.json) else 0
-    from tagging.commands.report import HEAD
+        failures = search(
+            options.query, options.corpus, options.index, options.model, options.top, options.json
+        )
+        return 1 if failures else 0
+    return _run_tag(options)
+
+
+def _run_tag(options: argparse.Namespace) -> int:
+    from tagging.commands.html_report import HTML_MAGIC
     from tagging.commands.tag import Options, tag
 
-    if given.report:
-        check_file("--report", given.report, HEAD, "a page")
+    if options.report:
+        check_output_file("--report", options.report, HTML_MAGIC, "an HTML page")
     names: list[str] = []
-    for name in given.files:
+    for name in options.files:
         names += sys.stdin.read().splitlines() if name == "-" else [name]
     names = [name for name in names if name]
     if not names:
-        raise UserError("no file is named; standard input takes a list of files, one a line")
-    options = Options(
-        given.model, given.format, given.top, given.window, given.hop, given.report, given.vggish
+        raise UserError("no file is named; standard input must list files, one a line")
+    tag_options = Options(
+        options.model,
+        options.format,
+        options.top,
+        options.window,
+        options.hop,
+        options.report,
+        options.vggish,
     )
-    return 1 if tag(names, options) else 0
+    return 1 if tag(names, tag_options) else 0
 
 
 @entry_point
@@ -218,12 +238,12 @@ def main() -> None:
         status = run(sys.argv[1:])
         sys.stdout.flush()
     except OSError as error:
-        # What could not be written is not to be tried again at the end.
+        # Keep Python from writing the rest of the output again when it exits.
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
             raise
-        status = 1  # who read the answers has had enough (head)
+        status = 1  # the reader of the output (head) has closed it
     sys.exit(status)
 
 

@@ -1,4 +1,4 @@
-"""Finding a model: by the name that it was published under, by that of this project, or by path."""
+"""Finding a model's file: by path, by the name of published weights, or by name in a project."""
 
 import os
 import re
@@ -12,69 +12,72 @@ from typing import Any
 from tagging.base.errors import UserError
 from tagging.sources.weights import PUBLISHED
 
-SOUND = "mn04_as"  # what tags recordings unless another is asked for
-EMBEDDINGS = Path(__file__).with_name("yac_distilled.safetensors")  # likewise, AudioSet's records
+DEFAULT_SOUND_MODEL = "mn04_as"
+DEFAULT_EMBEDDING_MODEL = Path(__file__).with_name("yac_distilled.safetensors")
 SUFFIX = ".safetensors"
 
 
 def cache_folder() -> Path:
-    """Return where published weights are kept: `tagging` in XDG_CACHE_HOME, or in ~/.cache."""
+    """Return the folder of downloaded models: `tagging` in XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tagging"
 
 
-def find(name: str) -> Path:
-    """Return the file of a model; published weights are fetched once.
+def find_model(name: str) -> Path:
+    """Return the file of a model; published weights are downloaded once.
 
     Args:
-        name: a file, a folder of runs (`models/yac`; its first run is taken), the name of published
-            weights, or that of a model of the project that the working directory is in (`yac`, or
-            `yac/seed1` for one of its runs). What DVC keeps and is not checked out is had from it.
+        name: a file; a folder of runs (`models/yac`), whose first run is returned; published
+            weights (`mn04_as`); or a model of the project around the working directory (`yac`, or
+            one of its runs, `yac/seed1`). A model that is not checked out comes from DVC's cache or
+            remote.
 
     Raises:
-        UserError: if there is none, several tasks have one of that name, or it cannot be kept.
+        UserError: if there is no such model, several tasks have one, or the disk is not writable.
     """
     path = Path(name)
     if path.is_file():
         return path
-    if _holds_models(path):
+    if _has_models(path):
         return _first_run(path)
     if name in PUBLISHED:
-        return _published(name)
-    root = project()
-    named = root and re.fullmatch(r"[\w-]+(/[\w-]+)?", name)
-    if named:
+        return _published_model(name)
+    root = find_project()
+    is_name = bool(re.fullmatch(r"[\w-]+(/[\w-]+)?", name))
+    if root and is_name:
         folders = [root / "models", *sorted(root.glob("tasks/*/models"))]
-        places = [
-            place for folder in folders for place in (folder / name, folder / f"{name}{SUFFIX}")
+        candidates = [
+            candidate
+            for folder in folders
+            for candidate in (folder / name, folder / f"{name}{SUFFIX}")
+            if candidate.is_file() or _has_models(candidate)
         ]
-        there = [place for place in places if place.is_file() or _holds_models(place)]
-        if len(there) > 1:
-            shown = ", ".join(str(place.relative_to(root)) for place in there)
-            raise UserError(f"several models are called {name!r}: {shown}; give one of these paths")
-        if there:
-            return there[0] if there[0].is_file() else _first_run(there[0])
-    if root and (kept := _from_dvc(root, path, named=bool(named))):
-        return kept
+        if len(candidates) > 1:
+            listed = ", ".join(str(candidate.relative_to(root)) for candidate in candidates)
+            raise UserError(f"several models are called {name!r}: {listed}; use one of these paths")
+        if candidates:
+            return candidates[0] if candidates[0].is_file() else _first_run(candidates[0])
+    if root and (copy := _copy_from_dvc(root, path, is_name)):
+        return copy
     raise UserError(
-        f"there is no model {name!r}; it takes a file (*{SUFFIX}), the name of a model of the "
-        f"project that you are in, or of published weights: {', '.join(PUBLISHED)}"
+        f"model {name!r} does not exist; use a file (*{SUFFIX}), a model of the project around the "
+        f"working directory, or published weights: {', '.join(PUBLISHED)}"
     )
 
 
-def origin(path: Path) -> Path:
-    """Return where a model's file lies in its project: a copy of what DVC keeps lies elsewhere."""
-    root, copies = project(), cache_folder() / "dvc"
+def path_in_project(path: Path) -> Path:
+    """Return the path of a model's file in its project, also of a copy that came from DVC."""
+    root, copies = find_project(), cache_folder() / "dvc"
     if root and path.is_relative_to(copies):
         return root.joinpath(*path.relative_to(copies).parts[1:])  # without the hash
     return path.resolve()
 
 
-def shown(path: Path) -> str:
-    """Return what a model's file is called in answers: `mn04_as`, `yac/seed0`."""
+def display_name(path: Path) -> str:
+    """Return the name of a model in results: `mn04_as`, `yac/seed0`."""
     return f"{path.parent.name}/{path.stem}" if _is_run(path) else path.stem
 
 
-def _holds_models(path: Path) -> bool:
+def _has_models(path: Path) -> bool:
     return path.is_dir() and any(path.glob(f"*{SUFFIX}"))
 
 
@@ -82,107 +85,116 @@ def _is_run(path: Path) -> bool:
     return re.fullmatch(r"(fold\d+-)?seed\d+", path.stem) is not None
 
 
-def _order(path: Path) -> tuple[Any, ...]:
-    """Sort fold10 behind fold2."""
+def _natural_order(path: Path) -> tuple[Any, ...]:
+    """Sort fold10 after fold2."""
     return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.stem))
 
 
 def _first_run(folder: Path) -> Path:
-    files = sorted(folder.glob(f"*{SUFFIX}"), key=_order)
+    files = sorted(folder.glob(f"*{SUFFIX}"), key=_natural_order)
     runs = [file for file in files if _is_run(file)]
     if not runs and len(files) != 1:
-        held = ", ".join(file.name for file in files)
-        raise UserError(f"{folder} holds several models ({held}); give one of these files")
+        names = ", ".join(file.name for file in files)
+        raise UserError(f"{folder} has several models ({names}); use one of these files")
     return (runs or files)[0]
 
 
-def project() -> Path | None:
-    """Return the root of the DVC project that the working directory is in."""
-    here = Path.cwd()
-    return next((folder for folder in (here, *here.parents) if (folder / ".dvc").is_dir()), None)
+def find_project() -> Path | None:
+    """Return the root of the DVC project around the working directory."""
+    working = Path.cwd()
+    folders = (working, *working.parents)
+    return next((folder for folder in folders if (folder / ".dvc").is_dir()), None)
 
 
-def _published(name: str) -> Path:
-    kept = cache_folder() / f"{name}{SUFFIX}"
-    if not kept.is_file():
-        from stages.weights import bring  # what converts weights is not needed to read them
+def _published_model(name: str) -> Path:
+    cached = cache_folder() / f"{name}{SUFFIX}"
+    if not cached.is_file():
+        # Imported here, as only a download needs what converts weights.
+        from tagging.sources.published import fetch_published
 
-        with _folder_beside(kept) as folder:
-            bring(name, folder, "auto").replace(kept)
-    return kept
+        with _temporary_folder(cached) as folder:
+            fetch_published(name, folder, "auto").replace(cached)
+    return cached
 
 
 @contextmanager
-def _folder_beside(kept: Path) -> Iterator[Path]:
-    """Give an empty folder beside a file that is to be kept: another process may be at it too.
+def _temporary_folder(cached: Path) -> Iterator[Path]:
+    """Create a folder beside a file of the cache, as another process may write the same file.
 
     Raises:
-        UserError: if the disk does not take it.
+        UserError: if the disk is not writable.
     """
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=kept.parent) as folder:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=cached.parent) as folder:
             yield Path(folder)
     except OSError as error:
-        if isinstance(error, FileNotFoundError) and kept.parent.is_dir():
-            raise  # of what was to be copied
+        if isinstance(error, FileNotFoundError) and cached.parent.is_dir():
+            raise  # of the file that was to be copied
         raise UserError(
-            f"{kept.name} cannot be kept in {kept.parent} ({error.strerror or error}); "
-            "XDG_CACHE_HOME may name another folder"
+            f"{cached.name} cannot be written to {cached.parent} ({error.strerror or error}); "
+            "set XDG_CACHE_HOME to another folder"
         ) from None
 
 
-def _from_dvc(root: Path, path: Path, named: bool) -> Path | None:
-    """Return a copy of what DVC keeps for `path`, or None where it keeps nothing.
+def _copy_from_dvc(root: Path, path: Path, is_name: bool) -> Path | None:
+    """Return a copy of a model that DVC tracks, or None where DVC does not track it.
 
     Args:
-        named: whether `path` is a model's name, not a path.
+        root: of the project.
+        path: a model's path or name.
+        is_name: whether `path` may be a name.
 
     Raises:
-        UserError: if DVC knows the file, but neither its cache nor its remote has it.
+        UserError: if DVC tracks the file, but neither its cache nor its remote has it.
     """
-    from dvc.api import DVCFileSystem  # takes seconds
+    from dvc.api import DVCFileSystem  # its import takes seconds
 
-    places = []
+    candidates = []
     with suppress(ValueError):  # on another drive
-        places.append(Path(os.path.relpath(path.resolve(), root.resolve())))
-    if named:
+        candidates.append(Path(os.path.relpath(path.resolve(), root.resolve())))
+    if is_name:
         tasks = sorted(task.relative_to(root) for task in root.glob("tasks/*") if task.is_dir())
-        places += [folder / "models" / path for folder in (Path(), *tasks)]
+        candidates += [folder / "models" / path for folder in (Path(), *tasks)]
     try:
         files = DVCFileSystem(str(root))
-        kept = {Path(os.path.relpath(out.fs_path, root)) for out in files.repo.index.outs}
-        kept |= {out.parent for out in kept}
-        for place in places:
-            for wanted in (place, place.with_name(f"{place.name}{SUFFIX}")):
-                folder = wanted.parent if wanted.suffix == SUFFIX else wanted
-                # Of others DVC knows nothing, and of these it tells when they cannot be had.
-                if folder not in kept:
+        tracked = {Path(os.path.relpath(out.fs_path, root)) for out in files.repo.index.outs}
+        tracked |= {out.parent for out in tracked}
+        for candidate in candidates:
+            for model in (candidate, candidate.with_name(f"{candidate.name}{SUFFIX}")):
+                folder = model.parent if model.suffix == SUFFIX else model
+                # DVC knows only tracked folders, and lists them unless their content is missing.
+                if folder not in tracked:
                     continue
                 runs = [Path(run) for run in files.ls(folder.as_posix(), detail=False)]
-                if folder in runs:  # a folder of which DVC has no list
+                if folder in runs:  # a folder without a list of its files
                     raise FileNotFoundError
-                runs = sorted((run for run in runs if run.suffix == SUFFIX), key=_order)
-                if runs and (folder == wanted or wanted in runs):
-                    return _copied(files, (runs[0] if folder == wanted else wanted).as_posix())
+                runs = sorted((run for run in runs if run.suffix == SUFFIX), key=_natural_order)
+                if runs and (folder == model or model in runs):
+                    return _cache_copy(files, (runs[0] if folder == model else model).as_posix())
     except FileNotFoundError:
         raise UserError(
             f"{path} is neither checked out nor in DVC's cache or remote; run dvc pull or dvc repro"
         ) from None
     except (UserError, OSError):
         raise
-    except Exception as error:  # of DVC's libraries, any
-        raise UserError(f"DVC cannot give {path} ({error}); run dvc pull or dvc repro") from None
+    except Exception as error:  # DVC's libraries raise any
+        raise UserError(f"DVC cannot read {path} ({error}); run dvc pull or dvc repro") from None
     return None
 
 
-def _copied(files: Any, wanted: str) -> Path:
-    """Copy a file that DVC keeps into a folder of its hash, by its path in the project."""
-    about = files.info(wanted).get("dvc_info") or {}
-    kept = cache_folder() / "dvc" / str(about.get("md5", "none")) / wanted.lstrip("/")
-    if not kept.is_file():
-        with _folder_beside(kept) as folder:
-            partial = folder / kept.name
-            files.get_file(wanted, str(partial))
-            shutil.move(partial, kept)
-    return kept
+def _cache_copy(files: Any, path: str) -> Path:
+    """Copy a file that DVC tracks into the cache, to a folder of its hash.
+
+    Args:
+        files: a `DVCFileSystem`.
+        path: of the file in the project.
+    """
+    md5 = (files.info(path).get("dvc_info") or {}).get("md5", "none")
+    cached = cache_folder() / "dvc" / str(md5) / path.lstrip("/")
+    if not cached.is_file():
+        with _temporary_folder(cached) as folder:
+            partial = folder / cached.name
+            files.get_file(path, str(partial))
+            shutil.move(partial, cached)
+    return cached

@@ -1,6 +1,6 @@
-"""`tagging search`: what is near a clip of an index, or near a recording among others.
+"""`tagging search`: the clips of an index, or the recordings, that are most similar to a query.
 
-The search is exact: all distances are computed.
+The search is exact: it computes all distances.
 """
 
 import json
@@ -16,218 +16,234 @@ from tqdm import tqdm
 from tagging.base.errors import UserError
 from tagging.base.progress import Progress
 from tagging.commands import models
-from tagging.commands.inputs import find_inputs
+from tagging.commands.inputs import find_input_files
 from tagging.commands.tagger import BLOCK_SECONDS, Tagger
 from tagging.features.decoding import blocks
 
-INDEX = "data/index.safetensors"  # in a task's folder
+INDEX_PATH = "data/index.safetensors"  # in a task's folder
 
 
-class Found(NamedTuple):
-    """What is near: its distance, where it can be heard and, of a clip, the labels shared."""
+class Match(NamedTuple):
+    """A result: its distance, its URL or path and, for a clip of an index, the shared labels."""
 
     distance: float
-    where: str
-    shared: list[str] | None = None
+    location: str
+    shared_labels: list[str] | None = None
 
 
-class Clips(NamedTuple):
-    """An index, as the stage `index` wrote it."""
+class SearchIndex(NamedTuple):
+    """An index of clips, as the stage `index` writes it.
+
+    Attributes:
+        embeddings: float32 (clips, width).
+        ids: of the videos, bytes (clips,).
+        starts: of the clips in their videos (seconds), float32 (clips,).
+        subsets: positions in `metadata["subsets"]`, int8 (clips,).
+        labels: 0 or 1, (clips, classes).
+        metadata: the model, and the names of subsets and classes.
+    """
 
     embeddings: np.ndarray
     ids: np.ndarray
     starts: np.ndarray
     subsets: np.ndarray
     labels: np.ndarray
-    about: dict[str, Any]
+    metadata: dict[str, Any]
 
 
 def search(
     query: str,
-    among: Sequence[str] | None,
+    corpus: Sequence[str] | None,
     index: Path | None,
     model: str | None,
     top: int | None,
     as_json: bool,
 ) -> int:
-    """Print what is near, nearest first; return how many files could not be compared.
+    """Print the most similar ones, nearest first; return how many files could not be compared.
 
     Args:
-        query: SUBSET:VIDEO_ID or, with `among`, a recording.
-        among: names of recordings; None to search in an index.
-        index: the file of one; None for that of the project.
+        query: SUBSET:VIDEO_ID or, with `corpus`, a recording.
+        corpus: names of the recordings to search; None to search an index.
+        index: its file; None for that of the project.
         model: of recordings; None for mn04_as.
-        top: how many are printed; None for all.
-        as_json: whether as JSON.
+        top: number of results; None for all.
+        as_json: print JSON.
 
     Raises:
-        UserError: if the query, the index or the model is not there, or they do not go together.
+        UserError: if the query, the index or the model does not exist, or they do not fit.
     """
-    failed = 0
-    if among is None and ":" not in query:
+    failures = 0
+    if corpus is None and ":" not in query:
         raise UserError(
-            f"{query} is no clip of an index, SUBSET:VIDEO_ID; to search for what sounds like a "
-            "recording, add --in FOLDER"
+            f"QUERY must be a clip of an index, SUBSET:VIDEO_ID, got {query!r}; to search "
+            "recordings, add --corpus FOLDER"
         )
-    if among is None and model is not None:
-        raise UserError(
-            "--model is for recordings, with --in; an index has the model it was made by"
-        )
-    if among is not None and index is not None:
-        raise UserError("--index and --in are given; it takes one, what to search in")
-    if among is None:
-        found = near_clip(query, read_index(index or find_index()), top)
+    if corpus is None and model is not None:
+        raise UserError("--model must come with --corpus; an index has its own model")
+    if corpus is not None and index is not None:
+        raise UserError("--index and --corpus exclude each other; use the one to search")
+    if corpus is None:
+        matches = match_clip(query, read_search_index(index or find_search_index()), top)
     else:
-        found, failed = near_recording(query, among, model, top)
+        matches, failures = match_recording(query, corpus, model, top)
     if as_json:
-        print(json.dumps([_as_json(of) for of in found], ensure_ascii=False, indent=1))
+        print(json.dumps([_as_json(match) for match in matches], ensure_ascii=False, indent=1))
     else:
-        for of in found:
-            labels = f"  {', '.join(of.shared) or '-'}" if of.shared is not None else ""
-            print(f"{of.distance:.3f}  {of.where}{labels}")
-    return failed
+        for match in matches:
+            shared = match.shared_labels
+            labels = "" if shared is None else f"  {', '.join(shared) or '-'}"
+            print(f"{match.distance:.3f}  {match.location}{labels}")
+    return failures
 
 
-def _as_json(found: Found) -> dict[str, Any]:
-    entry: dict[str, Any] = {"distance": round(found.distance, 6), "where": found.where}
-    return entry | ({} if found.shared is None else {"shared": found.shared})
+def _as_json(match: Match) -> dict[str, Any]:
+    entry: dict[str, Any] = {"distance": round(match.distance, 6), "location": match.location}
+    return entry | ({} if match.shared_labels is None else {"shared_labels": match.shared_labels})
 
 
-def find_index() -> Path:
-    """Return the index of the project that the working directory is in.
+def find_search_index() -> Path:
+    """Return the index of the project around the working directory.
 
     Raises:
-        UserError: if there is none, or several.
+        UserError: if it has no index or several.
     """
-    root = models.project() or Path()
-    there = [
-        folder / INDEX
-        for folder in (root, *sorted(root.glob("tasks/*")))
-        if (folder / INDEX).is_file()
-    ]
-    if len(there) != 1:
-        held = f"several ({', '.join(map(str, there))})" if there else "none"
+    root = models.find_project() or Path()
+    folders = (root, *sorted(root.glob("tasks/*")))
+    indexes = [folder / INDEX_PATH for folder in folders if (folder / INDEX_PATH).is_file()]
+    if not indexes:
         raise UserError(
-            f"of indexes there are {held}; give one by --index, or make one by dvc repro "
+            "the project has no index; name one with --index, or make one with dvc repro "
             "tasks/similarity/dvc.yaml:index"
         )
-    return there[0]
+    if len(indexes) > 1:
+        raise UserError(
+            f"the project has several indexes ({', '.join(map(str, indexes))}); name one with "
+            "--index"
+        )
+    return indexes[0]
 
 
-def read_index(path: Path) -> Clips:
-    """Read what the stage `index` wrote.
+def read_search_index(path: Path) -> SearchIndex:
+    """Read an index that the stage `index` wrote.
 
     Raises:
-        UserError: if the file is missing, or no index.
+        UserError: if the file does not exist or is not an index.
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            about = json.loads((file.metadata() or {})["index"])
-            fields = [file.get_tensor(name) for name in Clips._fields[:-1]]
+            metadata = json.loads((file.metadata() or {})["index"])
+            tensors = {name: file.get_tensor(name) for name in SearchIndex._fields[:-1]}
     except FileNotFoundError:
-        raise UserError(f"{path} is not there; it takes an index, of a stage index") from None
+        raise UserError(f"{path} does not exist; make an index with the stage index") from None
     except (SafetensorError, KeyError, OSError) as error:
-        raise UserError(f"{path} is no index ({error}); it takes one of a stage index") from None
-    fields[1] = fields[1].view(f"S{fields[1].shape[1]}").ravel()
-    return Clips(*fields, about)
+        raise UserError(
+            f"{path} is not an index ({error}); make one with the stage index"
+        ) from None
+    ids = tensors["ids"]
+    tensors["ids"] = ids.view(f"S{ids.shape[1]}").ravel()
+    return SearchIndex(**tensors, metadata=metadata)
 
 
-def near_clip(query: str, clips: Clips, top: int | None) -> list[Found]:
-    """Return the clips nearest to one of an index, without it.
+def match_clip(query: str, index: SearchIndex, top: int | None) -> list[Match]:
+    """Return the clips that are nearest to a clip of an index, without the clip itself.
 
     Args:
         query: SUBSET:VIDEO_ID.
-        clips: the index.
-        top: how many; None for all.
+        index: to search.
+        top: number of results; None for all.
 
     Raises:
         UserError: if the index has no such clip.
     """
     subset, _, video = query.partition(":")
-    subsets = clips.about["subsets"]
+    subsets = index.metadata["subsets"]
     if not video or subset not in subsets:
         raise UserError(
-            f"the query is {query!r}; it takes SUBSET:VIDEO_ID, of the subsets "
-            f"{', '.join(subsets)}, or a recording with --in"
+            f"QUERY must be SUBSET:VIDEO_ID with a subset of {', '.join(subsets)}, or a recording "
+            f"with --corpus, got {query!r}"
         )
-    places = (clips.ids == video.encode()) & (clips.subsets == subsets.index(subset))
-    if not places.any():
-        raise UserError(f"{subset} has no clip of the video {video!r} in this index")
-    place = int(places.argmax())
-    names = np.array(clips.about["classes"])
-    mine = clips.labels[place] > 0
+    is_query = (index.ids == video.encode()) & (index.subsets == subsets.index(subset))
+    if not is_query.any():
+        raise UserError(f"subset {subset} of the index has no clip of the video {video!r}")
+    row = int(is_query.argmax())
+    class_names = np.array(index.metadata["classes"])
+    query_labels = index.labels[row] > 0
     return [
-        Found(
+        Match(
             distance,
-            f"https://youtu.be/{clips.ids[other].decode()}?t={int(clips.starts[other])}",
-            names[mine & (clips.labels[other] > 0)].tolist(),
+            f"https://youtu.be/{index.ids[other].decode()}?t={int(index.starts[other])}",
+            class_names[query_labels & (index.labels[other] > 0)].tolist(),
         )
-        for distance, other in nearest(clips.embeddings, place, top)
+        for distance, other in nearest(index.embeddings, row, top)
     ]
 
 
-def nearest(embeddings: np.ndarray, place: int, top: int | None) -> list[tuple[float, int]]:
-    """Return the distances and places of what is nearest to one of them, nearest first.
+def nearest(embeddings: np.ndarray, query: int, top: int | None) -> list[tuple[float, int]]:
+    """Return distances and rows of the embeddings nearest to one of them, nearest first.
 
     Args:
         embeddings: float32 (n, width).
-        place: of the query, which is left out.
-        top: how many; None for all.
+        query: the row of the query, which is not returned.
+        top: number of results; None for all.
     """
-    query = embeddings[place]
+    vector = embeddings[query]
     squares = np.einsum("ij,ij->i", embeddings, embeddings)
-    distances = squares - 2 * (embeddings @ query) + squares[place]
-    distances[place] = np.inf
+    distances = squares - 2 * (embeddings @ vector) + squares[query]
+    distances[query] = np.inf
     top = min(len(embeddings) - 1, len(embeddings) if top is None else top)
-    chosen = np.argpartition(distances, max(0, top - 1))[:top]
-    order = chosen[np.argsort(distances[chosen], kind="stable")]
-    # Anew, as the difference of large squares is rough near 0.
-    return [(float(np.linalg.norm(embeddings[k] - query)), int(k)) for k in order]
+    candidates = np.argpartition(distances, max(0, top - 1))[:top]
+    rows = candidates[np.argsort(distances[candidates], kind="stable")]
+    # Computed again, as the difference of large squares is inexact near 0.
+    return [(float(np.linalg.norm(embeddings[row] - vector)), int(row)) for row in rows]
 
 
-def near_recording(
-    query: str, among: Sequence[str], model: str | None, top: int | None
-) -> tuple[list[Found], int]:
-    """Return the recordings nearest to one, and how many could not be heard.
+def match_recording(
+    query: str, corpus: Sequence[str], model: str | None, top: int | None
+) -> tuple[list[Match], int]:
+    """Return the recordings nearest to a recording, and how many files could not be compared.
 
     Raises:
-        UserError: if the query cannot be heard, or there is no other recording.
+        UserError: if the query cannot be read, or the corpus has no other recording.
     """
-    tagger = Tagger(models.find(model or models.SOUND))
+    tagger = Tagger(models.find_model(model or models.DEFAULT_SOUND_MODEL))
     if tagger.kind != "sound":
-        raise UserError(f"{tagger.name} takes AudioSet's embeddings; --model takes one of sound")
-    inputs, problems = find_inputs(among)
+        raise UserError(
+            f"--model must be a model of sound, got {tagger.name}, which reads AudioSet's "
+            "embeddings"
+        )
+    files, problems = find_input_files(corpus)
     paths = [
-        of.path
-        for of in inputs
-        if of.kind == "sound" and of.path.resolve() != Path(query).resolve()
+        file.path
+        for file in files
+        if file.kind == "sound" and file.path.resolve() != Path(query).resolve()
     ]
-    problems += [f"{of.path} is no recording" for of in inputs if of.kind != "sound"]
-    units = [_heard(tagger, Path(query))]
-    heard = []
+    problems += [f"{file.path} is not a recording" for file in files if file.kind != "sound"]
+    embeddings = [_embed_recording(tagger, Path(query))]
+    compared = []
     with Progress("search", len(paths), "file", "auto" if sys.stderr.isatty() else "none") as bar:
         for path in paths:
             try:
-                units.append(_heard(tagger, path))
-                heard.append(path)
+                embeddings.append(_embed_recording(tagger, path))
+                compared.append(path)
             except UserError as error:
                 problems.append(str(error))
-            except OSError as error:  # it is gone, or its disk fails
+            except OSError as error:  # the file was removed, or its disk fails
                 problems.append(f"{path} cannot be read: {error.strerror or error}")
             bar.advance()
-    if not heard and len(problems) == 1:
+    if not compared and len(problems) == 1:
         raise UserError(problems[0])
     for problem in problems:
         tqdm.write(f"error: {problem}", file=sys.stderr)
-    if not heard:
-        raise UserError(f"{', '.join(among)} has no recording to compare {query} with")
-    found = nearest(np.stack(units), 0, top)
-    return [Found(distance, str(heard[k - 1])) for distance, k in found], len(problems)
+    if not compared:
+        raise UserError(f"--corpus {', '.join(corpus)} has no recording to compare {query} with")
+    neighbours = nearest(np.stack(embeddings), 0, top)
+    matches = [Match(distance, str(compared[row - 1])) for distance, row in neighbours]
+    return matches, len(problems)
 
 
-def _heard(tagger: Tagger, path: Path) -> np.ndarray:
-    """Return a recording's embedding, of length 1."""
+def _embed_recording(tagger: Tagger, path: Path) -> np.ndarray:
+    """Return a recording's embedding, normalized to length 1."""
     if not path.is_file():
-        raise UserError(f"{path} is not there; it takes a recording")
-    embedding = tagger.embed(blocks(path, str(path), tagger.rate, BLOCK_SECONDS))
+        raise UserError(f"recording {path} does not exist")
+    embedding = tagger.embed(blocks(path, str(path), tagger.sample_rate, BLOCK_SECONDS))
     return embedding / max(float(np.linalg.norm(embedding)), 1e-12)

@@ -1,0 +1,56 @@
+"""Published weights: downloaded, converted, and written as a trained model's file."""
+
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+from tagging.data.classes import Class
+from tagging.data.spec import InputSpec
+from tagging.features import log_mel
+from tagging.learning.model import Model, ModelSpec, save_network
+from tagging.parameters import parse
+from tagging.sources.audioset.labels import PACKAGED, read_labels
+from tagging.sources.transfer import fetch_checked, file_sha256
+from tagging.sources.weights import Published, convert, find
+
+CLIP_SECONDS = 10  # of AudioSet's clips
+
+
+def published_model_spec(published: Published) -> ModelSpec:
+    """Return the input, the classes and the features of published weights."""
+    features = {"preset": published.preset, **(published.features or {})}
+    transform = log_mel.Transform(parse(log_mel.Settings, features, "weights"))
+    frames = published.window or published.frames
+    frames = frames or transform.frames(CLIP_SECONDS * transform.sample_rate)
+    spec = InputSpec(transform.channels, frames, transform.bins, any_length=True)
+    if published.labels == "audioset":
+        classes = read_labels(PACKAGED)
+    else:
+        classes = [Class(name, name) for name in published.labels]
+    return ModelSpec(spec, classes, published.activation, {"name": "log_mel", **features})
+
+
+def fetch_published(
+    name: str, folder: Path, progress: Literal["auto", "bar", "lines", "none"]
+) -> Path:
+    """Download and convert weights; return the converted file, the only one left in `folder`.
+
+    Raises:
+        UserError: if the name is unknown, the download fails or its SHA-256 is another.
+    """
+    published = find(name)
+    path = folder / unquote(urlsplit(published.address).path).rpartition("/")[2]
+    fetch_checked(published.address, path, published.sha256, progress)
+    try:
+        origin = {
+            "address": published.address,
+            "sha256": file_sha256(path),
+            "licence": published.licence,
+        }
+        model = Model(architecture=published.architecture, network=published.network)
+        converted = folder / f"{name}.safetensors"
+        spec = published_model_spec(published)
+        save_network(converted, convert(name, path), model, spec, about=origin)
+    finally:
+        path.unlink()
+    return converted
