@@ -15,7 +15,7 @@ from benchmarks.results import Result
 from replication import conv_block
 from replication.yac_stack import StackTrainer, features
 from tagging.data.spec import InputSpec
-from tagging.learning.losses import LOSSES
+from tagging.learning.losses import Msml
 from tagging.networks.yac import Network, Settings
 
 TURNS = 7
@@ -31,7 +31,7 @@ Step = Callable[[torch.Tensor, torch.Tensor], object]
 def training_step(network: nn.Module) -> Step:
     """Return a step of a plain loop in PyTorch."""
     optimizer = torch.optim.Adam(network.parameters(), lr=0.001, fused=True)
-    loss = LOSSES["msml"]()
+    loss = Msml()
 
     def step(x: torch.Tensor, labels: torch.Tensor) -> None:
         optimizer.zero_grad()

@@ -12,7 +12,7 @@ import librosa
 import torch
 
 from tagging.features import log_mel
-from tagging.learning.model import load_network
+from tagging.learning.model_file import load_network
 
 SHOWN = 10
 
@@ -25,7 +25,7 @@ def main(weights: str, file: str) -> None:
     x = log_mel.Transform(settings)(torch.from_numpy(waveform)[None])
     probabilities = trained.network(x).sigmoid()[0]
     for place in probabilities.argsort(descending=True)[:SHOWN]:
-        print(f"{trained.shape.classes[place].name}: {probabilities[place]:.3f}")
+        print(f"{trained.model_spec.classes[place].name}: {probabilities[place]:.3f}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.trainers.splits import in_memory, validation
 from benchmarks.turns import Turns
-from tagging.learning.losses import LOSSES
+from tagging.learning.losses import Msml
 from tagging.networks.yac import Network, Settings
 
 LR = 0.001
@@ -20,7 +20,7 @@ def main(batch_size: int) -> None:
     turns = Turns()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    train, validate, loss = in_memory("train"), validation(), LOSSES["msml"]()
+    train, validate, loss = in_memory("train"), validation(), Msml()
     network = Network(Settings(head="softmax"), train.spec, train.labels.shape[1])
     optimizer = torch.optim.Adam(network.parameters(), lr=LR)
     turns.tell()

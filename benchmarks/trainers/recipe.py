@@ -18,8 +18,8 @@ from benchmarks.trainers.splits import Split, in_memory, validation
 from benchmarks.turns import Turns
 from tagging.base.processes import cores
 from tagging.data.spec import InputSpec
-from tagging.learning.loop import Validation
-from tagging.learning.losses import LOSSES
+from tagging.learning.losses import Msml
+from tagging.learning.trainer import Validation
 from tagging.networks.yac import Network, Settings
 
 LR = 0.001  # the study's best cell
@@ -44,7 +44,7 @@ class Classifier(lightning.LightningModule):
     def __init__(self, spec: InputSpec, labels: int) -> None:
         super().__init__()
         self.network = Network(Settings(head="softmax"), spec, labels)
-        self.loss = LOSSES["msml"]()
+        self.loss = Msml()
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], _: int) -> torch.Tensor:
         x, labels = batch

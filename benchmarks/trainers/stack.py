@@ -11,9 +11,9 @@ import torch
 
 from benchmarks.turns import Turns
 from replication.conv_block import kernels
-from replication.grid import Stack, build, read_clips, scores
+from replication.grid import Stack, build_trainer, read_splits, score_runs
+from replication.study import epoch_batches
 from replication.yac_stack import EpochLoop
-from tagging.data.batches import epoch_batches
 
 LRS = (1.0, 0.1, 0.01, 0.001, 0.0001)
 
@@ -22,10 +22,10 @@ def main(batch_size: int) -> None:
     turns = Turns()
     torch.set_num_threads(1)
     device = torch.device("cpu")
-    splits, spec = read_clips(device)
+    splits, spec = read_splits(device)
     train = splits["train"]
     stack = Stack([("msml", lr) for lr in LRS], "softmax", 0, batch_size, [1], "cpu", 0)
-    trainer = build(stack, spec, train.labels.shape[1], device)
+    trainer = build_trainer(stack, spec, train.labels.shape[1], device)
     loop = EpochLoop(trainer, *train, spec)
     turns.tell(networks=len(stack.runs), compiled=kernels() is not None)
     epoch = 0
@@ -33,7 +33,7 @@ def main(batch_size: int) -> None:
         begin = time.perf_counter()
         loop.run(epoch_batches(len(train.x), batch_size, stack.seed, epoch))
         seconds = time.perf_counter() - begin
-        best = max(float(run.ndcg) for run in scores(trainer, splits["val"], spec))
+        best = max(float(run.ndcg) for run in score_runs(trainer, splits["val"], spec))
         turns.tell(seconds=seconds, ndcg=best)
         epoch += 1
 
