@@ -1,10 +1,11 @@
-"""Stage `compare`: the choice, what is behind it, differences over runs, and each section."""
+"""Stage `compare`: selection, differences to the reference and over runs, and each section."""
 
 import copy
 import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -14,19 +15,21 @@ from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from stages import compare
+from tagging.base.errors import UserError
 from tagging.data.clips import read_index
-from tagging.reports import sure
-from tagging.reports.classes import LINE, place_names, table
-from tagging.reports.curves import gain, plotted
-from tagging.reports.differences import Difference, changes, paired_difference
-from tagging.reports.epochs import by_epoch
-from tagging.reports.facts import Row, choose, how_far_behind, read_facts
-from tagging.reports.leaderboard import cell, describe, how_chosen
-from tagging.reports.missing_clips import subsets
-from tagging.reports.prevalence import DRAWS, thinned
-from tagging.scoring.evaluation import Answers
+from tagging.data.task import MetricSettings
+from tagging.data.task_folder import TaskFolder
+from tagging.reports import confident, context
+from tagging.reports.classes import LINE_HEIGHT, class_table, place_names
+from tagging.reports.context import Row, compare_with_reference, select_entry
+from tagging.reports.curves import average_precision_gains, plotted_entries
+from tagging.reports.differences import Difference, changed_settings, paired_difference
+from tagging.reports.epochs import metric_by_epoch
+from tagging.reports.leaderboard import describe_data, describe_selection, metric_cell
+from tagging.reports.missing_clips import draw_subsets
+from tagging.reports.prevalence import DRAWS, subsampled_mean_ap
 from tagging.scoring.metric import Metric, load_metric
-from tagging.scoring.scores import read_resampled, read_scores, scores_path, write_scores
+from tagging.scoring.scores import RunScores, read_resampled, read_scores, write_scores
 from tagging.scoring.tables import read_rows, to_csv
 from tests.compared import in_windows, multi_label, single_label, write_task
 
@@ -35,9 +38,9 @@ YAC = {"architecture": "yac", "network": {"head": "logits"}, "seeds": SEEDS}
 DEEP = {"architecture": "cnn", "network": {"channels": [8]}, "seeds": SEEDS}
 PARAMS = {
     "task": {
-        "kind": "multi_label",
-        "chooses": "ndcg",
-        "shown": ["ndcg", "precision_at_1", "mean_average_precision", "lwlrap"],
+        "type": "multi_label",
+        "metrics": [{"name": "ndcg"}, {"name": "precision", "k": 1}],
+        "report_metrics": [{"name": "mean_average_precision"}, {"name": "lwlrap"}],
     },
     "models": {
         "yac": YAC,
@@ -49,30 +52,40 @@ PARAMS = {
     "students": {"small": {"architecture": "yac", "teacher": "all"}},
     "ensembles": {"all": {"members": ["deep", "yac@2", "yac@3"]}},
     "compare": {
-        "plotted": ["yac", "deep"],
+        "plot": ["yac", "deep"],
         "published": {
             "Somebody": {"ndcg": 0.5, "train_clips": 600, "source": "a paper"},
             "Somebody else": {"mean_average_precision": 0.123456789},
         },
         "differences": {"yac": ["yac_focal", "poor"], "deep": ["deep_wide"]},
-        "sections": ["classes", "prevalence", "missing_clips", "sure"],
+        "sections": ["classes", "prevalence", "missing_clips", "confident"],
     },
 }
 QUALITIES = {
     "yac": 1.5, "yac_focal": 2.05, "deep": 2.2, "deep_wide": 1, "poor": 0, "small": 1.5, "all": 2.4,
 }  # fmt: skip
 FOLDED = {
-    "task": {"kind": "single_label", "chooses": "accuracy", "shown": ["accuracy"]},
+    "task": {"type": "single_label", "metrics": [{"name": "accuracy"}]},
     "models": {"good": {"seeds": [0, 1]}, "bad": {}},
     "students": {},
     "ensembles": {"both": {"members": ["good", "bad"]}},
     "compare": {
-        "plotted": ["good", "bad"],
+        "plot": ["good", "bad"],
         "differences": {"bad": ["good"]},
         "sections": ["epochs"],
     },
 }
 FOLDED_QUALITIES = {"good": 2.5, "bad": 0, "both": 1.5}
+HERE = TaskFolder(Path())
+NDCG = load_metric(MetricSettings(name="ndcg"))
+
+
+def read_context() -> context.ReportContext:
+    return context.read_context(HERE)
+
+
+def evaluation(name: str) -> dict:
+    return json.loads(HERE.evaluation(name).read_text())
 
 
 def page() -> str:
@@ -93,18 +106,16 @@ def lines(text: str, start: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a task that is compared."""
+    """The folder of a task that is compared, which is not the working directory."""
     folder = tmp_path_factory.mktemp("task")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        write_task(PARAMS, multi_label(), QUALITIES)
-        compare.main()
+    write_task(PARAMS, multi_label(), QUALITIES, path=folder)
+    compare.main(str(folder))
     return folder
 
 
 @pytest.fixture
 def task(written: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """That folder, to stand in and only to look."""
+    """That folder as the working directory, only to read."""
     monkeypatch.chdir(written)
     return written
 
@@ -113,10 +124,8 @@ def task(written: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def written_folds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a task with folds and no validation, one label a clip."""
     folder = tmp_path_factory.mktemp("folds")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        write_task(FOLDED, single_label(), FOLDED_QUALITIES, source="esc")
-        compare.main()
+    write_task(FOLDED, single_label(), FOLDED_QUALITIES, source="esc", path=folder)
+    compare.main(str(folder))
     return folder
 
 
@@ -129,65 +138,65 @@ def folds(written_folds: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # The choice and what is behind it
 
 
-def test_validation_chooses_whatever_test_says() -> None:
-    metric = load_metric("ndcg")
+def test_validation_selects_whatever_test_says() -> None:
     values = {"a": (0.5, 0.9), "b": (0.7, 0.1), "c": (0.7, 0.95), "d": (None, 0.99)}
     rows = [
         Row(name, "model", {"ndcg": test}, {} if val is None else {"ndcg": val})
         for name, (val, test) in values.items()
     ]
-    assert choose(rows, "ndcg", metric).name == "b"  # the first of equals
-    lower = metric._replace(higher_is_better=False)
-    assert choose(rows, "ndcg", lower).name == "a"
-    assert choose(rows[3:], "ndcg", metric) is None
+    assert select_entry(rows, "ndcg", NDCG).name == "b"  # the first of equals
+    lower = NDCG._replace(higher_is_better=False)
+    assert select_entry(rows, "ndcg", lower).name == "a"
+    assert select_entry(rows[3:], "ndcg", NDCG) is None
 
 
-def test_what_is_surely_behind_is_told_by_the_same_resamples(task: Path) -> None:
-    facts = read_facts()
-    best = facts.chosen
-    assert best.name == "all" and facts.by_validation
-    entries = {row.name: row for row in facts.entries}
-    assert entries["all"].behind is None
-    assert entries["poor"].surely_behind
-    drawn = [
-        read_resampled(Path(f"data/scores/resampled/{file}.npy"))
-        for file in ("ensembles/all", "models/deep")
-    ]
-    middle = best.test["ndcg"] - entries["deep"].test["ndcg"]
-    reach = 1.96 * np.std(drawn[0] - drawn[1], ddof=1)
-    assert entries["deep"].behind == pytest.approx((middle - reach, middle + reach))
-    # Where lower is better, the other one is ahead.
-    lower = load_metric("ndcg")._replace(higher_is_better=False)
-    low, high = how_far_behind(entries["deep"], best, "ndcg", lower)
-    assert (low, high) == pytest.approx((-middle - reach, -middle + reach))
+def test_differences_to_the_reference_are_on_the_same_resamples(task: Path) -> None:
+    report = read_context()
+    best = report.reference
+    assert best.name == "all" and report.has_validation
+    entries = {row.name: row for row in report.entries}
+    assert entries["all"].difference is None and not entries["all"].significantly_below
+    assert entries["poor"].significantly_below
+    all_resampled, deep_resampled = (
+        read_resampled(HERE.resampled(section, name))
+        for section, name in (("ensembles", "all"), ("models", "deep"))
+    )
+    middle = entries["deep"].test["ndcg"] - best.test["ndcg"]
+    margin = 1.96 * np.std(deep_resampled - all_resampled, ddof=1)
+    assert entries["deep"].difference == pytest.approx((middle - margin, middle + margin))
+    # Where lower is better, the same difference is an advantage.
+    lower = NDCG._replace(higher_is_better=False)
+    row = compare_with_reference(HERE, entries["poor"], best, "ndcg", lower)
+    assert row.difference == entries["poor"].difference and not row.significantly_below
+    row = compare_with_reference(HERE, best, entries["poor"], "ndcg", lower)
+    assert row.difference[0] > 0 and row.significantly_below
 
 
-def test_overlapping_intervals_may_be_surely_apart(task: Path) -> None:
-    """The same clips are hard for both: what the paired bootstrap is for."""
-    found = {row.name: row for row in read_facts().entries}
-    apart = [
+def test_entries_with_overlapping_intervals_may_differ_significantly(task: Path) -> None:
+    """The same clips are hard for both: this is why the bootstrap is paired."""
+    entries = {row.name: row for row in read_context().entries}
+    assert [
         row.name
-        for row in found.values()
-        if row.surely_behind and row.test["ndcg_high"] > found["all"].test["ndcg_low"]
+        for row in entries.values()
+        if row.significantly_below and row.test["ndcg_ci_high"] > entries["all"].test["ndcg_ci_low"]
     ]
-    assert apart
 
 
-def test_the_mark_is_in_table_json_and_picture(task: Path) -> None:
-    behind = {name: row.get("behind_low", 0) > 0 for name, row in board()["rows"].items()}
-    assert 0 < sum(behind.values()) < len(QUALITIES)
+def test_significance_is_in_table_json_and_chart(task: Path) -> None:
+    below = {name: row.get("delta_ci_high", 0) < 0 for name, row in board()["rows"].items()}
+    assert 0 < sum(below.values()) < len(QUALITIES)
     marked = {
-        row["model"]: row["behind"] == "yes"
-        for row in read_rows(Path("plots/compare/leaderboard.csv"))
+        row["model"]: row["significantly_below"] == "yes"
+        for row in read_rows(HERE.comparison_plots / "leaderboard.csv")
     }
-    assert marked == {name: behind[name] for name in marked}
+    assert marked == {name: below[name] for name in marked}
     bold = {
         line.split("|")[1].strip(" *")
         for line in page().splitlines()
-        if re.search(r"\| \*\*\+", line)
+        if re.search(r"\| \*\*-", line)
     }
-    assert bold == {name for name, is_behind in behind.items() if is_behind}
-    assert f"in bold where surely: {sum(behind.values())} of 6." in page()
+    assert bold == {name for name, is_below in below.items() if is_below}
+    assert f"significantly below all: {sum(below.values())} of 6." in page()
 
 
 # The leaderboard
@@ -196,17 +205,17 @@ def test_the_mark_is_in_table_json_and_picture(task: Path) -> None:
 def test_the_table_has_a_column_for_all_that_is_there(task: Path) -> None:
     header = lines(page(), "entry")
     assert header == [
-        "entry", "kind", "runs", "NDCG", "P@1", "mAP", "lwlrap", "val NDCG", "behind all",
-        "training clips", "parameters", "training, s",
+        "entry", "kind", "runs", "NDCG", "P@1", "mAP", "lwlrap", "val NDCG",
+        "difference to all (95% CI)", "training clips", "parameters", "training, s",
     ]  # fmt: skip
     deep = dict(zip(header, lines(page(), "deep |"), strict=True))
-    runs = json.loads(Path("metrics/deep.json").read_text())["runs"].values()
+    runs = evaluation("deep")["runs"].values()
     for split, column in (("test", "NDCG"), ("val", "val NDCG")):
         values = [run[split]["ndcg"] for run in runs]
         assert deep[column].startswith(f"{mean(values):.4f} ± {stdev(values):.4f}")
     assert (deep["runs"], deep["training clips"], deep["training, s"]) == ("3", "60", "8")
     everything = dict(zip(header, lines(page(), "all |"), strict=True))
-    assert everything["kind"] == "ensemble, chosen"
+    assert everything["kind"] == "ensemble, selected"
     assert everything["training, s"] == "15"  # yac's three runs are counted once, whatever epochs
     assert lines(page(), "Somebody |")[1:4] == ["published", "", "0.5"]
     assert "0.1235" in lines(page(), "Somebody else |")
@@ -224,23 +233,27 @@ def test_audioset_has_records_and_sounds_are_recordings(
     params = FOLDED if windows else small()
     write_task(params, index, FOLDED_QUALITIES | QUALITIES, source="esc" if windows else "AudioSet")
     what = "Recordings (esc): recordings" if windows else "AudioSet (Google, CC BY 4.0): records"
-    facts = read_facts()
-    assert describe(facts).startswith(f"{what} of eval (9,999); ")
-    facts.data.update(silent_windows=1037, recordings_without_a_clip=1)
-    assert "Windows left out as silent: 1,037; recordings without another: 1" in describe(facts)
-    for most, told in ((None, "(a clip: 0.5 s at most)"), (2, "; of a recording, at most 2)")):
-        facts.data.update(seconds=0.5, clips_of_a_recording=most)
-        assert told in describe(facts)
+    report = read_context()
+    assert describe_data(report).startswith(f"{what} of eval (9,999); ")
+    report.summary.update(silent_windows=1037, recordings_without_clips=1)
+    silent = "Silent windows left out: 1,037; recordings without other windows: 1."
+    assert describe_data(report).endswith(silent)
+    for most, text in (
+        (None, " (clips of at most 0.5 s)"),
+        (2, " (clips of at most 0.5 s, at most 2 of a recording)"),
+    ):
+        report.summary.update(clip_seconds=0.5, max_windows=most)
+        assert text in describe_data(report)
 
 
 def test_a_choice_that_depends_on_the_processor_says_so(task: Path) -> None:
-    facts = read_facts()
-    deep = next(row for row in facts.entries if row.name == "deep")
-    rounded = {**facts.params["model"]["deep"], "train": {"precision": "bfloat16"}}
-    for entry, said in ((facts.params["model"]["deep"], False), (rounded, True)):
-        params = facts.params | {"model": {"deep": entry}}
-        text = how_chosen(facts._replace(chosen=deep, params=params))
-        assert ("depend on the processor" in text) == said
+    report = read_context()
+    deep = next(row for row in report.entries if row.name == "deep")
+    rounded = {**report.configs["model"]["deep"], "train": {"precision": "bfloat16"}}
+    for config, expected in ((report.configs["model"]["deep"], False), (rounded, True)):
+        configs = report.configs | {"model": {"deep": config}}
+        text = describe_selection(replace(report, reference=deep, configs=configs))
+        assert ("depend on the processor" in text) == expected
 
 
 def test_the_json_has_every_metric_and_the_order_is_tests(task: Path) -> None:
@@ -252,7 +265,15 @@ def test_the_json_has_every_metric_and_the_order_is_tests(task: Path) -> None:
         | {"Somebody else": "published"}
         | {"constant ranking": "baseline", "random ranking": "baseline"}
     )
-    wanted = {"ndcg", "ndcg_low", "ndcg_high", "ndcg_std", "val_ndcg", "precision_at_1", "lwlrap"}
+    wanted = {
+        "ndcg",
+        "ndcg_ci_low",
+        "ndcg_ci_high",
+        "ndcg_std",
+        "val_ndcg",
+        "precision_at_1",
+        "lwlrap",
+    }
     assert wanted <= rows["deep"].keys()
     assert rows["deep"]["runs"] == 3 and "runs" not in rows["all"]
     assert "seconds" not in json.dumps(board())
@@ -262,15 +283,15 @@ def test_the_json_has_every_metric_and_the_order_is_tests(task: Path) -> None:
 
 
 def test_cells_follow_the_metric() -> None:
-    scores = {"x": 0.12345, "x_std": 0.01, "x_low": 0.1, "x_high": 0.15}
-    assert cell(Metric("X", decimals=3), scores, "x") == "0.123 ± 0.010 (0.10–0.15)"
-    assert cell(Metric("X"), {"x": 0.5}, "x") == "0.5000"
-    assert cell(Metric("X"), {"x": None}, "x") == cell(Metric("X"), {}, "x") == ""
+    scores = {"x": 0.12345, "x_std": 0.01, "x_ci_low": 0.1, "x_ci_high": 0.15}
+    assert metric_cell(Metric("X", decimals=3), scores, "x") == "0.123 ± 0.010 (0.10–0.15)"
+    assert metric_cell(Metric("X"), {"x": 0.5}, "x") == "0.5000"
+    assert metric_cell(Metric("X"), {"x": None}, "x") == metric_cell(Metric("X"), {}, "x") == ""
 
 
 def test_baselines_are_the_metrics_of_answers_that_cost_nothing(task: Path) -> None:
-    facts, rows = read_facts(), board()["rows"]
-    fold, labels = facts.index.folds[0], facts.index.labels
+    report, rows = read_context(), board()["rows"]
+    fold, labels = report.index.folds[0], report.index.labels
     frequent = labels[fold.train].sum(axis=0).argmax()
     share = labels[fold.test][:, frequent].mean()
     assert rows["constant ranking"]["precision_at_1"] == pytest.approx(share)
@@ -290,7 +311,7 @@ def test_published_rows_stand_beside_results_on_the_same_clips(
     params = small()
     params["compare"] |= {"published": PARAMS["compare"]["published"], "published_clips": clips}
     write_task(params, multi_label(), QUALITIES, source)
-    assert any(row.kind == "published" for row in read_facts().rows) == shown
+    assert any(row.kind == "published" for row in read_context().rows) == shown
 
 
 def test_entries_beside_the_chosen_are_compared_with_published_rows_below_a_note(
@@ -301,16 +322,16 @@ def test_entries_beside_the_chosen_are_compared_with_published_rows_below_a_note
     published = {"Low": {"ndcg": 0.01, "source": "a paper"}, "High": {"ndcg": 0.99}}
     params["compare"] |= {"published": published, "note": "What to know.\n"}
     write_task(params, multi_label(), QUALITIES)
-    chosen = read_facts().chosen.name
+    chosen = read_context().reference.name
     other = next(name for name in params["models"] if name != chosen)
-    compare.main()
+    compare.main(".")
     assert f"`{other}` has the NDCG" not in page()
-    params["compare"]["beside_published"] = [other]
+    params["compare"]["compare_with_published"] = [other]
     write_task(params, multi_label(), QUALITIES)
-    compare.main()
+    compare.main(".")
     told = page()[page().index("What to know.") : page().index("| entry |")]
     for name in (chosen, other):
-        value = json.loads(Path(f"metrics/{name}.json").read_text())["test"]["ndcg"]
+        value = evaluation(name)["test"]["ndcg"]
         sentence = told[told.index(f"`{name}` has the NDCG") :].split("\n")[0]
         assert f" {value - 0.01:.4f} above the 0.01 of Low" in sentence
         assert f" {0.99 - value:.4f} below the 0.99 of High" in sentence
@@ -324,7 +345,7 @@ def test_with_published_rows_of_other_clips_nothing_is_compared(
     params = small()
     params["compare"] |= {"published": PARAMS["compare"]["published"], "published_clips": "other"}
     write_task(params, multi_label(), QUALITIES)
-    compare.main()
+    compare.main(".")
     assert lines(page(), "Somebody |")[1] == "published"
     assert page().count("Published rows (a paper) are of other clips with other labels") == 1
     assert "That is" not in page()
@@ -334,25 +355,28 @@ def small() -> dict:
     """Return the parameters of two models alone."""
     params = copy.deepcopy(PARAMS) | {"students": {}, "ensembles": {}}
     params["models"] = {name: {"architecture": "yac"} for name in ("yac", "deep")}
-    params["compare"] = {"plotted": ["yac"]}
+    params["compare"] = {"plot": ["yac"]}
     return params
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"plotted": ["yac", "vgg"]}, "compare.plotted has 'vgg'; the models, students and ensem"),
-        ({"differences": {"deep": ["x"]}}, "compare.differences.deep has 'x'; the models, stud"),
-        ({"differences": {"x": ["deep"]}}, "compare.differences has 'x'; the models, students"),
-        ({"published": {"deep": {}}}, "has the name of a model, student, ensemble or baseline"),
-        ({"published": {"a": {"ndgc": 1}}}, "compare.published.a.ndgc is unknown; .* takes train"),
-        ({"published": {"a": {"ndcg": "b"}}}, "compare.published.a.ndcg is 'b'; it takes a number"),
-        ({"published_clips": "all"}, "published_clips is 'all'; .* rows are shown, or other .they"),
+        ({"plot": ["yac", "vgg"]}, r"compare.plot must name models, students or .*got 'vgg'"),
+        ({"differences": {"deep": ["x"]}}, r"compare.differences.deep must name .*got 'x'"),
+        ({"differences": {"x": ["deep"]}}, r"compare.differences must name .*got 'x'"),
+        ({"published": {"deep": {}}}, r"names in compare.published must differ .*got 'deep'"),
+        ({"published": {"a": {"ndgc": 1}}}, "compare.published.a.ndgc is unknown; .* has train_c"),
+        ({"published": {"a": {"ndcg": "b"}}}, "compare.published.a.ndcg must be .* got 'b'"),
+        ({"published_clips": "all"}, "compare.published_clips must be .*'other'.* got 'all'"),
         (
-            {"beside_published": ["x"], "published": {"a": {"ndcg": 0.5}}},
-            "beside_published has 'x'",
+            {"compare_with_published": ["x"], "published": {"a": {"ndcg": 0.5}}},
+            r"compare_with_published must name .*got 'x'",
         ),
-        ({"sections": ["class"]}, "compare.sections is .'class'.; it takes a list of classes, enh"),
+        (
+            {"sections": ["class"]},
+            r"compare.sections\[0\] must be 'classes', 'confident', .*'class'",
+        ),
     ],
 )
 def test_wrong_settings_are_one_sentence(
@@ -363,22 +387,22 @@ def test_wrong_settings_are_one_sentence(
     params["compare"] |= change
     write_task(params, multi_label(), QUALITIES)
     with pytest.raises(SystemExit, match=sentence) as ended:
-        compare.main()
+        compare.main(".")
     assert "\n" not in str(ended.value)
 
 
 # Where nothing validates
 
 
-def test_without_validation_nothing_is_chosen(folds: Path) -> None:
-    assert "Nothing validates here: no entry is chosen" in page()
+def test_without_validation_nothing_is_selected(folds: Path) -> None:
+    assert "No clips validate here, so no entry is selected" in page()
     assert "best_by_validation" not in board()
-    assert {"val accuracy", "behind good"}.isdisjoint(lines(page(), "entry"))
-    assert not any("behind_low" in row for row in board()["rows"].values())
-    assert "90 clips in 3 folds, each of which tests once" in page()
+    assert {"val accuracy", "difference to good (95% CI)"}.isdisjoint(lines(page(), "entry"))
+    assert not any("delta_ci_low" in row for row in board()["rows"].values())
+    assert "90 clips in 3 folds, each the test split once" in page()
     assert board()["rows"]["good"]["runs"] == 6
     # Differences go by test then, fold by fold: bad has one seed of good's two.
-    assert "whose interval on test accuracy leaves out zero" in page()
+    assert "difference in test accuracy whose interval excludes zero" in page()
     assert "**Gains**: good on bad (" in page()
 
 
@@ -387,12 +411,15 @@ def test_without_validation_others_are_compared_with_who_is_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     params = copy.deepcopy(FOLDED)
-    params["compare"]["chosen"] = "both"
+    params["compare"]["reference"] = "both"
     write_task(params, single_label(), FOLDED_QUALITIES, source="esc")
-    compare.main()
-    assert "The entry in bold is named in params.yaml: nothing validates here" in page()
-    assert "behind both" in lines(page(), "entry")
-    assert {name for name, row in board()["rows"].items() if "behind_low" in row} == {"good", "bad"}
+    compare.main(".")
+    assert "The entry in bold is named in params.yaml (`compare.reference`)" in page()
+    assert "difference to both (95% CI)" in lines(page(), "entry")
+    assert {name for name, row in board()["rows"].items() if "delta_ci_low" in row} == {
+        "good",
+        "bad",
+    }
     assert lines(page(), "both")[1] == "ensemble"
 
 
@@ -403,12 +430,12 @@ def test_chance_is_the_baseline_where_clips_have_one_label(folds: Path) -> None:
 
 def test_confusions_are_counted_and_drawn(folds: Path) -> None:
     rows = read_rows(Path("plots/evaluate/good/confusion.csv"))
-    wrong = [row for row in rows if row["label"] != row["answered"]]
+    wrong = [row for row in rows if row["label"] != row["predicted"]]
     most = max(wrong, key=lambda row: float(row["share"]))
-    table = page()[page().index("mistaken most often") :]
-    assert lines(table, "class ")[:2] == ["class", "answered"]
+    table = page()[page().index("The most frequent errors") :]
+    assert lines(table, "true class")[:2] == ["true class", "predicted class"]
     assert lines(table, most["label"])[1:] == [
-        most["answered"], f"{float(most['share']):.1%}", most["clips"],
+        most["predicted"], f"{float(most['share']):.1%}", most["clips"],
     ]  # fmt: skip
     drawn = Path("plots/compare/confusion.svg").read_text()
     assert drawn.count('aria-roledescription="rect mark"') == 16 or drawn.count("class 3") >= 2
@@ -433,9 +460,9 @@ def test_the_interval_is_students() -> None:
     [
         ([0.95, 0.96, 0.97], [0.93, 0.941, 0.949], "gain"),
         ([0.93, 0.941, 0.949], [0.95, 0.96, 0.97], "loss"),
-        # The same means, other pairs: nothing is shown.
-        ([0.95, 0.96, 0.97], [0.949, 0.941, 0.93], "none shown"),
-        ([0.95, 0.96, 0.97], [0.95, 0.96, 0.97], "none shown"),
+        # The same means, other pairs: not significant.
+        ([0.95, 0.96, 0.97], [0.949, 0.941, 0.93], "not significant"),
+        ([0.95, 0.96, 0.97], [0.95, 0.96, 0.97], "not significant"),
         ([0.97], [0.9], "one run"),
     ],
 )
@@ -447,23 +474,20 @@ def test_verdicts(new: list[float], old: list[float], verdict: str) -> None:
 
 
 def test_a_difference_as_text() -> None:
-    assert Difference(0.01, (-0.002, 0.022)).text(3) == "+0.010 (-0.002 to +0.022)"
-    assert Difference(-0.01, None).text(4) == "-0.0100"
+    assert Difference(0.01, (-0.002, 0.022)).format(3) == "+0.010 (-0.002 to +0.022)"
+    assert Difference(-0.01, None).format(4) == "-0.0100"
 
 
 def test_what_an_entry_changes_is_named_wherever_it_stands() -> None:
     reference = {"architecture": "cnn", "seeds": [0], "network": {"dropout": 0.2}}
-    assert changes(reference | {"seeds": [0, 1]}, reference) == ""
+    assert changed_settings(reference | {"seeds": [0, 1]}, reference) == ""
     entry = reference | {"features": "mfcc", "network": {"dropout": 0.5}, "train": {"lr": 1}}
-    assert changes(entry, reference) == "`features: mfcc`, `dropout: 0.5`, `lr: 1`"
+    assert changed_settings(entry, reference) == "`features: mfcc`, `dropout: 0.5`, `lr: 1`"
 
 
 def test_entries_are_compared_run_by_run_on_validation(task: Path) -> None:
     section = page()[page().index("## Differences") :]
-    runs = {
-        name: json.loads(Path(f"metrics/{name}.json").read_text())["runs"]
-        for name in ("deep", "deep_wide")
-    }
+    runs = {name: evaluation(name)["runs"] for name in ("deep", "deep_wide")}
     pairs = [
         runs["deep_wide"][f"seed{k}"]["val"]["ndcg"] - runs["deep"][f"seed{k}"]["val"]["ndcg"]
         for k in SEEDS
@@ -474,7 +498,7 @@ def test_entries_are_compared_run_by_run_on_validation(task: Path) -> None:
     assert f"**Losses**: wide on deep ({mean(pairs):+.4f})" in section
     # poor has a seed of yac's three: one pair, no spread, and so no verdict.
     assert lines(section, "poor")[2] == "one run"
-    assert "**One run, which shows no spread**: 1 of 3." in section
+    assert "**One run, without an interval**: 1 of 3." in section
     assert "0.15 of 3 intervals" in section
 
 
@@ -495,18 +519,19 @@ def test_entries_without_a_run_in_common_are_refused(
     params["compare"]["differences"] = {"yac": ["deep"]}
     write_task(params, multi_label(), QUALITIES)
     with pytest.raises(SystemExit, match="deep and yac have no fold and seed in common"):
-        compare.main()
+        compare.main(".")
 
 
 # What is plotted
 
 
 def test_the_chosen_entry_is_plotted_too_and_ensembles_last(task: Path) -> None:
-    facts = read_facts()
-    names = [row.name for row in plotted(facts)]
+    report = read_context()
+    names = [row.name for row in plotted_entries(report)]
     assert names == ["yac", "deep", "all"]
-    other = facts._replace(settings=facts.settings.model_copy(update={"plotted": ["all", "deep"]}))
-    assert [row.name for row in plotted(other)] == ["deep", "all"]
+    settings = report.settings.model_copy(update={"plot": ["all", "deep"]})
+    rows = plotted_entries(replace(report, settings=settings))
+    assert [row.name for row in rows] == ["deep", "all"]
     for file in ("average_precision", "precision_recall"):
         rows = read_rows(Path(f"plots/compare/{file}.csv"))
         assert list(dict.fromkeys(row["model"] for row in rows)) == names
@@ -517,7 +542,7 @@ def test_the_chosen_entry_is_plotted_too_and_ensembles_last(task: Path) -> None:
 
 
 def test_gains_are_sorted_and_are_differences(task: Path) -> None:
-    rows = gain(read_facts())
+    rows = average_precision_gains(read_context())
     assert [row[5] for row in rows] == sorted((row[5] for row in rows), reverse=True)
     for row in rows:
         assert (row[1], row[3]) == ("all", "yac")
@@ -529,12 +554,12 @@ def test_seconds_change_nothing_but_their_own_files(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_task(small(), multi_label(), QUALITIES)
-    compare.main()
+    compare.main(".")
     outs = [path for name in ("leaderboard", "plots/compare") for path in Path(name).iterdir()]
     before = {path: path.read_bytes() for path in outs}
-    file = Path("metrics/timing/yac.json")
+    file = HERE.timing("yac")
     file.write_text(json.dumps({"train_seconds": 1000.0, "epochs": 3}))
-    compare.main()
+    compare.main(".")
     after = {path: path.read_bytes() for path in outs}
     different = {str(path) for path in outs if before[path] != after[path]}
     assert different == {"leaderboard/README.md", "plots/compare/cost.csv"}
@@ -547,7 +572,7 @@ def test_easy_and_hard_classes(task: Path) -> None:
     rows = read_rows(Path("plots/compare/per_class.csv"))
     assert [row["entry"] for row in rows] == [*QUALITIES] * 6
     found = {(row["label"], row["entry"]): row for row in rows}
-    labels, scores = multi_label().labels[-80:], read_scores(scores_path("models", "deep")).outputs
+    labels, scores = multi_label().labels[-80:], read_scores(HERE.scores("models", "deep")).outputs
     for place in range(6):
         row = found[f"class {place}", "deep"]
         assert row["test_clips"] == str(labels[:, place].sum())
@@ -559,7 +584,7 @@ def test_easy_and_hard_classes(task: Path) -> None:
             assert float(row[f"{key}_std"]) == pytest.approx(stdev(runs), rel=1e-5)
     assert found["class 0", "all"]["roc_auc_std"] == ""  # of one run
     section = page()[page().index("## Easy and hard") :]
-    assert "`poor` beside it is the one that validation ranks last of the other entries" in section
+    assert "compared with `poor`, the worst of the other entries on validation." in section
     for place in range(6):  # so few classes are all there
         assert lines(section, f"class {place}")[1:] == [
             found[f"class {place}", "all"]["test_clips"],
@@ -573,20 +598,20 @@ def test_easy_and_hard_classes(task: Path) -> None:
 @pytest.mark.parametrize(("classes", "header"), [(20, "class"), (21, "best")])
 def test_of_many_classes_the_best_and_the_worst_are_shown(classes: int, header: str) -> None:
     ours = {f"class {k}": [k / 100, 0.01, 0.5, 0.02] for k in range(classes)}
-    rows = table(ours, "other", ours, dict.fromkeys(ours, 9)).splitlines()
+    rows = class_table(ours, "other", ours, dict.fromkeys(ours, 9)).splitlines()
     assert rows[0].startswith(f"| {header} | ")
     best = f"class {classes - 1}"
     assert (f"| {best} | 9 | 0.190 ± 0.010 | 0.500 ± 0.020 |" in rows[2]) == (header == "class")
     assert len(rows) == 2 + (classes if header == "class" else 10)
 
 
-def easy_and_hard(models: list[str], chosen: str) -> str:
+def easy_and_hard(models: list[str], reference: str) -> str:
     """Return that section of a task without validation, with some of FOLDED's models."""
     params = copy.deepcopy(FOLDED) | {"ensembles": {}}
     params["models"] = {name: FOLDED["models"][name] for name in models}
-    params["compare"] = {"plotted": [chosen], "chosen": chosen, "sections": ["classes"]}
+    params["compare"] = {"plot": [reference], "reference": reference, "sections": ["classes"]}
     write_task(params, single_label(), FOLDED_QUALITIES, source="esc")
-    compare.main()
+    compare.main(".")
     return page()[page().index("## Easy and hard") :]
 
 
@@ -594,12 +619,12 @@ def test_the_hardest_classes_are_shown_beside_another_entry(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    section = easy_and_hard(["good", "bad"], chosen="bad")
-    assert "`good` beside it is the first of the other entries" in section
+    section = easy_and_hard(["good", "bad"], reference="bad")
+    assert "compared with `good`, the first of the other entries." in section
     assert lines(section, "class |")[4:] == ["AP of good", "ROC AUC of good"]
     assert all(" ± " in cell for cell in lines(section, "class 0")[2:])  # over folds
-    section = easy_and_hard(["good"], chosen="good")
-    assert "Beside it is a ranking at random, as there is no other entry." in section
+    section = easy_and_hard(["good"], reference="good")
+    assert "compared with a random ranking, as there is no other entry." in section
     rows = read_rows(Path("plots/compare/per_class.csv"))
     for row in rows:
         share = int(row["test_clips"]) / 90
@@ -608,25 +633,25 @@ def test_the_hardest_classes_are_shown_beside_another_entry(
 
 def test_names_in_the_picture_of_classes_do_not_overlap() -> None:
     rows = [
-        {"class": f"class {k}", "ours": 0.5 + 0.001 * k, "other": 0.5, "clips": 9}
+        {"class": f"class {k}", "value": 0.5 + 0.001 * k, "other": 0.5, "clips": 9}
         for k in range(30)
     ]
     place_names(rows)
-    places = sorted(row["at"] for row in rows if "name" in row)
+    places = sorted(row["name_place"] for row in rows if "name" in row)
     assert len(places) == 10
-    assert min(np.diff(places)) >= LINE - 1e-9
+    assert min(np.diff(places)) >= LINE_HEIGHT - 1e-9
 
 
 def test_few_clips_bias_average_precision_upward() -> None:
     rng = np.random.default_rng(0)
     labels = (rng.random((4000, 8)) < 0.02).astype(np.uint8)
     scores = (labels + rng.normal(size=labels.shape)).astype(np.float32)
-    test = Answers("seed0", 0, labels, scores)
+    test = RunScores("seed0", 0, labels, scores)
     whole = average_precision_score(labels, scores, average="macro")
-    assert thinned(test, labels.sum(axis=0)) == pytest.approx(np.full(DRAWS, whole))
-    few = thinned(test, np.full(8, 4))
+    assert subsampled_mean_ap(test, labels.sum(axis=0)) == pytest.approx(np.full(DRAWS, whole))
+    few = subsampled_mean_ap(test, np.full(8, 4))
     assert few.mean() > whole + 4 * few.std(ddof=1) / DRAWS**0.5
-    one = thinned(test, np.array([4, *[0] * 7]))  # the others are left out
+    one = subsampled_mean_ap(test, np.array([4, *[0] * 7]))  # the others are left out
     assert len(one) == DRAWS and not np.isclose(one.mean(), few.mean())
 
 
@@ -634,52 +659,79 @@ def test_the_page_says_what_the_number_of_clips_is_worth(task: Path) -> None:
     section = " ".join(page()[page().index("## Validation and test") :].split())
     on_val, on_test, simulated = (
         float(re.search(pattern, section)[1])
-        for pattern in (r"is (0\.\d+) on validation", r"(0\.\d+) on test", r"gives \*\*(0\.\d+) ±")
+        for pattern in (r"is (0\.\d+) on validation", r"(0\.\d+) on test", r"it is \*\*(0\.\d+) ±")
     )
     said = re.search(r"([+-]0\.\d+) of the ([+-]0\.\d+) between the splits", section)
     assert float(said[1]) == pytest.approx(simulated - on_test, abs=0.0011)
     assert float(said[2]) == pytest.approx(on_val - on_test, abs=0.0011)
 
 
-def test_labels_are_sure_by_the_best_entry_that_has_thresholds(task: Path) -> None:
-    section = page()[page().index("## Which labels are sure") :]
+def test_labels_above_thresholds_are_those_of_the_best_entry_with_thresholds(task: Path) -> None:
+    section = page()[page().index("## Labels above the confidence threshold") :]
     text = " ".join(section.split())
-    # The best of all is an ensemble: it has no weights of its own.
-    assert text.startswith("## Which labels are sure The weights of `deep` keep thresholds")
-    found = board()["rows"]["deep"]["sure"]
-    assert "There is a threshold for 2 of 6 labels. On test" in text
-    assert f"sure labels are right {found['precision']:.1%} of the time" in text
-    row = read_rows(Path("plots/evaluate/deep/sure.csv"))[1]
+    # The best of all is an ensemble, which has no weights of its own.
+    assert "The weights of `deep` include a probability threshold" in text
+    metrics = board()["rows"]["deep"]["confident"]
+    assert "2 of 6 labels have a threshold. On test" in text
+    assert f"labels above the threshold have a precision of {metrics['precision']:.1%} (" in text
+    assert f"recall of {metrics['recall']:.1%}." in text
+    row = read_rows(HERE.entry_plots("deep") / "confident_labels.csv")[1]
     cells = lines(section, "class 1")
     assert cells[:2] == ["class 1", "0.900"]
     assert cells[6] == f"{float(row['precision']):.2f}"
-    assert cells[7] == f"{float(row['precision_low']):.2f} to {float(row['precision_high']):.2f}"
+    low, high = float(row["precision_ci_low"]), float(row["precision_ci_high"])
+    assert cells[7] == f"{low:.2f} to {high:.2f}"
     assert lines(section, "class 2")[6:] == ["", "", ""]
 
 
-@pytest.mark.parametrize(("below", "said"), [(0, "no label"), (1, "1 label"), (2, "2 labels")])
-def test_the_number_of_labels_that_break_their_promise_is_a_sentence(
-    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: int, said: str
+@pytest.mark.parametrize(
+    ("below", "subject"), [(0, "No label is"), (1, "1 label is"), (2, "2 labels are")]
+)
+def test_the_number_of_labels_below_the_target_precision_is_a_sentence(
+    written: Path, tmp_path: Path, below: int, subject: str
 ) -> None:
-    monkeypatch.chdir(shutil.copytree(written, tmp_path / "task"))
-    path = Path("plots/evaluate/deep/sure.csv")
+    folder = TaskFolder(shutil.copytree(written, tmp_path / "task"))
+    path = folder.entry_plots("deep") / "confident_labels.csv"
     rows = read_rows(path)
     for place, row in enumerate(rows[:2]):
-        row["precision_high"] = "0.79" if place < below else "0.81"
+        row["precision_ci_high"] = "0.79" if place < below else "0.81"
     path.write_text(to_csv(list(rows[0]), [list(row.values()) for row in rows]))
-    text = " ".join(sure.section(read_facts()).split())
-    assert f"; with {said} it is surely less often than promised" in text
+    text = " ".join(confident.section(context.read_context(folder)).split())
+    assert f". {subject} significantly below the target (first run, exact intervals)." in text
 
 
-def test_without_validation_no_label_is_sure(folds: Path) -> None:
-    assert sure.section(read_facts()) == ""
+def test_without_validation_there_are_no_thresholds(folds: Path) -> None:
+    assert confident.section(read_context()) == ""
+
+
+# Missing outputs
+
+
+def test_missing_outputs_of_other_stages_are_named(written: Path, tmp_path: Path) -> None:
+    """A folder as dependency may be filled in part: DVC issue 11099."""
+    folder = TaskFolder(shutil.copytree(written, tmp_path / "task"))
+    missing = [
+        folder.scores("models", "deep"),
+        folder.entry_plots("deep"),
+        folder.training_log("small"),
+        folder.timing("small"),
+    ]
+    for path in missing:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(SystemExit) as ended:
+        compare.main(str(folder.path))
+    message = str(ended.value)
+    assert "\n" not in message and "dvc repro --pull" in message
+    assert str(missing[0]) in message and str(missing[1]) in message and "and 1 more" in message
+    with pytest.raises(UserError, match="missing"):
+        context.read_context(folder)
 
 
 def test_clips_are_missing_at_random(task: Path) -> None:
-    kept = subsets(1000, 0.07)
+    kept = draw_subsets(1000, 0.07)
     assert kept.sum(axis=0).tolist() == [930] * kept.shape[1]
     assert len({column.tobytes() for column in kept.T}) == kept.shape[1]
-    section = page()[page().index("## With clips missing") :]
+    section = page()[page().index("## Missing test clips") :]
     header = lines(section, "missing")
     assert header[:5] == ["missing", "clips", "NDCG", "P@1", "mAP"]
     assert lines(section, "none")[1:3] == ["80", f"{board()['rows']['all']['ndcg']:.4f}"]
@@ -700,7 +752,7 @@ def with_memory(**rows: dict) -> dict:
     """Return a task whose section `memory` reads these rows of another leaderboard."""
     Path("random.json").write_text(json.dumps({"rows": rows}))
     published = {"Somebody": {"accuracy": 0.6}}
-    memory = {"sections": ["memory"], "at_random": "random.json", "published": published}
+    memory = {"sections": ["memory"], "other_leaderboard": "random.json", "published": published}
     return FOLDED | {"compare": FOLDED["compare"] | memory}
 
 
@@ -709,7 +761,8 @@ def test_memory_is_what_a_split_at_random_is_better_by(tmp_path: Path, monkeypat
     somebody = {"kind": "published", "accuracy": 0.6}
     frequent = single_label().labels.mean(axis=0).max()  # what one answer for all clips gets
     poor = {
-        f"accuracy{end}": frequent + 0.01 * k for k, end in ((1, ""), (-1, "_low"), (3, "_high"))
+        f"accuracy{end}": frequent + 0.01 * k
+        for k, end in ((1, ""), (-1, "_ci_low"), (3, "_ci_high"))
     }
     params = with_memory(
         good={"accuracy": 0.99, "accuracy_std": 0.01},
@@ -718,35 +771,39 @@ def test_memory_is_what_a_split_at_random_is_better_by(tmp_path: Path, monkeypat
         Somebody=somebody,
     )
     write_task(params, single_label(), FOLDED_QUALITIES, source="nsynth")
-    compare.main()
-    section = page()[page().index("## How much is memory") :]
+    compare.main(".")
+    section = page()[page().index("## Leakage in random splits") :]
     held_out = board()["rows"]["good"]["accuracy"]
     share = (0.99 - held_out) / (0.99 - 0.25)
     good = lines(section, "good")
     assert good[1] == "0.9900 ± 0.0100"
     assert good[2].startswith(f"{held_out:.4f} ± ")
     assert good[3:] == [f"{0.99 - held_out:.4f}", f"{share:.0%}"]
-    assert lines(section, "bad")[4] == lines(section, "both")[4] == "did not learn"
-    assert f"one answer for all clips gets ({frequent:.4f})" in " ".join(section.split())
+    assert lines(section, "bad")[4] == lines(section, "both")[4] == "not above a constant score"
+    assert f"that of the best constant score ({frequent:.4f})" in " ".join(section.split())
     assert lines(section, "Somebody")[1:] == ["0.6", "", "", ""]
-    assert f"chance (0.2500); the median is {share:.0%}" in " ".join(section.split())
+    assert f"chance (0.2500) with the random split; the median is {share:.0%}" in " ".join(
+        section.split()
+    )
 
 
 def test_memory_takes_the_leaderboard_of_the_same_models(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     params = with_memory(other={"accuracy": 1})
     write_task(params, single_label(), FOLDED_QUALITIES)
-    with pytest.raises(SystemExit, match=r"random\.json has none of the entries of this task"):
-        compare.main()
+    with pytest.raises(SystemExit, match=r"random\.json must have entries of this task, got other"):
+        compare.main(".")
     Path("random.json").unlink()
-    with pytest.raises(SystemExit, match=r"compare\.at_random: random\.json is missing"):
-        compare.main()
-    del params["compare"]["at_random"]
+    with pytest.raises(
+        SystemExit, match=r"compare\.other_leaderboard: random\.json does not exist"
+    ):
+        compare.main(".")
+    del params["compare"]["other_leaderboard"]
     write_task(params, single_label(), FOLDED_QUALITIES)
     with pytest.raises(
-        SystemExit, match=r"compare\.at_random is missing; the section memory takes"
+        SystemExit, match=r"compare\.other_leaderboard is missing; the section memory needs"
     ):
-        compare.main()
+        compare.main(".")
 
 
 ENHANCED = {"yac": 1, "deep": 1, "teacher": 2, "enhanced": 1.5}
@@ -763,7 +820,7 @@ def enhanced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
         "enhanced": {
             **params["models"]["deep"],
             "teacher": "teacher",
-            "enhance": "mean",
+            "relabel_threshold": "mean",
             "ontology": "tree.json",
         }
     }
@@ -776,10 +833,10 @@ def enhanced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
 
 def test_what_enhancement_adds_and_is_worth_by_frequency(enhanced: dict) -> None:
     write_task(enhanced, multi_label(), ENHANCED)
-    compare.main()
-    section = page()[page().index("## What label enhancement is worth") :]
+    compare.main(".")
+    section = page()[page().index("## Effects of label enhancement") :]
     found = re.search(
-        r"learns (\d+) labels besides the (\d+) .*?:\s(\d+) kinds .* (\d+) classes that",
+        r"learns (\d+) labels in addition to the (\d+) .*?:\s(\d+) subcl.* (\d+) superclasses",
         section,
         re.DOTALL,
     )
@@ -789,28 +846,30 @@ def test_what_enhancement_adds_and_is_worth_by_frequency(enhanced: dict) -> None
     # No kind of a kind here: no label is of both types.
     assert 0 < said[0] == said[2] + said[3]
     assert said[3] <= ((labels[:, 1:3].any(axis=1)) & (labels[:, 0] == 0)).sum()
-    assert "Less `deep`, trained alike without them, its NDCG is +" in section
-    cells = [lines(section, name) for name in ("rare", "between", "frequent")]
+    assert "The difference to `deep`, trained alike without them, in NDCG is +" in " ".join(
+        section.split()
+    )
+    cells = [lines(section, name) for name in ("rare", "medium", "frequent")]
     assert [row[1] for row in cells] == ["2", "2", "2"]
     assert sum(int(row[2]) for row in cells) == said[0]
     for row in cells:
         difference = float(re.match(r"[+-]\S+", row[5])[0])
         assert difference == pytest.approx(float(row[4]) - float(row[3]), abs=0.0002)
         assert " to " in row[5]  # an interval over the seeds
-        assert row[6] in ("gain", "loss", "none shown")
+        assert row[6] in ("gain", "loss", "not significant")
 
 
 def test_without_a_twin_nothing_is_said_of_worth(enhanced: dict) -> None:
     enhanced["models"]["deep"]["train"] = {"epochs": 3}
     write_task(enhanced, multi_label(), ENHANCED)
-    compare.main()
-    assert "No model is trained alike without: nothing tells what they are worth." in page()
+    compare.main(".")
+    assert "No model has the same settings without them: their effect is unknown." in page()
     assert "| rare" not in page()
 
 
 def test_choosing_the_epoch_on_test_flatters(folds: Path) -> None:
-    path = scores_path("models", "good")
-    scores, index = read_scores(path), read_index()
+    path = HERE.scores("models", "good")
+    scores, index = read_scores(path), read_index(HERE.index)
     expected = {}
     for run, fold in scores.runs.items():
         test = index.folds[fold].test
@@ -822,8 +881,8 @@ def test_choosing_the_epoch_on_test_flatters(folds: Path) -> None:
             scores.outputs[f"{run}/test@{epoch}"] = answers
         expected[run] = 20 / len(test) - 15 / len(test)
     write_scores(path, scores)
-    compare.main()
-    table = page().partition("## What choosing the epoch")[2]
+    compare.main(".")
+    table = page().partition("## Bias of selecting the epoch")[2]
     row = lines(table, "good")
     assert row[1] == "3"
     last, together, each = map(float, row[2:5])
@@ -837,15 +896,16 @@ def test_windows_of_a_recording_answer_together_after_each_epoch(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_task(FOLDED, in_windows(single_label()), FOLDED_QUALITIES, source="folder")
-    path = scores_path("models", "good")
+    path = HERE.scores("models", "good")
     scores = read_scores(path)
     for run in scores.runs:
         last = scores.outputs[f"{run}/test"]
         scores.outputs.update({f"{run}/test@8": np.zeros_like(last), f"{run}/test@9": last})
     write_scores(path, scores)
-    compare.main()
-    good = next(row for row in read_facts().entries if row.name == "good")
-    after = by_epoch(read_facts(), good)
+    compare.main(".")
+    report = read_context()
+    good = next(row for row in report.entries if row.name == "good")
+    after = metric_by_epoch(report, good)
     assert after[:, 1].tolist() == [run["test"]["accuracy"] for run in good.runs.values()]
     assert (after[:, 0] < after[:, 1]).all()
     assert lines(page(), "good | 2")[2] == f"{good.test['accuracy']:.4f}"

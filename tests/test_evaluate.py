@@ -10,27 +10,40 @@ import pytest
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
 from tagging.data.clips import Fold, Index
-from tagging.data.task import Task
-from tagging.scoring.bootstrap import draw, mean_over_clips
+from tagging.data.task import MetricSettings, Task
+from tagging.data.task_folder import TaskFolder
+from tagging.scoring.bootstrap import Evaluate, draw_resamples, mean_over_clips
+from tagging.scoring.confident import RunThresholds, confident_metrics
 from tagging.scoring.evaluation import (
-    Answers,
-    Evaluate,
-    answers_for,
-    limits,
+    metric_bounds,
     precision_recall,
-    resample,
-    write_evaluation,
+    resample_metric,
+    scores_by_run,
 )
 from tagging.scoring.metric import FOLDER, Metric, load_metric
 from tagging.scoring.metrics.ndcg import ndcg
-from tagging.scoring.metrics.precision_at_1 import precision_at_1
-from tagging.scoring.scores import Scores, read_resampled, resampled_path
-from tagging.scoring.sure import Sure, confident_metrics
+from tagging.scoring.metrics.precision import precision_at_k
+from tagging.scoring.results import write_evaluation
+from tagging.scoring.scores import RunScores, Scores, read_resampled
 from tagging.scoring.tables import read_rows
-from tests.generated import classes, multi_hot, thirds
+from tests.generated import classes, example_fold, multi_hot
 
 SETTINGS = Evaluate(resamples=100, seed=1)
-SHOWN = ["ndcg", "precision_at_1", "mean_average_precision", "roc_auc", "lwlrap", "d_prime"]
+HERE = TaskFolder(Path())
+METRICS = [{"name": "ndcg"}, {"name": "precision", "k": 1}]
+REPORT_METRICS = [
+    {"name": name} for name in ("mean_average_precision", "roc_auc", "lwlrap", "d_prime")
+]
+KEYS = [MetricSettings(**settings).key for settings in METRICS + REPORT_METRICS]
+PARAMETERS = {"precision": 1, "recall": 8, "any_label": 1, "rarer_recall": 1}
+ALL = [
+    MetricSettings(name=name, k=PARAMETERS.get(name))
+    for name in sorted(file.stem for file in FOLDER.glob("*.py"))
+]
+
+
+def metric_named(name: str, k: int | None = None) -> Metric:
+    return load_metric(MetricSettings(name=name, k=k))
 
 
 def test_the_curve_has_only_points_that_a_threshold_gives() -> None:
@@ -59,11 +72,11 @@ def evaluated(
     labels: np.ndarray,
     folds: list[Fold],
     runs: dict[str, int],
-    chooses: str = "ndcg",
-    kind: str = "multi_label",
+    selection: str | MetricSettings = "ndcg",
+    task_type: str = "multi_label",
     scores: Callable | None = None,
 ) -> tuple[dict, Scores]:
-    """Write the evaluation of runs that answer at random; return the metrics and the scores."""
+    """Write the evaluation of runs with noisy scores; return it and the scores."""
     rng = np.random.default_rng(0)
     outputs = {
         f"{run}/{split}": (labels[places] + rng.normal(size=labels[places].shape)).astype(
@@ -77,23 +90,34 @@ def evaluated(
         outputs = {name: scores(labels[getattr(folds[0], name.split("/")[1])]) for name in outputs}
     found = Scores(outputs, runs, 9)
     names = classes(labels.shape[1])
-    task = Task(kind=kind, chooses=chooses, shown=[chooses] if kind == "single_label" else SHOWN)
+    if isinstance(selection, str):
+        selection = MetricSettings(name=selection)
+    others = [] if task_type == "single_label" else METRICS + REPORT_METRICS
+    others = [MetricSettings(**settings) for settings in others]
+    metrics, report_metrics = (
+        [selection, *(metric for metric in others[:2] if metric != selection)],
+        [metric for metric in others[2:] if metric != selection],
+    )
+    task = Task(type=task_type, metrics=metrics, report_metrics=report_metrics)
     index = Index(np.array([b"x"] * len(labels)), labels, names, folds)
-    write_evaluation("models", "x", found, index, task, SETTINGS)
-    return json.loads(Path("metrics/x.json").read_text()), found
+    write_evaluation(HERE, "models", "x", found, index, task, SETTINGS)
+    return json.loads(HERE.evaluation("x").read_text()), found
 
 
 def test_one_run_has_its_metrics_and_intervals_of_them() -> None:
-    labels, fold = multi_hot(200, 5), thirds(200)
+    labels, fold = multi_hot(200, 5), example_fold(200)
     metrics, scores = evaluated(labels, [fold], {"seed0": 0})
     assert list(metrics) == ["val", "test", "parameters"]
-    assert list(metrics["val"]) == SHOWN
-    assert set(metrics["test"]) == {*SHOWN, "ndcg_low", "ndcg_high", "precision_at_1_low",
-                                    "precision_at_1_high"}  # fmt: skip
-    for name in SHOWN:
-        value = load_metric(name).value(labels[fold.test], scores.outputs["seed0/test"])
-        assert metrics["test"][name] == value
-    assert metrics["test"]["ndcg_low"] < metrics["test"]["ndcg"] < metrics["test"]["ndcg_high"]
+    assert list(metrics["val"]) == KEYS
+    assert set(metrics["test"]) == {
+        *KEYS, "ndcg_ci_low", "ndcg_ci_high", "precision_at_1_ci_low", "precision_at_1_ci_high"
+    }  # fmt: skip
+    for settings in METRICS + REPORT_METRICS:
+        settings = MetricSettings(**settings)
+        value = load_metric(settings).value(labels[fold.test], scores.outputs["seed0/test"])
+        assert metrics["test"][settings.key] == value
+    low, high = (metrics["test"][f"ndcg_ci_{end}"] for end in ("low", "high"))
+    assert low < metrics["test"]["ndcg"] < high
     rows = read_rows(Path("plots/evaluate/x/average_precision.csv"))
     assert [row["label"] for row in rows] == [f"label {k}" for k in range(5)]
     for k, row in enumerate(rows):
@@ -109,11 +133,13 @@ def test_one_run_has_its_metrics_and_intervals_of_them() -> None:
 
 
 def test_several_runs_have_a_mean_and_a_deviation() -> None:
-    metrics, _ = evaluated(multi_hot(200, 5), [thirds(200)], {f"seed{k}": 0 for k in (0, 3, 5)})
+    metrics, _ = evaluated(
+        multi_hot(200, 5), [example_fold(200)], {f"seed{k}": 0 for k in (0, 3, 5)}
+    )
     assert list(metrics) == ["val", "test", "runs", "parameters"]
     assert list(metrics["runs"]) == ["seed0", "seed3", "seed5"]
     for split in ("val", "test"):
-        for name in SHOWN:
+        for name in KEYS:
             values = [run[split][name] for run in metrics["runs"].values()]
             assert len(set(values)) > 1
             assert metrics[split][name] == pytest.approx(mean(values))
@@ -129,7 +155,7 @@ def test_each_fold_tests_its_own_clips() -> None:
     metrics, scores = evaluated(labels, folds, {f"fold{k}-seed0": k for k in range(3)})
     assert list(metrics) == ["test", "runs", "parameters"]  # nothing validates
     for k in range(3):
-        value = load_metric("ndcg").value(labels[parts[k]], scores.outputs[f"fold{k}-seed0/test"])
+        value = metric_named("ndcg").value(labels[parts[k]], scores.outputs[f"fold{k}-seed0/test"])
         assert metrics["runs"][f"fold{k}-seed0"] == {
             "test": metrics["runs"][f"fold{k}-seed0"]["test"]
         }
@@ -141,20 +167,20 @@ def test_each_fold_tests_its_own_clips() -> None:
 def test_a_class_that_no_run_has_clips_of_has_no_values() -> None:
     labels = multi_hot(80, 3)
     labels[:, 1] = 0
-    evaluated(labels, [thirds(80)], {"seed0": 0, "seed1": 0})
+    evaluated(labels, [example_fold(80)], {"seed0": 0, "seed1": 0})
     told, untold, _ = read_rows(Path("plots/evaluate/x/average_precision.csv"))
     assert [*untold.values()] == ["label 1", "", "", "", "", "0"]
     assert float(told["average_precision_std"]) > 0 and float(told["roc_auc_std"]) > 0
 
 
-@pytest.mark.parametrize("chooses", sorted(file.stem for file in FOLDER.glob("*.py")))
-def test_any_metric_can_choose(chooses: str) -> None:
-    labels = np.eye(4, dtype=np.uint8)[np.arange(80) % 4]
-    metrics, _ = evaluated(labels, [thirds(80)], {"seed0": 0, "seed1": 0}, chooses)
-    low, high = (metrics["test"][f"{chooses}_{end}"] for end in ("low", "high"))
-    value = metrics["test"][chooses]
+@pytest.mark.parametrize("selection", ALL, ids=[metric.key for metric in ALL])
+def test_any_metric_can_select(selection: MetricSettings) -> None:
+    labels, key = np.eye(4, dtype=np.uint8)[np.arange(80) % 4], selection.key
+    metrics, _ = evaluated(labels, [example_fold(80)], {"seed0": 0, "seed1": 0}, selection)
+    low, high = (metrics["test"][f"{key}_ci_{end}"] for end in ("low", "high"))
+    value = metrics["test"][key]
     assert low < value < high
-    resampled = read_resampled(resampled_path("models", "x"))
+    resampled = read_resampled(HERE.resampled("models", "x"))
     assert resampled.shape == (100,)
     assert 1.96 * np.nanstd(resampled, ddof=1) == pytest.approx(value - low)
 
@@ -162,16 +188,16 @@ def test_any_metric_can_choose(chooses: str) -> None:
 def test_the_same_clips_are_drawn_for_every_entry_and_metric() -> None:
     labels = multi_hot(60, 4)
     scores = labels + np.random.default_rng(0).normal(size=labels.shape)
-    answers = [Answers("seed0", 0, labels, scores)]
-    first = resample(answers, load_metric("ndcg"), SETTINGS)
-    assert np.array_equal(first, resample(answers * 2, load_metric("ndcg"), SETTINGS))
-    expected = mean_over_clips(ndcg(labels, scores), draw(60, 100, [SETTINGS.seed, 0]))
+    runs = [RunScores("seed0", 0, labels, scores)]
+    first = resample_metric(runs, metric_named("ndcg"), SETTINGS)
+    assert np.array_equal(first, resample_metric(runs * 2, metric_named("ndcg"), SETTINGS))
+    expected = mean_over_clips(ndcg(labels, scores), draw_resamples(60, 100, [SETTINGS.seed, 0]))
     np.testing.assert_allclose(first, expected)
     # The short way to a metric on resamples is the long one.
-    metric = load_metric("mean_average_precision")
+    metric = metric_named("mean_average_precision")
     np.testing.assert_allclose(
-        resample(answers, metric, SETTINGS),
-        resample(answers, metric._replace(resampled=None), SETTINGS),
+        resample_metric(runs, metric, SETTINGS),
+        resample_metric(runs, metric._replace(resampled=None), SETTINGS),
     )
 
 
@@ -182,43 +208,61 @@ def all_but_one(labels: np.ndarray) -> np.ndarray:
 
 def test_an_interval_ends_at_what_perfect_answers_get() -> None:
     labels, runs = np.eye(4, dtype=np.uint8)[np.arange(80) % 4], {"seed0": 0}
-    for chooses in ("accuracy", "ndcg", "mean_average_precision"):
+    for selection in ("accuracy", "ndcg", "mean_average_precision"):
         test = evaluated(
-            labels, [thirds(80)], runs, chooses, "single_label", scores=all_but_one
+            labels, [example_fold(80)], runs, selection, "single_label", scores=all_but_one
         )[0]["test"]  # fmt: skip
-        assert test[f"{chooses}_low"] < test[chooses] < test[f"{chooses}_high"] == 1
+        assert test[f"{selection}_ci_low"] < test[selection] < test[f"{selection}_ci_high"] == 1
 
 
 def test_limits_are_on_the_better_side_and_only_where_there_is_one() -> None:
     labels = np.eye(4, dtype=np.uint8)
-    answers = [Answers("seed0", 0, labels, labels)]
-    wrong = Metric("wrong", of_clips=lambda y, x: 1 - precision_at_1(y, x), higher_is_better=False)
-    assert limits(answers, wrong, 0.2) == (0, np.inf)
-    assert limits(answers, load_metric("accuracy"), 0.2) == (-np.inf, 1)
-    assert limits(answers, load_metric("d_prime"), 0.2) == (-np.inf, np.inf)
-    other = Metric("other", of_clips=lambda y, x: x.argmax(1) > 2)  # perfect answers get 1 of 4
-    assert limits(answers, other, 0.5) == (-np.inf, np.inf)
+    runs = [RunScores("seed0", 0, labels, labels)]
+    wrong = Metric(
+        "wrong", per_clip=lambda y, x: 1 - precision_at_k(y, x, 1), higher_is_better=False
+    )
+    assert metric_bounds(runs, wrong, 0.2) == (0, np.inf)
+    assert metric_bounds(runs, metric_named("accuracy"), 0.2) == (-np.inf, 1)
+    assert metric_bounds(runs, metric_named("d_prime"), 0.2) == (-np.inf, np.inf)
+    other = Metric("other", per_clip=lambda y, x: x.argmax(1) > 2)  # perfect answers get 1 of 4
+    assert metric_bounds(runs, other, 0.5) == (-np.inf, np.inf)
 
 
-def test_sure_labels_are_right_at_most_always() -> None:
+def test_the_precision_of_confident_labels_is_at_most_1() -> None:
     labels = np.ones((20, 1), np.uint8)
     labels[0] = 0
-    answers = [Answers("seed0", 0, labels, np.full((20, 1), 5, np.float32))]
-    found = confident_metrics(answers, Sure(0.8, {"seed0": np.array([0.5], np.float32)}), SETTINGS)
-    assert found["precision_low"] < found["precision"] == 0.95 < found["precision_high"] == 1
+    runs = [RunScores("seed0", 0, labels, np.full((20, 1), 5, np.float32))]
+    thresholds = RunThresholds(0.8, {"seed0": np.array([0.5], np.float32)})
+    metrics = confident_metrics(runs, thresholds, SETTINGS)
+    low, high = metrics["precision_ci_low"], metrics["precision_ci_high"]
+    assert low < metrics["precision"] == 0.95 < high == 1
 
 
 def test_a_metric_without_a_value_is_none_and_has_no_interval() -> None:
     perfect = lambda labels: labels.astype(np.float32)  # noqa: E731
-    metrics, _ = evaluated(multi_hot(80, 4), [thirds(80)], {"seed0": 0}, "d_prime", scores=perfect)
+    metrics, _ = evaluated(
+        multi_hot(80, 4), [example_fold(80)], {"seed0": 0}, "d_prime", scores=perfect
+    )
     assert metrics["test"]["d_prime"] is None  # infinite
     assert metrics["test"]["ndcg"] == metrics["test"]["roc_auc"] == 1
-    assert "d_prime_low" not in metrics["test"]
-    assert read_resampled(resampled_path("models", "x")).shape == (100,)
+    assert "d_prime_ci_low" not in metrics["test"]
+    assert read_resampled(HERE.resampled("models", "x")).shape == (100,)
+    headline = json.loads(HERE.metrics("x").read_text())
+    assert headline == {split: {"ndcg": 1, "precision_at_1": 1} for split in ("val", "test")}
 
 
-def test_single_labels_have_a_table_of_what_is_taken_for_what() -> None:
-    labels, fold = np.eye(3, dtype=np.uint8)[np.arange(90) % 3], thirds(90)
+def test_dvc_has_the_headline_metrics_alone_rounded() -> None:
+    evaluation, _ = evaluated(multi_hot(200, 5), [example_fold(200)], {"seed0": 0, "seed1": 0})
+    headline = json.loads(HERE.metrics("x").read_text())
+    keys = ("ndcg", "precision_at_1")
+    assert headline == {
+        split: {key: round(evaluation[split][key], 4) for key in keys} for split in ("val", "test")
+    }
+    assert evaluation["test"]["ndcg"] != headline["test"]["ndcg"]
+
+
+def test_single_labels_have_a_confusion_matrix() -> None:
+    labels, fold = np.eye(3, dtype=np.uint8)[np.arange(90) % 3], example_fold(90)
     runs = {"seed0": 0, "seed1": 0}
     metrics, scores = evaluated(labels, [fold], runs, "accuracy", "single_label")
     true = labels[fold.test].argmax(1)
@@ -229,7 +273,11 @@ def test_single_labels_have_a_table_of_what_is_taken_for_what() -> None:
     assert np.array_equal(counts, sum(confusion_matrix(true, of_run) for of_run in answered))
     shares = np.array([float(row["share"]) for row in rows]).reshape(3, 3)
     np.testing.assert_allclose(shares, counts / counts.sum(1, keepdims=True), atol=1e-5)
-    assert (rows[1]["label"], rows[1]["answered"]) == ("label 0", "label 1")
+    assert (rows[1]["label"], rows[1]["predicted"]) == ("label 0", "label 1")
+
+
+AGGREGATED = Task(type="single_label", metrics=[{"name": "accuracy"}])
+ALONE = AGGREGATED.model_copy(update={"aggregate": None})
 
 
 def windows(numbers: list[int], tested: list[int], outputs: list[list[float]]) -> tuple:
@@ -249,27 +297,25 @@ def test_windows_of_a_recording_answer_together_by_their_mean_probability() -> N
     scores, index = windows(
         [4, 0, 1, 0, 4, 4], [0, 2, 4, 5], np.log(probabilities / (1 - probabilities))
     )
-    (answers,) = answers_for(scores, index, "test", pooled=True)
-    assert answers.labels.tolist() == [[0, 1, 0], [0, 1, 0]]  # recordings 1 and 4
+    (run,) = scores_by_run(scores, index, "test", AGGREGATED)
+    assert run.labels.tolist() == [[0, 1, 0], [0, 1, 0]]  # recordings 1 and 4
     expected = np.stack([probabilities[1], probabilities[[0, 2, 3]].mean(axis=0)])
-    np.testing.assert_allclose(1 / (1 + np.exp(-answers.scores)), expected, rtol=1e-6)
-    (alone,) = answers_for(scores, index, "test", pooled=False)
+    np.testing.assert_allclose(1 / (1 + np.exp(-run.scores)), expected, rtol=1e-6)
+    (alone,) = scores_by_run(scores, index, "test", ALONE)
     assert alone.labels.tolist() == index.labels[[0, 2, 4, 5]].tolist()
     assert alone.scores is scores.outputs["seed0/test"]
 
 
 def test_metrics_count_recordings_not_windows() -> None:
     scores, index = windows([0, 0, 0, 1, 2], [0, 1, 2, 3, 4], [[5, 0, 0]] * 3 + [[5, 0, 0]] * 2)
-    task = Task(kind="single_label", chooses="accuracy", shown=["accuracy"])
-    write_evaluation("models", "x", scores, index, task, SETTINGS)
-    assert json.loads(Path("metrics/x.json").read_text())["test"]["accuracy"] == 1 / 3
-    alone = task.model_copy(update={"pooled": False})
-    write_evaluation("models", "x", scores, index, alone, SETTINGS)
-    assert json.loads(Path("metrics/x.json").read_text())["test"]["accuracy"] == 3 / 5
+    write_evaluation(HERE, "models", "x", scores, index, AGGREGATED, SETTINGS)
+    assert json.loads(HERE.evaluation("x").read_text())["test"]["accuracy"] == 1 / 3
+    write_evaluation(HERE, "models", "x", scores, index, ALONE, SETTINGS)
+    assert json.loads(HERE.evaluation("x").read_text())["test"]["accuracy"] == 3 / 5
 
 
 def test_recordings_of_one_window_are_scored_as_they_are() -> None:
     scores, index = windows([2, 1, 0], [0, 1], [[1, 2, 3], [4, 5, 6]])
-    (answers,) = answers_for(scores, index, "test", pooled=True)
-    assert answers.scores is scores.outputs["seed0/test"]
-    assert answers.labels.tolist() == [[0, 0, 1], [0, 1, 0]]
+    (run,) = scores_by_run(scores, index, "test", AGGREGATED)
+    assert run.scores is scores.outputs["seed0/test"]
+    assert run.labels.tolist() == [[0, 0, 1], [0, 1, 0]]

@@ -1,6 +1,7 @@
 """Metrics against scikit-learn, or against what a person computes; and their intervals."""
 
 import warnings
+from functools import partial
 from itertools import permutations
 
 import numpy as np
@@ -11,19 +12,31 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, average_precision_score, ndcg_score, roc_auc_score
 
 from tagging.base.errors import UserError
-from tagging.scoring.bootstrap import draw, interval, mean_over_clips
-from tagging.scoring.metric import FOLDER, load_metric
+from tagging.data.task import MetricSettings, Task
+from tagging.scoring.bootstrap import confidence_interval, draw_resamples, mean_over_clips
+from tagging.scoring.metric import FOLDER, Metric, load_metric, load_metrics
 from tagging.scoring.metrics.lwlrap import lwlrap
 from tagging.scoring.metrics.mean_average_precision import (
     average_precision,
     resampled_average_precision,
 )
 from tagging.scoring.metrics.ndcg import ndcg
-from tagging.scoring.metrics.precision_at_1 import precision_at_1
+from tagging.scoring.metrics.precision import precision_at_k
 from tagging.scoring.metrics.roc_auc import roc_auc
 
-OF_EMBEDDINGS = ("recall_at_", "any_label_at_", "rarer_recall_at_")  # tests/test_similarity.py
-NAMES = sorted(file.stem for file in FOLDER.glob("*.py") if not file.stem.startswith(OF_EMBEDDINGS))
+OF_EMBEDDINGS = ("recall", "any_label", "rarer_recall")  # tests/test_similarity.py
+PARAMETERS = {"precision": [{"k": 1}, {"k": 3}]}
+ALL = [
+    MetricSettings(name=name, **parameters)
+    for name in sorted(file.stem for file in FOLDER.glob("*.py"))
+    if name not in OF_EMBEDDINGS
+    for parameters in PARAMETERS.get(name, [{}])
+]
+KEYS = [settings.key for settings in ALL]
+
+
+def metric_named(name: str, **parameters: int) -> Metric:
+    return load_metric(MetricSettings(name=name, **parameters))
 
 
 def answers(seed: int, clips: int, labels: int, values: int) -> tuple[np.ndarray, np.ndarray]:
@@ -68,7 +81,7 @@ def test_ties_count_as_the_mean_over_all_orders(seed, clips, number, values) -> 
     tied = np.floor(scores * 2)
     # Each order of the labels breaks the ties another way.
     ways = [tied + 0.01 * np.array(order) for order in permutations(range(number))]
-    for score in (ndcg, precision_at_1):
+    for score in (ndcg, *(partial(precision_at_k, k=k) for k in range(1, number + 1))):
         expected = np.mean([score(labels, way) for way in ways], axis=0)
         np.testing.assert_allclose(score(labels, tied), expected, rtol=1e-9)
 
@@ -76,14 +89,21 @@ def test_ties_count_as_the_mean_over_all_orders(seed, clips, number, values) -> 
 def test_precision_at_1_by_hand() -> None:
     labels = np.array([[1, 0, 0], [1, 0, 0], [1, 0, 1], [1, 0, 0], [0, 1, 1]])
     scores = np.array([[3, 2, 1], [1, 2, 3], [5, 1, 5], [4, 4, 0], [0, 0, 0]], float)
-    np.testing.assert_allclose(precision_at_1(labels, scores), [1, 0, 1, 1 / 2, 2 / 3])
+    np.testing.assert_allclose(precision_at_k(labels, scores, 1), [1, 0, 1, 1 / 2, 2 / 3])
+
+
+def test_precision_at_2_by_hand() -> None:
+    labels = np.array([[1, 0, 0], [1, 0, 1], [1, 0, 0], [0, 1, 1], [0, 0, 0]])
+    scores = np.array([[3, 2, 1], [5, 1, 5], [4, 2, 2], [0, 0, 0], [3, 2, 1]], float)
+    expected = [1 / 2, 1, 1 / 2, 2 / 3, np.nan]
+    np.testing.assert_allclose(precision_at_k(labels, scores, 2), expected)
 
 
 def test_accuracy_is_scikit_learn_s() -> None:
     _, scores = answers(0, 50, 4, 10**6)
     labels = np.eye(4, dtype=np.uint8)[np.arange(50) % 4]
     expected = accuracy_score(labels.argmax(1), scores.argmax(1))
-    assert load_metric("accuracy").value(labels, scores) == pytest.approx(expected)
+    assert metric_named("accuracy").value(labels, scores) == pytest.approx(expected)
 
 
 # Each class's, over clips, and over both
@@ -104,7 +124,7 @@ def test_average_precision_and_roc_auc_by_hand() -> None:
     scores = np.array([[4.0], [3.0], [2.0], [1.0]])
     assert average_precision(labels, scores) == pytest.approx((1 + 2 / 3) / 2)
     assert roc_auc(labels, scores) == pytest.approx(3 / 4)
-    assert load_metric("d_prime").value(labels, scores) == pytest.approx(
+    assert metric_named("d_prime").value(labels, scores) == pytest.approx(
         2**0.5 * stats.norm.ppf(3 / 4)
     )
 
@@ -125,23 +145,23 @@ def test_lwlrap_weighs_every_label_of_every_clip_the_same(seed) -> None:
 # Every file of tagging/scoring/metrics
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_metric_asks_for_the_ranking_alone_and_prefers_right_answers(name) -> None:
-    metric = load_metric(name)
+@pytest.mark.parametrize("settings", ALL, ids=KEYS)
+def test_a_metric_depends_on_the_ranking_alone_and_prefers_right_answers(settings) -> None:
+    metric = load_metric(settings)
     labels, scores = answers(0, 50, 6, 10**6)
     value = metric.value(labels, scores)
     assert metric.value(labels, np.exp(5 * scores)) == pytest.approx(value)
-    assert metric.better(metric.value(labels, scores + labels * 0.5), value)
-    assert not metric.better(value, value)
+    assert metric.is_better(metric.value(labels, scores + labels * 0.5), value)
+    assert not metric.is_better(value, value)
     assert metric.title
     assert metric.decimals >= 2
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_clip_without_a_label_leaves_a_value_and_none_at_all_is_none(name) -> None:
-    metric = load_metric(name)
+@pytest.mark.parametrize("settings", ALL, ids=KEYS)
+def test_a_clip_without_labels_is_left_out_and_labels_without_clips_have_no_value(settings) -> None:
+    metric = load_metric(settings)
     labels, scores = answers(0, 50, 6, 10**6)
-    if name in ("ndcg", "lwlrap"):
+    if metric.per_clip is not None or settings.name == "lwlrap":
         more = np.vstack([labels, np.zeros((1, 6), np.uint8)])
         assert metric.value(more, np.vstack([scores, scores[:1]])) == pytest.approx(
             metric.value(labels, scores)
@@ -150,8 +170,7 @@ def test_a_clip_without_a_label_leaves_a_value_and_none_at_all_is_none(name) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.isfinite(metric.value(labels, scores))
-        nothing = metric.value(np.zeros_like(labels), scores)
-    assert nothing == 0 if name in ("accuracy", "precision_at_1") else nothing is None
+        assert metric.value(np.zeros_like(labels), scores) is None
 
 
 def test_absent_and_constant_classes_have_no_score() -> None:
@@ -159,29 +178,50 @@ def test_absent_and_constant_classes_have_no_score() -> None:
     scores = np.array([[0.9, 0.1, 0.5], [0.2, 0.7, 0.3], [0.8, 0.4, 0.1]])
     np.testing.assert_array_equal(average_precision(labels, scores), [1, np.nan, 1])
     np.testing.assert_array_equal(roc_auc(labels, scores), [1, np.nan, np.nan])
-    assert load_metric("mean_average_precision").value(labels, scores) == 1
-    assert load_metric("d_prime").value(labels, scores) is None  # infinite
+    assert metric_named("mean_average_precision").value(labels, scores) == 1
+    assert metric_named("d_prime").value(labels, scores) is None  # infinite
 
 
-def test_a_metric_that_is_none_is_one_sentence() -> None:
-    for name in ("ndgc", "../metric", "__init__"):
-        with pytest.raises(
-            UserError, match=r"task.chooses has '.*'; the metrics are accuracy, any_"
-        ):
-            load_metric(name, "task.chooses")
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        *(
+            ({"name": name}, r"task.metrics has the unknown metric '.*'; the metrics are accuracy,")
+            for name in ("ndgc", "../metric", "__init__", "recall_at_1")
+        ),
+        ({"name": "recall"}, r"task.metrics: the metric recall must have k, got {}"),
+        ({"name": "ndcg", "k": 1}, r"the metric ndcg has no parameters, got {'k': 1}"),
+        ({"name": "recall", "k": 9}, r"the metric recall: k must be at most 8, got 9"),
+    ],
+)
+def test_wrong_metrics_are_one_sentence(settings: dict, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        load_metric(MetricSettings(**settings))
+
+
+def test_a_task_has_its_headline_metrics_first_and_each_once() -> None:
+    metrics = [{"name": "recall", "k": 1}, {"name": "ndcg"}]
+    task = Task(type="multi_label", metrics=metrics, report_metrics=[{"name": "recall", "k": 8}])
+    assert list(load_metrics(task)) == ["recall_at_1", "ndcg", "recall_at_8"]
+    assert [metric.title for metric in load_metrics(task).values()] == ["R@1", "NDCG", "R@8"]
+    assert task.selection_metric.key == "recall_at_1"
+    with pytest.raises(ValueError, match="must name each metric once: ndcg is repeated"):
+        Task(type="multi_label", metrics=metrics, report_metrics=[{"name": "ndcg"}])
+    with pytest.raises(UserError, match=r"task.report_metrics has the unknown metric 'x'"):
+        load_metrics(Task(type="multi_label", metrics=metrics, report_metrics=[{"name": "x"}]))
 
 
 # Intervals
 
 
 def test_resamples_repeat_and_draw_with_replacement() -> None:
-    counts = draw(300, 50, 0)
+    counts = draw_resamples(300, 50, 0)
     assert (counts.shape, counts.dtype) == ((300, 50), np.uint8)
     assert (counts.sum(axis=0) == 300).all()
     assert 0.35 < (counts == 0).mean() < 0.39  # 1 / e
-    assert np.array_equal(counts, draw(300, 50, 0))
-    assert not np.array_equal(counts, draw(300, 50, 1))
-    assert not np.array_equal(counts, draw(300, 50, [0, 1]))
+    assert np.array_equal(counts, draw_resamples(300, 50, 0))
+    assert not np.array_equal(counts, draw_resamples(300, 50, 1))
+    assert not np.array_equal(counts, draw_resamples(300, 50, [0, 1]))
 
 
 def test_a_mean_on_resamples_is_that_of_the_clips_drawn() -> None:
@@ -196,7 +236,7 @@ def test_average_precision_of_resamples_is_scikit_learns() -> None:
     labels = (rng.random((60, 5)) < [0.5, 0.2, 0.1, 0.04, 0]).astype(np.uint8)
     labels[7, 3] = 1
     scores = rng.integers(0, 12, (60, 5)).astype(np.float32) + labels * 2  # many are equal
-    counts = draw(len(labels), 40, 1)
+    counts = draw_resamples(len(labels), 40, 1)
     found = resampled_average_precision(labels, scores, counts)
     for resample, times in zip(found, counts.T, strict=True):
         clips = np.repeat(np.arange(len(labels)), times)
@@ -211,12 +251,12 @@ def test_average_precision_of_resamples_is_scikit_learns() -> None:
 
 def test_an_interval_covers_the_mean_as_often_as_it_says() -> None:
     random = np.random.default_rng(0)
-    covered, counts = 0, draw(80, 300, 0)
+    covered, counts = 0, draw_resamples(80, 300, 0)
     for _ in range(300):
         values = random.exponential(size=80)
-        low, high = interval(values.mean(), mean_over_clips(values, counts))
+        low, high = confidence_interval(values.mean(), mean_over_clips(values, counts))
         half = 1.96 * values.std() / np.sqrt(80)
         assert high - low == pytest.approx(2 * half, rel=0.2)
         covered += low <= 1 <= high
     assert 0.88 <= covered / 300 <= 0.97
-    assert interval(1.0, np.ones(100)) == (1, 1)
+    assert confidence_interval(1.0, np.ones(100)) == (1, 1)

@@ -10,18 +10,17 @@ from scipy.special import expit, logit
 
 from stages import ensemble
 from tagging.base.errors import UserError
-from tagging.learning import model
-from tagging.learning.model import log_odds
+from tagging.data.task_folder import TaskFolder
+from tagging.learning import inference
+from tagging.learning.inference import log_odds
 from tagging.scoring.scores import (
     Scores,
-    mean_answer,
+    mean_probability,
     read_resampled,
     read_scores,
-    resampled_path,
-    scores_path,
     write_scores,
 )
-from tests.generated import multi_hot, thirds, write_clips, write_params
+from tests.generated import example_fold, multi_hot, write_clips, write_params
 
 # Log odds
 
@@ -68,8 +67,8 @@ def test_log_odds_are_those_of_the_probabilities(activation: str) -> None:
 
 
 def test_log_odds_of_many_clips_are_computed_a_few_at_a_time(monkeypatch) -> None:
-    sizes, real = [], model._log_odds
-    monkeypatch.setattr(model, "_log_odds", lambda x, *a: sizes.append(len(x)) or real(x, *a))
+    sizes, real = [], inference._log_odds
+    monkeypatch.setattr(inference, "_log_odds", lambda x, *a: sizes.append(len(x)) or real(x, *a))
     outputs = torch.randn(3000, 20, generator=torch.Generator().manual_seed(0))
     found = log_odds(outputs, "softmax")
     assert max(sizes) < 300
@@ -84,15 +83,15 @@ def test_the_mean_answer_is_the_mean_probability() -> None:
     rng = np.random.default_rng(0)
     outputs = [rng.normal(0, 3, (50, 4)).astype(np.float32) for _ in range(3)]
     p = np.mean([expit(x.astype(float)) for x in outputs], axis=0)
-    assert np.allclose(mean_answer(outputs), logit(p), rtol=1e-5, atol=1e-6)
-    assert mean_answer(outputs).dtype == np.float32
+    assert np.allclose(mean_probability(outputs), logit(p), rtol=1e-5, atol=1e-6)
+    assert mean_probability(outputs).dtype == np.float32
 
 
 def test_the_mean_answer_keeps_saturated_answers_apart_and_finite() -> None:
     sure = np.array([[40.0, 41.0, -40.0, -41.0, 9000, -9000]], np.float32)
-    assert np.allclose(mean_answer([sure, sure]), sure, rtol=1e-6)
+    assert np.allclose(mean_probability([sure, sure]), sure, rtol=1e-6)
     # As sure of yes as of no.
-    assert mean_answer([sure, -sure]) == pytest.approx(np.zeros((1, 6)), abs=1e-6)
+    assert mean_probability([sure, -sure]) == pytest.approx(np.zeros((1, 6)), abs=1e-6)
 
 
 # Files of them
@@ -108,13 +107,14 @@ def test_scores_come_back_as_written(tmp_path: Path) -> None:
     assert {name: array.tolist() for name, array in back.outputs.items()} == {
         name: array.tolist() for name, array in outputs.items()
     }
-    assert [array[0, 0] for array in back.of_fold(0, "test")] == [0, 2]
-    assert len(back.of_fold(0, "test@9")) == 1
-    assert back.of_fold(1, "val") == []
+    assert [array[0, 0] for array in back.select(0, "test")] == [0, 2]
+    assert len(back.select(0, "test@9")) == 1
+    assert back.select(1, "val") == []
 
 
 @pytest.mark.parametrize(
-    ("content", "sentence"), [(None, "x is missing; run dvc repro"), (b"no", "x cannot be read")]
+    ("content", "sentence"),
+    [(None, "x is missing; run dvc repro --pull"), (b"no", "x cannot be read")],
 )
 def test_scores_that_are_none(tmp_path: Path, content: bytes | None, sentence: str) -> None:
     if content is not None:
@@ -126,11 +126,18 @@ def test_scores_that_are_none(tmp_path: Path, content: bytes | None, sentence: s
 
 # Ensembles
 
+HERE = TaskFolder(Path())
 MODELS = {name: {"architecture": "yac"} for name in ("a", "b")}
 SIZES = {"train": 20, "val": 10, "test": 10}
 
 
-def write_model(name: str, runs: dict[str, int], parts: dict[str, int], seed: int) -> Scores:
+def write_model(
+    name: str,
+    runs: dict[str, int],
+    parts: dict[str, int],
+    seed: int,
+    folder: TaskFolder = HERE,
+) -> Scores:
     rng = np.random.default_rng(seed)
     outputs = {
         f"{run}/{part}": rng.normal(size=(clips, 4)).astype(np.float32)
@@ -138,7 +145,7 @@ def write_model(name: str, runs: dict[str, int], parts: dict[str, int], seed: in
         for part, clips in parts.items()
     }
     scores = Scores(outputs, runs, 100 * seed)
-    write_scores(scores_path("models", name), scores)
+    write_scores(folder.scores("models", name), scores)
     return scores
 
 
@@ -152,7 +159,7 @@ def write_members(folds: int, epochs: tuple[str, ...] = ()) -> dict[str, Scores]
     """Write a task of 40 clips and two models: `a` with two seeds, `b` with one."""
     ensembles = {"both": {"members": ["a", "b"]}, "last": {"members": [f"b{at}" for at in epochs]}}
     write_params(models=MODELS, ensembles=ensembles)
-    write_clips(multi_hot(40, 4), [thirds(40)] * folds)
+    write_clips(multi_hot(40, 4), [example_fold(40)] * folds)
     parts = {f"{part}{at}": size for part, size in SIZES.items() for at in ("", *epochs)}
     begin = [f"fold{k}-" for k in range(folds)] if folds > 1 else [""]
     return {
@@ -166,39 +173,40 @@ def write_members(folds: int, epochs: tuple[str, ...] = ()) -> dict[str, Scores]
 @pytest.mark.parametrize("folds", [1, 2])
 def test_an_ensemble_is_the_mean_of_all_runs_of_its_members(folder: Path, folds: int) -> None:
     members = write_members(folds)
-    ensemble.main("both")
-    written = read_scores(scores_path("ensembles", "both"))
+    ensemble.main(".", "both")
+    written = read_scores(HERE.scores("ensembles", "both"))
     assert written.runs == ({"mean": 0} if folds == 1 else {"fold0": 0, "fold1": 1})
     for run, fold in written.runs.items():
         for part in ("train", "val", "test"):
-            of_fold = [*members["a"].of_fold(fold, part), *members["b"].of_fold(fold, part)]
+            of_fold = [*members["a"].select(fold, part), *members["b"].select(fold, part)]
             assert len(of_fold) == 3
-            assert np.array_equal(written.outputs[f"{run}/{part}"], mean_answer(of_fold))
+            assert np.array_equal(written.outputs[f"{run}/{part}"], mean_probability(of_fold))
     assert written.parameters == 2 * 100 + 200
-    metrics = json.loads(Path("metrics/both.json").read_text())
-    assert metrics["parameters"] == 400
-    assert ("runs" in metrics) == (folds == 2)
-    assert read_resampled(resampled_path("ensembles", "both")).shape == (100,)
+    evaluation = json.loads(HERE.evaluation("both").read_text())
+    assert evaluation["parameters"] == 400
+    assert ("runs" in evaluation) == (folds == 2)
+    assert evaluation["test"].keys() > json.loads(HERE.metrics("both").read_text())["test"].keys()
+    assert read_resampled(HERE.resampled("ensembles", "both")).shape == (100,)
 
 
 def test_an_ensemble_of_a_models_epochs(folder: Path) -> None:
     b = write_members(1, epochs=("@8", "@9"))["b"]
-    ensemble.main("last")
-    written = read_scores(scores_path("ensembles", "last"))
-    expected = mean_answer([b.outputs["seed5/val@8"], b.outputs["seed5/val@9"]])
+    ensemble.main(".", "last")
+    written = read_scores(HERE.scores("ensembles", "last"))
+    expected = mean_probability([b.outputs["seed5/val@8"], b.outputs["seed5/val@9"]])
     assert np.array_equal(written.outputs["mean/val"], expected)
 
 
 @pytest.mark.parametrize(
     ("members", "sentence"),
     [
-        (["b"], "ensembles.both.members stand for one network; it takes two or more"),
-        (["b", "c"], "ensembles.both.members has 'c'; models has a, b"),
-        (["b", "b@7"], "has 'b@7'; b has weights after the epochs 9, 10 (train.checkpoints)"),
-        (["a", "a@1"], "has 'a@1'; a has weights after the epochs 9, 10"),
-        ([], "ensembles.both.members is []; it takes a list of one or more"),
-        ("a", "ensembles.both.members is 'a'; it takes a list of one or more"),
-        (None, "ensembles.both is missing; the ensembles there: "),
+        (["b"], "ensembles.both.members must be two or more networks"),
+        (["b", "c"], "ensembles.both.members must name models (a, b), got 'c'"),
+        (["b", "b@7"], "b must keep epoch 7 of 'b@7' (train.save_last_epochs), got 9, 10"),
+        (["a", "a@1"], "a must keep epoch 1 of 'a@1' (train.save_last_epochs), got 9, 10"),
+        ([], "ensembles.both.members must "),
+        ("a", "ensembles.both.members must be a valid list, got 'a'"),
+        (None, "ensembles.both is missing; the ensembles are "),
     ],
 )
 def test_members_that_are_none(folder: Path, members: object, sentence: str) -> None:
@@ -206,6 +214,23 @@ def test_members_that_are_none(folder: Path, members: object, sentence: str) -> 
     entries = {} if members is None else {"both": {"members": members}}
     write_params(models=MODELS, ensembles=entries)
     with pytest.raises(SystemExit) as ended:
-        ensemble.main("both")
+        ensemble.main(".", "both")
     assert sentence in ended.value.code
     assert "\n" not in ended.value.code
+
+
+def test_missing_scores_of_members_are_named(tmp_path: Path) -> None:
+    """A folder as dependency may be filled in part: DVC issue 11099."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        write_members(1)
+    folder = TaskFolder(tmp_path)
+    folder.scores("models", "b").unlink()
+    with pytest.raises(SystemExit) as ended:
+        ensemble.main(str(tmp_path), "both")
+    message = str(ended.value)
+    assert str(folder.scores("models", "b")) in message and "dvc repro --pull" in message
+    assert str(folder.scores("models", "a")) not in message and "\n" not in message
+    write_model("b", {"seed5": 0}, SIZES, 2, folder)
+    ensemble.main(str(tmp_path), "both")  # whatever the working directory is
+    assert folder.evaluation("both").is_file()

@@ -7,6 +7,7 @@ outputs of a removed entry stay on disk until somebody deletes them.
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -49,7 +50,8 @@ class Row(NamedTuple):
         return f"{self.kind}s"
 
 
-class ReportContext(NamedTuple):
+@dataclass(frozen=True)
+class ReportContext:
     """Everything that the page and the plots are made of."""
 
     folder: TaskFolder

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from scipy.special import expit
 
+from tagging.learning.distillation import missing_labels, relabel_thresholds
 from tagging.reports.context import ReportContext, Row
 from tagging.reports.differences import common_runs, compare_runs, paired_difference
 from tagging.scoring.metrics.mean_average_precision import average_precision
 from tagging.scoring.scores import read_scores
 from tagging.scoring.tables import to_markdown
+from tagging.sources.audioset.ontology import ancestor_matrix, child_matrix, read_ontology
 
 SPLIT_NAMES = {"val": "validation", "test": "test"}
 GROUPS = ("rare", "medium", "frequent")  # thirds of the classes, by training clips
@@ -36,17 +38,13 @@ def find_unenhanced(context: ReportContext, student: dict[str, Any]) -> Row | No
 
 def added_labels(context: ReportContext, student: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Return the labels that a student adds, of type I and II: bool (clips, classes) each."""
-    # Here, because it imports PyTorch, which other sections do not need.
-    from tagging.learning.targets import missing, thresholds
-    from tagging.sources.audioset.ontology import ancestor_matrix, child_matrix, read_ontology
-
     labels = context.index.labels[context.index.folds[0].train]
     path = context.folder.scores("ensembles", student["teacher"])
     teacher = read_scores(path).select(0, "train")[0]
     scores, ontology = expit(teacher), read_ontology(Path(student["ontology"]))
-    return missing(
+    return missing_labels(
         labels,
-        scores > thresholds(labels, scores, student["relabel_threshold"]),
+        scores > relabel_thresholds(labels, scores, student["relabel_threshold"]),
         child_matrix(ontology, context.index.classes),
         ancestor_matrix(ontology, context.index.classes),
     )

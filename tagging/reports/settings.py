@@ -32,8 +32,8 @@ class Compare(Section):
     published_clips: Int | Literal["other"] | None = None
     differences: dict[str, list[str]] = Field({})
     sections: list[SectionName] = Field([])
-    # For `memory`: the leaderboard.json of a task with the same models and a random split, a path in
-    # the repository. Other tasks name any other file: dvc.yaml has the path as a dependency.
+    # For `memory`: the path of the leaderboard.json of a task with the same models and a random
+    # split. Tasks without the section name any other file: dvc.yaml has it as a dependency.
     other_leaderboard: str | None = None
 
 
