@@ -1,7 +1,7 @@
-"""Convolution, batch normalization and ReLU of small networks, several models at once.
+"""Convolution, batch normalization and ReLU of several small networks at once.
 
-The work is done by `kernels/conv_block.c`, compiled when first needed, or by PyTorch where there is
-no C compiler or the shape is not one the kernels are made for: the same function up to rounding.
+`kernels/conv_block.c` computes them; it is compiled when first needed. PyTorch computes the same
+function, up to rounding, where there is no C compiler and for shapes without a kernel.
 """
 
 import ctypes
@@ -12,7 +12,7 @@ import platform
 import shutil
 import subprocess
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
@@ -23,7 +23,7 @@ SOURCE = Path(__file__).parent / "kernels" / "conv_block.c"
 BUILD = Path(".build")
 FLAGS = ("-O3", "-march=native", "-shared", "-fPIC")
 LANES = 16
-EPS = 1e-5  # of PyTorch's batch normalization
+EPS = 1e-5  # default of PyTorch's batch normalization
 
 
 class Geometry(NamedTuple):
@@ -35,7 +35,8 @@ class Geometry(NamedTuple):
 
 
 class _Shape(ctypes.Structure):
-    # As in kernels/conv_block.c.
+    """`shape_t` of kernels/conv_block.c."""
+
     _fields_ = [
         (name, ctypes.c_long)
         for name in (
@@ -50,12 +51,12 @@ class _Shape(ctypes.Structure):
 def kernels() -> ctypes.CDLL | None:
     """Return the compiled kernels, or None where they cannot be compiled.
 
-    `AUDIOSET_KERNELS=0` in the environment has PyTorch do the work.
+    `AUDIOSET_KERNELS=0` in the environment disables them.
     """
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if os.environ.get("AUDIOSET_KERNELS") == "0" or compiler is None:
         return None
-    # Compiled for this very processor: the name of the machine stands for it.
+    # The code is compiled for this processor, which the name of the machine identifies.
     source = SOURCE.read_bytes()
     key = hashlib.sha256(source + repr((FLAGS, compiler, platform.node())).encode())
     library = BUILD / f"conv_block-{key.hexdigest()[:16]}.so"
@@ -67,11 +68,13 @@ def kernels() -> ctypes.CDLL | None:
         except subprocess.CalledProcessError:
             return None
     compiled = ctypes.CDLL(str(library.resolve()))
-    of_shape, of_array = ctypes.POINTER(_Shape), ctypes.c_void_p
+    shape_pointer, array_pointer = ctypes.POINTER(_Shape), ctypes.c_void_p
     compiled.conv_block_forward.argtypes = [
-        of_shape, ctypes.c_int, ctypes.c_float, *[of_array] * 9,
+        shape_pointer, ctypes.c_int, ctypes.c_float, *[array_pointer] * 9,
     ]  # fmt: skip
-    compiled.conv_block_backward.argtypes = [of_shape, ctypes.c_float, *[of_array] * 12]
+    compiled.conv_block_backward.argtypes = [
+        shape_pointer, ctypes.c_float, *[array_pointer] * 12,
+    ]  # fmt: skip
     return compiled
 
 
@@ -84,15 +87,17 @@ def conv_block(
     geometry: Geometry,
     statistics: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return relu(batch_norm(conv(x))) of K models and the mean and variance that normalized it.
+    """Return relu(batch_norm(conv(x))) of K models, with the statistics that normalized it.
 
     Args:
-        x: float32 (K or 1, Cin, H, W, batch), the batch innermost; 1 if all models see the same.
+        x: float32 (K or 1, Cin, H, W, batch), the batch innermost; 1 if all models share the input.
         weight: float32 (K, Cout, Cin, kh, kw).
-        bias: float32 (K, Cout), of the convolution; gamma and beta, of the normalization, too.
-        geometry: of the convolution.
-        statistics: mean and biased variance, float32 (K, Cout), to normalize with; None in
-            training, where they are those of the batch.
+        bias: float32 (K, Cout), added by the convolution.
+        gamma: float32 (K, Cout), scale of the normalization.
+        beta: float32 (K, Cout), shift of the normalization.
+        geometry: stride, dilation and padding of the convolution.
+        statistics: mean and biased variance, float32 (K, Cout), for evaluation; None in training,
+            which normalizes by the statistics of the batch.
 
     Returns:
         y float32 (K, Cout, Ho, Wo, batch), mean and biased variance float32 (K, Cout).
@@ -106,8 +111,16 @@ def conv_block(
     return _reference(x, weight, bias, gamma, beta, geometry, statistics)
 
 
-def _reference(x, weight, bias, gamma, beta, geometry, statistics):
-    """The same in PyTorch: K models are K groups of channels."""
+def _reference(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    gamma: torch.Tensor,
+    beta: torch.Tensor,
+    geometry: Geometry,
+    statistics: tuple[torch.Tensor, torch.Tensor] | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Compute `conv_block` in PyTorch: K models are K groups of channels."""
     models, cout = weight.shape[:2]
     image = x.expand(models, *x.shape[1:]).permute(4, 0, 1, 2, 3).flatten(1, 2)
     z = functional.conv2d(
@@ -123,12 +136,13 @@ def _reference(x, weight, bias, gamma, beta, geometry, statistics):
     return y.contiguous(), mean.view(models, cout), var.view(models, cout)
 
 
-def _conv2d_order(geometry: Geometry):
+def _conv2d_order(geometry: Geometry) -> tuple[tuple[int, int], ...]:
     return geometry.stride, geometry.padding, geometry.dilation
 
 
 @functools.cache
 def _shape(x: torch.Size, weight: torch.Size, geometry: Geometry) -> _Shape:
+    """Return the sizes as the kernels expect them."""
     models, cout, cin, *kernel = weight
     out = [
         (size + 2 * padding - dilation * (taps - 1) - 1) // stride + 1
@@ -141,9 +155,22 @@ def _shape(x: torch.Size, weight: torch.Size, geometry: Geometry) -> _Shape:
 
 
 class _ConvBlock(torch.autograd.Function):
+    """The kernels as a differentiable function of x, weight, gamma and beta."""
+
     @staticmethod
-    def forward(ctx, x, weight, bias, gamma, beta, mean, var, geometry, training):
-        # Rows of a larger array have gaps between the models; the kernels take none.
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        gamma: torch.Tensor,
+        beta: torch.Tensor,
+        mean: torch.Tensor,
+        var: torch.Tensor,
+        geometry: Geometry,
+        training: bool,
+    ) -> torch.Tensor:
+        # Views into the rows of a larger array have gaps between models; kernels assume none.
         x, weight, bias, gamma, beta = map(torch.Tensor.contiguous, (x, weight, bias, gamma, beta))
         shape = _shape(x.shape, weight.shape, geometry)
         y = x.new_empty(shape.models, shape.cout, shape.out_height, shape.out_width, shape.batch)
@@ -157,7 +184,7 @@ class _ConvBlock(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx, gy):
+    def backward(ctx: Any, gy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight, gamma, beta, mean, var, z = ctx.saved_tensors
         gy = gy.contiguous()
         gx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
@@ -168,5 +195,5 @@ class _ConvBlock(torch.autograd.Function):
             None if gx is None else gx.data_ptr(),
             *map(torch.Tensor.data_ptr, (gweight, ggamma, gbeta)),
         )  # fmt: skip
-        # Normalization takes any shift of a channel away again: the bias has no gradient.
+        # Normalization removes any shift of a channel: the gradient of the bias is zero.
         return gx, gweight, None, ggamma, gbeta, None, None, None, None

@@ -1,8 +1,8 @@
 """Stage `grid@<head>-<seed>`: the study's runs with one head and one seed, trained side by side.
 
-Ten seconds of every clip, batches of 16, Adam at a constant rate, as in the study. Runs are put
-together five to a stack (see replication/yac_stack.py), stacks are spread over the cores. On a CUDA
-GPU all runs are one stack. What a run computes does not depend on what else is in its stack.
+All clips of ten seconds, batches of 16 and Adam at a constant rate, as in the study. Five runs are
+one stack (see replication/yac_stack.py), and the stacks are distributed over the cores. On a CUDA
+GPU all runs are one stack. The result of a run does not depend on the others in its stack.
 """
 
 import sys
@@ -13,172 +13,189 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from replication.conv_block import SOURCE, kernels
-from replication.scoring import Scored, score
-from replication.settings import RESULTS, load_grid
-from replication.yac_stack import CLIP, EpochLoop, StackTrainer, features
+from replication.conv_block import SOURCE, conv_block, kernels
+from replication.study import CLIPS, RESULTS, Scores, epoch_batches, load_grid, score
+from replication.yac_stack import CLIP, ConvBlock, EpochLoop, StackTrainer, features
 from tagging.base.errors import UserError, entry_point
 from tagging.base.files import write_text
 from tagging.base.processes import ProgressProxy, run_parallel
 from tagging.base.progress import Progress
-from tagging.data.batches import epoch_batches
-from tagging.data.clips import FEATURES, INDEX, read_features, read_index
+from tagging.data.clips import read_features, read_index
 from tagging.data.spec import InputSpec
+from tagging.data.task_folder import TaskFolder
+from tagging.learning.checkpoint import Checkpoint, checkpoint_path, file_digest
 from tagging.learning.device import pick_device
-from tagging.learning.resume import load_state, save_state, state_path
 from tagging.networks.yac import Network, Settings
-from tagging.parameters import Machine, load
+from tagging.parameters import Params
 from tagging.scoring.tables import to_csv
 
+CHECKPOINTS = Path(".resume")
 FEATURE = "vggish"
-RUNS_A_STACK = 5
-SCORED_CLIPS = 256  # at a time
-SPLITS = ("val", "test")  # that are scored
+RUNS_PER_STACK = 5
+SCORING_BATCH = 256
+SCORED_SPLITS = ("val", "test")
 HEADER = (
     *("loss", "lr", "epoch", "train_loss"),
-    *(f"{split}_{metric}" for split in SPLITS for metric in Scored._fields),
+    *(f"{split}_{metric}" for split in SCORED_SPLITS for metric in Scores._fields),
 )
 
 
 class Stack(NamedTuple):
-    """Runs that share their steps: pairs of a loss and a learning rate, with one head and seed.
+    """Runs that are trained together: pairs of a loss and a learning rate, with one head and seed.
 
-    `looks` are the epochs at which the test split is scored too, in their order; the last one ends
-    the training. `number` tells the stacks of a head and seed apart.
+    `test_epochs`, in ascending order, are the epochs after which the test split is scored too; the
+    last one ends the training. `number` distinguishes the stacks of a head and seed.
     """
 
     runs: list[tuple[str, float]]
     head: str
     seed: int
     batch_size: int
-    looks: list[int]
+    test_epochs: list[int]
     device: str = "cpu"
     number: int = 0
 
 
-class Clips(NamedTuple):
+class Split(NamedTuple):
     """A split on the device: `features` uint8 (clips, 1526) and labels uint8 (clips, classes)."""
 
     x: torch.Tensor
     labels: torch.Tensor
 
 
-def read_clips(device: torch.device) -> tuple[dict[str, Clips], InputSpec]:
-    """Return the splits on the device, and how bytes become a network's input.
+def read_splits(
+    device: torch.device, pool_width: int = 8, folder: TaskFolder = CLIPS
+) -> tuple[dict[str, Split], InputSpec]:
+    """Return the splits on the device, and the scaling of bytes to a network's input.
+
+    Args:
+        device: where the splits are to be.
+        pool_width: the kernel of the network's max pooling, in bins.
+        folder: the task whose clips are read.
 
     Raises:
-        UserError: if clips are not what the study's network takes.
+        UserError: if the clips have another shape than the study's.
     """
-    index, (values, _, spec, _) = read_index(), read_features(FEATURE)
+    index, (values, _, spec, _) = read_index(folder.index), read_features(folder.feature(FEATURE))
     if spec[:3] != (1, *CLIP) or spec.any_length:
         raise UserError(
-            f"{FEATURES / FEATURE} has clips of {spec.frames} frames x {spec.bins} bins"
-            f"{' or fewer' if spec.any_length else ''}; the grid takes clips of 10 x 128: "
-            "params.yaml: prepare.seconds 10"
+            f"{folder.feature(FEATURE)}: the grid needs clips of 10 frames x 128 bins, got "
+            f"{spec.frames} x {spec.bins}{' or fewer' if spec.any_length else ''}; set "
+            "prepare.clip_seconds to 10 in params.yaml"
         )
     splits = {}
-    for name, places in index.folds[0]._asdict().items():
-        x = features(torch.from_numpy(values[places, 0]))
-        splits[name] = Clips(x.to(device), torch.from_numpy(index.labels[places]).to(device))
+    for name, clips in index.folds[0]._asdict().items():
+        x = features(torch.from_numpy(values[clips, 0]), pool_width)
+        splits[name] = Split(x.to(device), torch.from_numpy(index.labels[clips]).to(device))
     return splits, spec
 
 
-def build(stack: Stack, spec: InputSpec, classes: int, device: torch.device) -> StackTrainer:
-    """Return freshly initialized networks: every run of a seed begins with the same weights."""
+def build_trainer(
+    stack: Stack,
+    spec: InputSpec,
+    classes: int,
+    device: torch.device,
+    block: ConvBlock = conv_block,
+) -> StackTrainer:
+    """Return a trainer of new networks: all runs of a seed begin with the same weights."""
     networks = []
     for _ in stack.runs:
         torch.manual_seed(stack.seed)
         networks.append(Network(Settings(head=stack.head), spec, classes).to(device))
     losses, lrs = zip(*stack.runs, strict=True)
-    return StackTrainer(networks, losses, lrs)
+    return StackTrainer(networks, losses, lrs, block)
 
 
 @torch.no_grad()
-def scores(trainer: StackTrainer, clips: Clips, spec: InputSpec) -> list[Scored]:
-    """Return each run's scores."""
+def score_runs(trainer: StackTrainer, split: Split, spec: InputSpec) -> list[Scores]:
+    """Return the scores of each run on a split."""
     outputs = [
         trainer.stack.forward(spec.as_input(batch), training=False)
-        for batch in clips.x.split(SCORED_CLIPS)
+        for batch in split.x.split(SCORING_BATCH)
     ]
-    labels = clips.labels.cpu().numpy()
-    return [score(labels, run) for run in torch.cat(outputs, dim=1).cpu().numpy()]
+    labels = split.labels.cpu().numpy()
+    return [score(labels, run_outputs) for run_outputs in torch.cat(outputs, dim=1).cpu().numpy()]
 
 
 def train_stack(stack: Stack, progress: Progress | ProgressProxy) -> list[list]:
-    """Train a stack; return rows as in `HEADER`, one a run and epoch shown.
+    """Train a stack; return a row as in `HEADER` for each run and scored epoch.
 
-    The state is kept after every epoch, and at the end: a later call with more epochs goes on.
+    The state is saved after every epoch, and kept: a later call with more epochs continues.
     """
     device = pick_device(stack.device)
-    splits, spec = read_clips(device)
+    splits, spec = read_splits(device)
     train = splits["train"]
-    trainer = build(stack, spec, train.labels.shape[1], device)
+    trainer = build_trainer(stack, spec, train.labels.shape[1], device)
     loop = EpochLoop(trainer, *train, spec)
-    state = state_path(
-        f"grid-{stack.head}-{stack.seed}-{stack.number}",
-        [stack.runs, stack.batch_size, device.type, kernels() is not None],
-        [SOURCE, INDEX, *sorted((FEATURES / FEATURE).iterdir())],
+    data_files = [SOURCE, CLIPS.index, *sorted(CLIPS.feature(FEATURE).iterdir())]
+    checkpoint = Checkpoint(
+        checkpoint_path(
+            CHECKPOINTS,
+            f"grid-{stack.head}-{stack.seed}-{stack.number}",
+            [stack.runs, stack.batch_size, device.type, kernels() is not None],
+            [file_digest(file) for file in data_files],
+        )
     )
     rows: list[list] = []
-    done, last = 0, stack.looks[-1]
-    saved = load_state(state)
-    if saved is not None and scored_at(saved[1], stack.looks):
-        tensors, record = saved
-        done = record["epochs"]
+    epochs_done, last = 0, stack.test_epochs[-1]
+    saved = checkpoint.load()
+    if saved is not None and has_test_scores(saved[1], stack.test_epochs):
+        tensors, record, _ = saved
+        epochs_done = record["epochs"]
         rows = [row for row in record["rows"] if row[2] <= last]
         trainer.load(tensors)
-        progress.skip(min(done, last) * len(stack.runs))
-    for epoch in range(done + 1, last + 1):
-        batches = epoch_batches(len(train.x), stack.batch_size, stack.seed, epoch - 1)
-        losses = loop.run(batches)
-        if shown(epoch, stack.looks):
-            scored = SPLITS if epoch in stack.looks else SPLITS[:1]
-            of_splits = [scores(trainer, splits[split], spec) for split in scored]
+        progress.skip(min(epochs_done, last) * len(stack.runs))
+    for epoch in range(epochs_done + 1, last + 1):
+        losses = loop.run(epoch_batches(len(train.x), stack.batch_size, stack.seed, epoch - 1))
+        if is_scored(epoch, stack.test_epochs):
+            names = SCORED_SPLITS if epoch in stack.test_epochs else SCORED_SPLITS[:1]
+            split_scores = [score_runs(trainer, splits[name], spec) for name in names]
             rows += [
-                [*run, epoch, float(loss), *np.concatenate(values).tolist()]
-                for run, loss, *values in zip(stack.runs, losses, *of_splits, strict=True)
+                [*run, epoch, float(loss), *np.concatenate(run_scores).tolist()]
+                for run, loss, *run_scores in zip(stack.runs, losses, *split_scores, strict=True)
             ]
-        save_state(state, trainer.state(), {"rows": rows, "epochs": epoch})
+        checkpoint.save(trainer.state(), {"rows": rows, "epochs": epoch}, {})
         progress.advance(len(stack.runs))
     return rows
 
 
-def scored_at(record: dict, looks: list[int]) -> bool:
-    """Tell whether an earlier training scored the test split at all `looks` it came to."""
+def has_test_scores(record: dict, test_epochs: list[int]) -> bool:
+    """Return whether an earlier training scored the test split at all `test_epochs` it reached."""
     scored = {row[2] for row in record["rows"] if len(row) == len(HEADER)}
-    return {look for look in looks if look <= record["epochs"]} <= scored
+    return {epoch for epoch in test_epochs if epoch <= record["epochs"]} <= scored
 
 
-def shown(epoch: int, looks: list[int]) -> bool:
-    """Tell whether runs are scored after an epoch: the first fifty, every tenth, and `looks`."""
-    return epoch <= 50 or epoch % 10 == 0 or epoch in looks
+def is_scored(epoch: int, test_epochs: list[int]) -> bool:
+    """Return whether runs are scored after an epoch: the first 50, every tenth, `test_epochs`."""
+    return epoch <= 50 or epoch % 10 == 0 or epoch in test_epochs
 
 
 def result_path(head: str, seed: int) -> Path:
-    """Return the file of all rows of a head and seed."""
+    """Return the file with the rows of a head and seed."""
     return RESULTS / f"{head}-{seed}.csv"
 
 
 @entry_point
 def main(head: str, seed: str) -> None:
     """Run the stage for one head and one seed."""
-    settings, machine = load_grid(), load(Machine, "run")
-    looks = sorted(settings.epochs[int(seed)])
+    settings, runtime = load_grid(), Params.read(CLIPS.params).runtime()
+    test_epochs = sorted(settings.epochs[int(seed)])
     runs = list(product(settings.losses, settings.lrs))
-    # A GPU has room for all runs in one step. Any other device than CUDA: the cores do the work.
-    device = "cuda" if pick_device(machine.device).type == "cuda" else "cpu"
-    number = 1 if device == "cuda" else -(-len(runs) // RUNS_A_STACK)
+    # Only CUDA has room for all runs in one step; other devices leave the work to the cores.
+    device = "cuda" if pick_device(runtime.device).type == "cuda" else "cpu"
+    stack_count = 1 if device == "cuda" else -(-len(runs) // RUNS_PER_STACK)
     stacks = [
-        # Dealt out in turn, so that stacks are alike in what they cost.
-        Stack(runs[k::number], head, int(seed), settings.batch_size, looks, device, k)
-        for k in range(number)
+        # Every stack gets runs of each kind, so that all take about the same time.
+        Stack(runs[k::stack_count], head, int(seed), settings.batch_size, test_epochs, device, k)
+        for k in range(stack_count)
     ]
-    kernels()  # compiled here, once, not by every process
-    total = len(runs) * looks[-1]
-    with Progress(f"grid {head} {seed}", total, "epoch", machine.progress) as progress:
-        rows = [row for of_stack in run_parallel(train_stack, stacks, progress) for row in of_stack]
-    filled = [row + [""] * (len(HEADER) - len(row)) for row in rows]
-    text = to_csv(HEADER, sorted(filled, key=lambda row: row[:3]))
+    kernels()  # compile once, not in every process
+    total = len(runs) * test_epochs[-1]
+    with Progress(f"grid {head} {seed}", total, "epoch", runtime.progress) as progress:
+        stack_rows = run_parallel(train_stack, stacks, progress)
+    # Epochs without test scores have shorter rows.
+    padded = [row + [""] * (len(HEADER) - len(row)) for rows in stack_rows for row in rows]
+    text = to_csv(HEADER, sorted(padded, key=lambda row: row[:3]))
     write_text(result_path(head, int(seed)), text)
 
 

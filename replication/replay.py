@@ -1,22 +1,22 @@
-"""A function without arguments, called over and over: on a CUDA GPU, a call is one graph replay.
+"""Repeated calls of a function as replays of a CUDA graph.
 
-Written to PyTorch's documentation of CUDA graphs, and tested on the CPU alone.
+Written from PyTorch's documentation of CUDA graphs; tested on the CPU only.
 """
 
 from collections.abc import Callable
 
 import torch
 
-WARM_UPS = 3  # calls before the capture: libraries choose and set up what a graph cannot record
+WARM_UPS = 3  # calls before recording: libraries initialize themselves, which no graph can record
 
 
 class Replayed:
-    """Calls `function`. On a CUDA GPU its operations are recorded once and then replayed together.
+    """Calls `function`; on a CUDA GPU, records its operations once and then replays them together.
 
     Args:
-        function: what it reads and writes beyond a call are tensors on the device that stay where
-            they are, changed in place; numbers of Python's keep the value they had when recorded.
-        device: where the tensors are.
+        function: reads and writes tensors on the device, in place. Python numbers that it reads
+            keep the value that they had when it was recorded.
+        device: the device of the tensors.
     """
 
     def __init__(self, function: Callable[[], None], device: torch.device) -> None:
@@ -26,20 +26,20 @@ class Replayed:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self) -> None:
-        """Call the function, or replay what it did."""
+        """Call the function, or replay its operations."""
         if not self._on_cuda:
             self._function()
         elif self._warm_ups < WARM_UPS:
             self._warm_ups += 1
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
                 self._function()
-            torch.cuda.current_stream().wait_stream(side)
+            torch.cuda.current_stream().wait_stream(stream)
         else:
             if self._graph is None:
                 graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph):  # records, and computes nothing
+                with torch.cuda.graph(graph):  # records without computing
                     self._function()
                 self._graph = graph
             self._graph.replay()

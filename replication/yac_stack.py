@@ -1,17 +1,16 @@
-"""Several YoutubeAudioClassifiers trained at once, on the same batches.
+"""Several YoutubeAudioClassifiers, trained at once on the same batches.
 
-A step of one such network is mostly overhead: its arrays are a few kilobytes. Here K networks, each
-with a learning rate, loss and head of its own, share a step: batches, operations and the optimizer
-are paid once. Each is the same function as `tagging/networks/yac.py`, up to rounding, and can be
-turned back into it.
+The arrays of one network are a few kilobytes, so most of a step is overhead. Here K networks, each
+with its own learning rate, loss and head, share the batches, the operations and the optimizer of a
+step. Each computes the same function as `tagging/networks/yac.py`, up to rounding, and can be
+converted back to it.
 
-Arrays have the models first and the batch innermost: (K, channels, height, width, batch). All of
-them are on the device of the networks. A step keeps its state in tensors that it changes in place,
-so that a CUDA graph can replay it.
+Arrays have the models first and the batch innermost: (K, channels, height, width, batch), on the
+device of the networks. A step changes its state in place, so that a CUDA graph can replay it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby
 
@@ -22,34 +21,37 @@ from torch.nn import functional
 
 from replication.conv_block import EPS, Geometry, conv_block
 from replication.replay import Replayed
+from replication.study import LOSSES
 from tagging.data.spec import InputSpec
-from tagging.learning.losses import LOSSES
 from tagging.networks.yac import Network
 
-MOMENTUM = 0.1  # of PyTorch's running statistics
-BETAS, ADAM_EPS = (0.9, 0.999), 1e-8  # of PyTorch's Adam
-CLIP, POOLED = (10, 128), (6, 41)  # a clip's embeddings, and those after the first max pooling
+MOMENTUM = 0.1  # default of PyTorch's running statistics
+BETAS, ADAM_EPS = (0.9, 0.999), 1e-8  # defaults of PyTorch's Adam
+CLIP, POOLED = (10, 128), (6, 41)  # frames x bins of a clip, before and after max pooling
+
+ConvBlock = Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]  # as `conv_block`
 
 
-def features(embeddings: torch.Tensor) -> torch.Tensor:
-    """Return what networks see of clips: their embeddings and those after max pooling, in a row.
+def features(embeddings: torch.Tensor, pool_width: int = 8) -> torch.Tensor:
+    """Return the embeddings of clips, and after them the same after the network's max pooling.
 
-    Pooled or not, they do not depend on the networks: they are computed once, not in every step.
+    Neither depends on the weights, so both are computed once and not in every step.
 
     Args:
-        embeddings: bytes or numbers (clips, 10, 128).
+        embeddings: (clips, 10, 128), of any type.
+        pool_width: the kernel of the max pooling, in bins: 6, 7 or 8 give the same shape.
 
     Returns:
-        The same type, (clips, 1526).
+        (clips, 1526), of the same type.
     """
     pooled = functional.max_pool2d(
-        embeddings.unsqueeze(1).to(torch.get_default_dtype()), (2, 8), (2, 3), (1, 0)
+        embeddings.unsqueeze(1).to(torch.get_default_dtype()), (2, pool_width), (2, 3), (1, 0)
     )
     return torch.cat([embeddings.flatten(1), pooled.flatten(1).to(embeddings.dtype)], dim=1)
 
 
 def _blocks(network: Network) -> dict[str, Geometry]:
-    """Return the names of the network's conv blocks, and the geometry of their convolutions."""
+    """Return the geometry of each convolution block of the network, by name."""
     return {
         name: Geometry(
             *((size, size) if isinstance(size, int) else tuple(size)
@@ -61,15 +63,20 @@ def _blocks(network: Network) -> dict[str, Geometry]:
 
 
 class YacStack:
-    """K networks as one array of parameters, with their gradients computed together.
+    """K networks as one array of parameters, with one backward pass for all.
+
+    Args:
+        networks: the networks, of equal shapes.
+        block: computes a convolution block.
 
     Attributes:
-        flat: float32 (K, 3213), every network's parameters in a row; `parameters` are views of it.
-        running: the running means and variances by their names, float32 (K, channels).
+        flat: float32 (K, 3213), the parameters of each network; `parameters` are views of it.
+        running: the running means and variances by name, float32 (K, channels).
     """
 
-    def __init__(self, networks: Sequence[Network]) -> None:
+    def __init__(self, networks: Sequence[Network], block: ConvBlock = conv_block) -> None:
         first = networks[0]
+        self._conv_block = block
         self._geometry = _blocks(first)
         softmax = torch.tensor([network.head == "softmax" for network in networks])
         device = first.linear.weight.device
@@ -92,9 +99,9 @@ class YacStack:
             begin += shape.numel()
 
     def states(self) -> list[dict[str, torch.Tensor]]:
-        """Return each network's state, as `Network.load_state_dict(.., strict=False)` takes it.
+        """Return the state of each network, for `Network.load_state_dict(.., strict=False)`.
 
-        Only the counts of batches seen are missing, which nothing reads.
+        It lacks the counts of batches (`num_batches_tracked`), which nothing reads.
         """
         named = {name: p.detach() for name, p in self.parameters.items()} | self.running
         return [
@@ -103,11 +110,11 @@ class YacStack:
         ]
 
     def forward(self, x: torch.Tensor, training: bool) -> torch.Tensor:
-        """Return the networks' outputs, float32 (K, batch, labels).
+        """Return the outputs of the networks, float32 (K, batch, labels).
 
         Args:
             x: `features` in [0, 1), float32 (batch, 1526).
-            training: whether to normalize by the batch and update the running statistics.
+            training: whether to normalize by the batch and to update the running statistics.
         """
         block = lambda name, h: self._block(name, h, training)  # noqa: E731
         clip, pooled = x.t().contiguous().split([math.prod(CLIP), math.prod(POOLED)])
@@ -125,19 +132,20 @@ class YacStack:
         return scores
 
     def _block(self, name: str, x: torch.Tensor, training: bool) -> torch.Tensor:
+        """Apply a convolution block, with the statistics of the batch or the running ones."""
         parameters = [
             self.parameters[f"{name}.{part}"]
             for part in ("0.weight", "0.bias", "1.weight", "1.bias")
         ]
         norm, geometry = f"{name}.1", self._geometry[name]
         if not training:
-            return conv_block(x, *parameters, geometry, self._statistics(norm))[0]
-        y, mean, var = conv_block(x, *parameters, geometry)
+            return self._conv_block(x, *parameters, geometry, self._statistics(norm))[0]
+        y, mean, var = self._conv_block(x, *parameters, geometry)
         self._update(norm, mean, var, y.shape[2] * y.shape[3] * y.shape[4])
         return y
 
     def _norm(self, x: torch.Tensor, training: bool) -> torch.Tensor:
-        """Batch normalization without convolution: K models are K times the channels."""
+        """Apply the batch normalization before the linear layer, with K times the channels."""
         models, channels = x.shape[:2]
         weight, bias = (self.parameters[f"norm.{part}"].flatten() for part in ("weight", "bias"))
         rows = x.reshape(1, models * channels, -1)
@@ -157,17 +165,22 @@ class YacStack:
     def _update(self, norm: str, mean: torch.Tensor, var: torch.Tensor, count: int) -> None:
         running_mean, running_var = self._statistics(norm)
         running_mean.lerp_(mean, MOMENTUM)
-        running_var.lerp_(var * (count / (count - 1)), MOMENTUM)  # the unbiased one, as PyTorch
+        running_var.lerp_(var * (count / (count - 1)), MOMENTUM)  # unbiased, as PyTorch
 
 
 class StackedAdam:
-    """Adam (Kingma and Ba, 2014, arXiv 1412.6980) with a learning rate for each row."""
+    """Adam (Kingma and Ba, 2014, arXiv 1412.6980) with a learning rate for each row.
+
+    Args:
+        flat: float32 (K, parameters), updated in place.
+        lrs: a learning rate for each row.
+    """
 
     def __init__(self, flat: torch.Tensor, lrs: Sequence[float]) -> None:
         self.flat = flat
         self.lrs = torch.tensor(lrs, device=flat.device).unsqueeze(1)
         self.mean, self.square = torch.zeros_like(flat), torch.zeros_like(flat)
-        # In double precision: 1 - 0.999 loses four digits in single.
+        # In single precision 1 - 0.999 would lose four digits.
         self._betas = torch.tensor(BETAS, dtype=torch.float64, device=flat.device)
         self.steps = torch.zeros((), dtype=torch.float64, device=flat.device)
 
@@ -175,29 +188,40 @@ class StackedAdam:
     def step(self, gradient: torch.Tensor) -> None:
         """Update the parameters; `gradient` is float32 (K, parameters)."""
         self.steps += 1
-        of_mean, of_square = 1 - self._betas**self.steps
+        mean_correction, square_correction = 1 - self._betas**self.steps
         self.mean.lerp_(gradient, 1 - BETAS[0])
         self.square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-        denominator = self.square.sqrt().div_(of_square.sqrt()).add_(ADAM_EPS)
-        self.flat.sub_((self.mean * (self.lrs / of_mean)).div_(denominator))
+        denominator = self.square.sqrt().div_(square_correction.sqrt()).add_(ADAM_EPS)
+        self.flat.sub_((self.mean * (self.lrs / mean_correction)).div_(denominator))
 
 
 class StackTrainer:
-    """Steps of K networks with their own losses and learning rates, on the same batches."""
+    """Trains K networks, each with its own loss and learning rate, on the same batches.
+
+    Args:
+        networks: the networks, of equal shapes.
+        losses: the name of each network's loss.
+        lrs: the learning rate of each network.
+        block: computes a convolution block.
+    """
 
     def __init__(
-        self, networks: Sequence[Network], losses: Sequence[str], lrs: Sequence[float]
+        self,
+        networks: Sequence[Network],
+        losses: Sequence[str],
+        lrs: Sequence[float],
+        block: ConvBlock = conv_block,
     ) -> None:
-        self.stack = YacStack(networks)
+        self.stack = YacStack(networks, block)
         self.optimizer = StackedAdam(self.stack.flat, lrs)
-        # Neighbours with the same loss are computed together.
-        self._losses = [(LOSSES[name](), len(list(same))) for name, same in groupby(losses)]
+        # The losses of neighbours with the same loss function are computed together.
+        self._losses = [(LOSSES[name], len(list(same))) for name, same in groupby(losses)]
 
     def step(self, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Make one step; return each network's loss before it, float32 (K,).
+        """Make one step; return the loss of each network before it, float32 (K,).
 
         Args:
-            x: as `YacStack.forward` takes it.
+            x: `features` in [0, 1), float32 (batch, 1526).
             labels: float32 (batch, labels), 0 or 1.
         """
         outputs = self.stack.forward(x, training=True)
@@ -208,14 +232,14 @@ class StackTrainer:
                 for (loss, _), part in zip(self._losses, parts, strict=True)
             ]
         )
-        # Networks share nothing: the gradient of the sum is each one's own gradient.
+        # Networks share no parameter: the gradient of the sum has the gradient of each.
         parameters = list(self.stack.parameters.values())
         gradients = torch.autograd.grad(losses.sum(), parameters, materialize_grads=True)
         self.optimizer.step(torch.cat([g.flatten(1) for g in gradients], dim=1))
         return losses.detach()
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Return all that the next step depends on."""
+        """Return the tensors that the next step depends on."""
         return {
             "flat": self.stack.flat,
             "mean": self.optimizer.mean,
@@ -224,19 +248,19 @@ class StackTrainer:
         } | self.stack.running
 
     def load(self, state: dict[str, torch.Tensor]) -> None:
-        """Go on from what `state` returned."""
+        """Continue from a state that `state` returned."""
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
 
 
 class EpochLoop:
-    """Epochs of a `StackTrainer` on clips that stay on its device.
+    """Runs epochs of a `StackTrainer` on clips that are on its device.
 
     Args:
-        trainer: what is trained.
-        x: `features` of all clips, as bytes: uint8 (clips, 1526).
+        trainer: the trainer of the networks.
+        x: `features` of all clips, uint8 (clips, 1526).
         labels: uint8 (clips, labels).
-        spec: how bytes become a network's input.
+        spec: scales bytes to a network's input.
     """
 
     def __init__(
@@ -244,14 +268,14 @@ class EpochLoop:
     ) -> None:
         self._trainer, self._x, self._labels, self._spec = trainer, x, labels, spec
         self._order = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        self._numbers = torch.arange(len(x), device=x.device)
-        self._begin = torch.zeros(1, dtype=torch.long, device=x.device)  # of the next batch
+        self._offsets = torch.arange(len(x), device=x.device)
+        self._begin = torch.zeros(1, dtype=torch.long, device=x.device)  # of the batch
         networks = len(trainer.stack.flat)
         self._total = torch.zeros(networks, dtype=torch.float64, device=x.device)
-        self._steps: dict[int, Replayed] = {}  # by the size of the batch
+        self._steps: dict[int, Replayed] = {}  # by batch size
 
     def run(self, batches: Sequence[np.ndarray]) -> np.ndarray:
-        """Make a step with each batch of clip places; return mean losses a clip, float64 (K,)."""
+        """Make a step with each batch of clip positions; return mean losses, float64 (K,)."""
         order = torch.from_numpy(np.concatenate(batches))
         self._order[: len(order)] = order.to(self._order.device)
         self._begin.zero_()
@@ -263,8 +287,8 @@ class EpochLoop:
         return (self._total / len(order)).cpu().numpy()
 
     def _step(self, size: int) -> None:
-        places = self._order[self._begin + self._numbers[:size]]
-        x = self._spec.as_input(self._x[places])
-        losses = self._trainer.step(x, self._labels[places].float())
+        positions = self._order[self._begin + self._offsets[:size]]
+        x = self._spec.as_input(self._x[positions])
+        losses = self._trainer.step(x, self._labels[positions].float())
         self._total.add_(losses, alpha=size)
         self._begin += size

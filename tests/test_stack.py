@@ -1,4 +1,4 @@
-"""Training several networks at once is training each: kernels, stack, Adam, replayed steps."""
+"""Training a stack of networks equals training each: kernels, stack, Adam, replayed steps."""
 
 import contextlib
 
@@ -10,14 +10,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from replication import conv_block as blocks
 from replication.conv_block import Geometry, conv_block
 from replication.replay import WARM_UPS, Replayed
+from replication.study import LOSSES
 from replication.yac_stack import EpochLoop, StackedAdam, StackTrainer, features
 from tagging.data.spec import InputSpec
-from tagging.learning.losses import LOSSES
 from tagging.networks.yac import Network, Settings
 
 SPEC = InputSpec(1, 10, 128, 1 / 256)
 
-# Each block of YoutubeAudioClassifier: models that share the input, shapes, geometry.
+# Each block of YoutubeAudioClassifier: whether models share the input, shapes, geometry.
 BLOCKS = {
     "intra_init": (True, (10, 16, 8), 5, (3, 3), Geometry(padding=(1, 1))),
     "intra_stride": (False, (5, 16, 8), 2, (3, 3), Geometry((2, 2), padding=(1, 1))),
@@ -59,7 +59,7 @@ def test_kernels_compute_what_pytorch_does(compiled, name):
         assert (ours - reference).norm() < 1e-5 * reference.norm()
 
 
-def test_kernels_take_given_statistics(compiled):
+def test_kernels_normalize_by_statistics_that_are_passed(compiled):
     *arguments, geometry = draw_block("intra_tall")
     statistics = (torch.randn(3, 5), torch.rand(3, 5) + 0.5)
     y = conv_block(*arguments, geometry, statistics)[0]
@@ -83,7 +83,7 @@ def test_without_a_compiler_pytorch_does_the_work(tmp_path, monkeypatch, name, v
 
 
 def grid(dtype: torch.dtype):
-    """Every combination of head and loss, at rates from tame to wild, and data to train on."""
+    """Return networks with each head and loss, learning rates low and high, and training data."""
     heads = ["logits", "softmax", "logits", "softmax"]
     losses = ["msml", "msml", "ce", "ce"]
     lrs = [1e-3, 1e-2, 1e-4, 1e-1]
@@ -103,9 +103,9 @@ def train_singly(networks, losses, lrs, x, labels) -> torch.Tensor:
     out = torch.empty(len(x), len(networks), dtype=x.dtype)
     for k, network in enumerate(networks):
         optimizer = torch.optim.Adam(network.parameters(), lr=lrs[k])
-        for step, (batch, answer) in enumerate(zip(x, labels, strict=True)):
+        for step, (batch, targets) in enumerate(zip(x, labels, strict=True)):
             optimizer.zero_grad()
-            loss = LOSSES[losses[k]]()(network(batch.unsqueeze(1)), answer)
+            loss = LOSSES[losses[k]](network(batch.unsqueeze(1)), targets)
             loss.backward()
             optimizer.step()
             out[step, k] = loss.detach()
@@ -115,10 +115,10 @@ def train_singly(networks, losses, lrs, x, labels) -> torch.Tensor:
 def train_together(trainer: StackTrainer, x, labels) -> torch.Tensor:
     """Train a stack; return the losses, (steps, networks)."""
     pairs = zip(x, labels, strict=True)
-    return torch.stack([trainer.step(features(batch), answer) for batch, answer in pairs])
+    return torch.stack([trainer.step(features(batch), targets) for batch, targets in pairs])
 
 
-def test_a_stack_in_double_precision_is_its_networks_to_rounding():
+def test_a_stack_in_double_precision_equals_its_networks_up_to_rounding():
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -130,7 +130,7 @@ def test_a_stack_in_double_precision_is_its_networks_to_rounding():
         outputs = trainer.stack.forward(features(x[0]), training=False).detach()
         image = x[0].unsqueeze(1)
         for k, (network, state) in enumerate(zip(networks, trainer.stack.states(), strict=True)):
-            # Evaluation sees the convolutions' biases, which training moves by rounding noise.
+            # Evaluation depends on the convolutions' biases, which training moves by rounding noise.
             assert torch.allclose(outputs[k], network.eval()(image), atol=1e-5)
             network.load_state_dict(state, strict=False)
             assert torch.allclose(network(image), outputs[k], atol=1e-12)
@@ -144,11 +144,11 @@ def test_a_stack_in_single_precision_follows_its_networks(compiled):
     expected = train_singly(networks, losses, lrs, x, labels)
     got = train_together(trainer, x, labels)
     assert torch.allclose(got[0], expected[0], atol=1e-6)
-    # Adam turns rounding into steps of the size of its rate; the tame rates stay together.
+    # Adam turns rounding errors into steps of the size of its rate: only low rates stay close.
     assert torch.allclose(got[:, [0, 2]], expected[:, [0, 2]], atol=1e-3)
 
 
-def test_adam_with_a_rate_for_each_row_is_pytorchs():
+def test_adam_with_a_rate_for_each_row_equals_pytorchs():
     torch.manual_seed(0)
     flat = torch.randn(3, 40, dtype=torch.float64)
     lrs = [1.0, 0.01, 0.0001]
@@ -161,19 +161,19 @@ def test_adam_with_a_rate_for_each_row_is_pytorchs():
             row.grad = values.clone()
         reference.step()
         ours.step(gradient)
-    # `lrs` are held in single precision: 0.01 is that to seven digits.
+    # `lrs` are in single precision, so 0.01 has seven digits.
     assert torch.allclose(ours.flat, torch.stack(rows).detach(), rtol=0, atol=1e-6)
 
 
 class Recording(TorchDispatchMode):
-    """Stands for a CUDA graph: operations as they were called, their results at fixed places."""
+    """A substitute for a CUDA graph: records operations, and replays them into the same tensors."""
 
     def __init__(self):
         super().__init__()
         self.calls, self.replays = [], 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        # What the processor asks of a tensor's content cannot be recorded.
+        # A graph cannot record that the processor reads a value of a tensor.
         assert function is not torch.ops.aten._local_scalar_dense.default
         result = function(*args, **kwargs or {})
         self.calls.append((function, args, kwargs or {}, result))
@@ -183,19 +183,19 @@ class Recording(TorchDispatchMode):
     def replay(self):
         self.replays += 1
         if self.replays == 1:
-            return  # here, unlike on a GPU, recording has computed already
+            return  # unlike on a GPU, recording has computed the results
         for function, args, kwargs, result in self.calls:
             again = function(*args, **kwargs)
             if isinstance(result, torch.Tensor):
                 result, again = [result], [again]
-            for place, value in zip(result, again, strict=True):
-                if place is not None:
-                    place.copy_(value)
+            for tensor, value in zip(result, again, strict=True):
+                if tensor is not None:
+                    tensor.copy_(value)
 
 
 @pytest.fixture
 def recorded(monkeypatch):
-    """All graphs made: on the CPU, with PyTorch's convolutions, as a GPU has them."""
+    """The graphs that are made, on the CPU and with PyTorch's convolutions, as on a GPU."""
     graphs = []
 
     class Stream:
@@ -216,7 +216,7 @@ def recorded(monkeypatch):
 
 
 def clips() -> tuple[torch.Tensor, torch.Tensor]:
-    """53 clips, which end with a batch that is not whole."""
+    """Return 53 clips, so that the last batch is smaller."""
     generator = torch.Generator().manual_seed(7)
     embeddings = torch.randint(0, 256, (53, 10, 128), generator=generator).byte()
     labels = (torch.rand(53, 10, generator=generator) < 0.3).byte()
@@ -239,7 +239,7 @@ def run_epochs(epochs: int, as_on_cuda: bool):
     return np.array(means), trainer
 
 
-def test_replayed_steps_are_the_steps(recorded):
+def test_replayed_steps_equal_the_steps(recorded):
     expected, directly = run_epochs(6, as_on_cuda=False)
     assert not recorded
     got, replayed = run_epochs(6, as_on_cuda=True)
@@ -249,7 +249,7 @@ def test_replayed_steps_are_the_steps(recorded):
         assert torch.equal(tensor, replayed.state()[name]), name
 
 
-def test_an_epoch_is_its_steps():
+def test_an_epoch_equals_its_steps():
     means, trainer = run_epochs(1, as_on_cuda=False)
     networks, losses, lrs, _, _ = grid(torch.float32)
     embeddings, labels = clips()
