@@ -1,0 +1,103 @@
+"""`python -m tools.relock REVISION [PIPELINE ...]`: write dvc.lock for code that moves no number.
+
+After a refactoring whose results `python -m tools.equal_results REVISION` shows to be equal, the
+locks name old code, commands and parameters. `dvc commit` would need every output, and a new clone
+has none. This writes the locks anew: hashes of files in git and parameters are those of the working
+tree, hashes of other files are those that the locks of REVISION have for the same path. A stage or
+folder may have another name then. It refuses a path without a known hash.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from dvc.dependency import ParamsDependency
+from dvc.output import Output
+from dvc.repo import Repo
+from dvc.stage import PipelineStage
+from dvc_data.hashfile.hash_info import HashInfo
+from dvc_data.hashfile.meta import Meta
+
+from tagging.base.errors import UserError, entry_point
+
+Known = dict[str, dict[str, Any]]  # a lock's entries by their paths, relative to the root
+
+
+def git(*arguments: str) -> str:
+    """Return what git prints."""
+    return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout
+
+
+def locked_hashes(revision: str) -> Known:
+    """Return the hash of every path in the locks of a revision.
+
+    Deps and outputs of a pipeline are relative to its folder, or to the root where its commands
+    run there: an entry below the pipeline's own folder is recognized by its prefix.
+    """
+    known: Known = {}
+    names = git("ls-tree", "-r", "--name-only", revision).splitlines()
+    for lock in (Path(name) for name in names if Path(name).name == "dvc.lock"):
+        content = yaml.load(git("show", f"{revision}:{lock}"), yaml.CSafeLoader)
+        pipeline = yaml.load(git("show", f"{revision}:{lock.with_name('dvc.yaml')}"), yaml.CSafeLoader)
+        for name, stage in content["stages"].items():
+            definition = pipeline["stages"][name.partition("@")[0]]
+            has_wdir = "wdir" in (definition.get("do") or definition)
+            folder = Path() if has_wdir else lock.parent
+            for entry in [*stage.get("deps", []), *stage.get("outs", [])]:
+                path = (Path.cwd() / folder / entry["path"]).resolve().relative_to(Path.cwd())
+                known[str(path)] = entry
+    return known
+
+
+def set_hash(file: Output, known: Known, tracked: set[str]) -> None:
+    """Give a dep or an output the hash of the working tree, or the known one.
+
+    Raises:
+        UserError: if the path is neither in git nor known.
+    """
+    path = str(Path(file.fs_path).relative_to(Path.cwd()))
+    if path in tracked or any(name.startswith(f"{path}/") for name in tracked):
+        file.save()
+        return
+    if path not in known:
+        raise UserError(f"{path} has no hash in the locks of the revision; run dvc repro instead")
+    entry = known[path]
+    file.hash_info = HashInfo("md5", entry["md5"])
+    file.meta = Meta(size=entry.get("size"), nfiles=entry.get("nfiles"))
+
+
+@entry_point
+def main() -> None:
+    """Write the locks of the pipelines, by default of all that have one."""
+    revision, *pipelines = sys.argv[1:] or ["HEAD"]
+    known = locked_hashes(revision)
+    listed = git("ls-files", "--cached", "--others", "--exclude-standard").splitlines()
+    tracked = {name for name in listed if Path(name).is_file() and Path(name).name != ".gitignore"}
+    with Repo() as repo:
+        stages = [
+            stage
+            for stage in repo.index.stages
+            if isinstance(stage, PipelineStage)
+            and Path(stage.path_in_repo).with_suffix(".lock").exists()
+            and (not pipelines or stage.path_in_repo in pipelines)
+        ]
+        with repo.lock:
+            for stage in stages:
+                for dep in stage.deps:
+                    if isinstance(dep, ParamsDependency):
+                        dep.save()
+                    else:
+                        set_hash(dep, known, tracked)
+                for out in stage.outs:
+                    set_hash(out, known, tracked)
+            by_file = {stage.path_in_repo: stage.dvcfile for stage in stages}
+            for path, file in by_file.items():
+                file_stages = [stage for stage in stages if stage.path_in_repo == path]
+                file.dump_stages(file_stages, update_pipeline=False)
+    print(f"{len(stages)} stages")
+
+
+if __name__ == "__main__":
+    main()
