@@ -1,12 +1,14 @@
-"""What the tests of several networks ask alike: of maps, of clips that are padded, of gradients."""
+"""Assertions that tests of several networks share: on shapes, padded clips and gradients."""
 
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from tagging.data.spec import InputSpec
+from tagging.layers.base import TaggingNetwork
 from tagging.parameters import parse
 
 EMBEDDINGS = InputSpec(1, 10, 128)
@@ -19,31 +21,35 @@ def clips(number: int, spec: InputSpec = EMBEDDINGS, frames: int | None = None) 
 
 
 def build(
-    module: ModuleType, settings: dict, spec: InputSpec = EMBEDDINGS, labels: int = 10, **others
-) -> nn.Module:
-    """Return a module's network, without dropout unless it is asked for."""
+    module: ModuleType,
+    settings: dict,
+    spec: InputSpec = EMBEDDINGS,
+    labels: int = 10,
+    **overrides: Any,
+) -> TaggingNetwork:
+    """Return the network of a module, without dropout by default."""
     torch.manual_seed(0)
-    given = parse(module.Settings, {"dropout": 0.0} | settings | others, "network")
-    return module.Network(given, spec, labels)
+    checked = parse(module.Settings, {"dropout": 0.0} | settings | overrides, "network")
+    return module.Network(checked, spec, labels)
 
 
-def shapes(network: nn.Module, x: torch.Tensor) -> dict[str, tuple[int, ...]]:
-    """Return the shape, without the batch, of the tensor that each module gives, or gives first."""
-    found = {}
+def output_shapes(network: nn.Module, x: torch.Tensor) -> dict[str, tuple[int, ...]]:
+    """Return the shape, without the batch, of the (first) output of each module."""
+    shapes = {}
 
-    def note(name, out):
+    def record(name, out):
         first = out[0] if isinstance(out, tuple) else out
         if isinstance(first, torch.Tensor):
-            found[name] = tuple(first.shape[1:])
+            shapes[name] = tuple(first.shape[1:])
 
     for name, module in network.named_modules():
-        module.register_forward_hook(lambda _, __, out, name=name: note(name, out))
+        module.register_forward_hook(lambda _, __, out, name=name: record(name, out))
     network(x)
-    return found
+    return shapes
 
 
-def practised(network: nn.Module, spec: InputSpec) -> nn.Module:
-    """Let batch normalization see clips, so that it is not the identity when it evaluates."""
+def with_batch_statistics(network: nn.Module, spec: InputSpec) -> nn.Module:
+    """Update the batch statistics, so that normalization is no identity in evaluation."""
     network.train()
     with torch.no_grad():
         for _ in range(20):
@@ -51,38 +57,35 @@ def practised(network: nn.Module, spec: InputSpec) -> nn.Module:
     return network.eval()
 
 
-def silenced(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Return clips with zeros after so many frames, as batches are padded."""
+def zero_padding(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Set clips to zero after their lengths, in place, as in padded batches."""
     for clip, length in zip(x, lengths, strict=True):
         clip[:, length:] = 0
     return x
 
 
-def assert_padding_changes_no_answer(
+def assert_padding_has_no_effect(
     network: nn.Module, x: torch.Tensor, lengths: torch.Tensor
 ) -> None:
-    """Hold clips of these lengths, padded together, against each clip alone."""
-    together = silenced(x, lengths)
+    """Compare the outputs of a padded batch with those of each clip alone."""
+    padded = zero_padding(x, lengths)
     with torch.inference_mode():
         alone = torch.cat(
-            [
-                network(clip[None, :, :length])
-                for clip, length in zip(together, lengths, strict=True)
-            ]
+            [network(clip[None, :, :length]) for clip, length in zip(padded, lengths, strict=True)]
         )
-        torch.testing.assert_close(network(together, lengths), alone)
-        longer = functional.pad(together, (0, 0, 0, 6))
+        torch.testing.assert_close(network(padded, lengths), alone)
+        longer = functional.pad(padded, (0, 0, 0, 6))
         torch.testing.assert_close(network(longer, lengths), alone)
-        # The test could fail: without the lengths, padding does change the answers.
+        # The test can fail: without the lengths, padding does change the outputs.
         assert not torch.allclose(network(longer), alone, atol=1e-3)
 
 
 def assert_gradients_reach_every_parameter(
     network: nn.Module, x: torch.Tensor, lengths: torch.Tensor
 ) -> None:
-    """Train on clips of these lengths, in float64, and look at each parameter's gradient."""
+    """Check the gradient of each parameter, in float64, for clips of these lengths."""
     network = network.double()
-    network(silenced(x.double(), lengths), lengths).square().sum().backward()
+    network(zero_padding(x.double(), lengths), lengths).square().sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().max() > 1e-9, name

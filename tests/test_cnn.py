@@ -1,4 +1,4 @@
-"""The CNN: its settings as the studies have them, layer by layer, and clips of other lengths."""
+"""The CNN: the studies' settings layer by layer, and padded clips."""
 
 from functools import partial
 
@@ -13,11 +13,11 @@ from tagging.networks import cnn
 from tests.padded import (
     EMBEDDINGS,
     assert_gradients_reach_every_parameter,
-    assert_padding_changes_no_answer,
+    assert_padding_has_no_effect,
     build,
     clips,
-    practised,
-    shapes,
+    output_shapes,
+    with_batch_statistics,
 )
 
 make = partial(build, cnn)
@@ -47,7 +47,7 @@ NEWCNN = {
     "decoder": [128, 32],
     "input_norm": False,
 }
-SMALL = {  # whatever a padded clip can meet: leaky ReLU below the padding's zeros, pools, strides
+SMALL = {  # all that may leak padding: leaky ReLU (below the padding's zeros), pools, strides
     "channels": [4, 6],
     "strides": [[2, 1], [1, 2]],
     "pools": [[2, 3], [3, 2]],
@@ -86,27 +86,27 @@ SMALL = {  # whatever a padded clip can meet: leaky ReLU below the padding's zer
     ],
     ids=["basic", "deep", "cnn2d", "instruments", "newcnn"],
 )
-def test_parameters_are_as_many_as_the_studies_have(settings, spec, labels, expected):
+def test_parameter_counts_match_the_studies(settings, spec, labels, expected):
     network = make(settings, spec, labels)
     assert sum(parameter.numel() for parameter in network.parameters()) == expected
     assert network(clips(2, spec)).shape == (2, labels)
 
 
-def test_the_instrument_study_s_layers_have_the_printed_shapes():
+def test_instrument_study_layers_have_the_printed_shapes():
     network = make(INSTRUMENTS, MFCC, 14)
-    found = shapes(network, clips(2, MFCC))
-    assert found["convs.0.conv"] == found["convs.0.norm"] == (16, 47, 11)
-    assert found["convs.1.conv"] == found["convs.1.norm"] == (32, 45, 9)
+    shapes = output_shapes(network, clips(2, MFCC))
+    assert shapes["convs.0.conv"] == shapes["convs.0.norm"] == (16, 47, 11)
+    assert shapes["convs.1.conv"] == shapes["convs.1.norm"] == (32, 45, 9)
     assert network.decoder[1].in_features == 12_960 == 32 * 9 * 45
-    assert [found[name] for name in ("decoder.1", "decoder.4", "classify")] == [
+    assert [shapes[name] for name in ("decoder.1", "decoder.4", "classify")] == [
         (512,),
         (64,),
         (14,),
     ]
 
 
-def test_the_instrument_study_s_network_is_a_plain_sequence():
-    network = practised(make(INSTRUMENTS, MFCC, 14), MFCC)
+def test_instrument_study_network_equals_a_plain_sequence():
+    network = with_batch_statistics(make(INSTRUMENTS, MFCC, 14), MFCC)
     plain = nn.Sequential(
         nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(),
         nn.Conv2d(16, 32, 3), nn.BatchNorm2d(32), nn.ReLU(),
@@ -119,23 +119,23 @@ def test_the_instrument_study_s_network_is_a_plain_sequence():
         torch.testing.assert_close(network(clips(3, MFCC)), plain(clips(3, MFCC)))
 
 
-def test_cnn2d_halves_frames_and_bins_by_each_pool():
-    network = practised(make(CNN2D, LOG_MEL), LOG_MEL)
-    assert shapes(network, clips(2, LOG_MEL))["convs.3.conv"] == (128, 13, 16)
+def test_cnn2d_pools_halve_frames_and_bins():
+    network = with_batch_statistics(make(CNN2D, LOG_MEL), LOG_MEL)
+    assert output_shapes(network, clips(2, LOG_MEL))["convs.3.conv"] == (128, 13, 16)
     h = clips(2, LOG_MEL)
     first = network.convs[0]
     with torch.inference_mode():
-        found, _ = first(h, None)
+        out, _ = first(h, None)
         expected = first.norm(functional.conv2d(h, first.conv.weight, padding=1)).relu()
         expected = functional.max_pool2d(expected[:, :, :100], 2)  # kernel = stride
-    torch.testing.assert_close(found[:, :, :50], expected)
-    assert found.shape == (2, 16, 51, 64)  # the frame that is left over is a row of its own
+    torch.testing.assert_close(out[:, :, :50], expected)
+    assert out.shape == (2, 16, 51, 64)  # the remaining frame is a row of its own
 
 
-def test_newcnn_has_five_leaky_convolutions_and_a_decoder_that_narrows():
+def test_newcnn_has_five_leaky_convolutions_and_a_narrowing_decoder():
     network = make(NEWCNN, MFCC, 14)
-    found = shapes(network, clips(2, MFCC))
-    assert [found[f"convs.{place}.conv"] for place in range(5)] == [(64, 49, 13)] * 5
+    shapes = output_shapes(network, clips(2, MFCC))
+    assert [shapes[f"convs.{k}.conv"] for k in range(5)] == [(64, 49, 13)] * 5
     widths = [layer.in_features for layer in network.decoder if isinstance(layer, nn.Linear)]
     assert [*widths, network.classify.in_features] == [256, 128, 32]
     leaky, _ = network.convs[0](clips(2, MFCC), None)
@@ -144,8 +144,8 @@ def test_newcnn_has_five_leaky_convolutions_and_a_decoder_that_narrows():
 
 
 @pytest.mark.parametrize("bands", [1, 3, 4, 5, 13])
-def test_bands_are_adaptive_pooling_s(bands):
-    network = practised(make({"channels": [4]}, MFCC, bands=bands), MFCC)
+def test_bands_equal_adaptive_pooling(bands):
+    network = with_batch_statistics(make({"channels": [4]}, MFCC, bands=bands), MFCC)
     with torch.inference_mode():
         x = clips(3, MFCC)
         h = network.norm(x[:, 0].transpose(1, 2)).transpose(1, 2).unsqueeze(1)
@@ -155,9 +155,10 @@ def test_bands_are_adaptive_pooling_s(bands):
 
 
 @pytest.mark.parametrize("settings", [BASIC, DEEP, CNN2D, INSTRUMENTS])
-def test_the_last_layer_classifies_the_embedding(settings):
-    network = practised(make(settings, LOG_MEL._replace(frames=20)), LOG_MEL._replace(frames=20))
-    x = clips(2, LOG_MEL, 20)
+def test_classifier_reads_the_embedding(settings):
+    spec = LOG_MEL._replace(frames=20)
+    network = with_batch_statistics(make(settings, spec), spec)
+    x = clips(2, spec)
     with torch.inference_mode():
         embedding = network.embed(x)
         assert embedding.shape == (2, network.classify.in_features)
@@ -173,13 +174,13 @@ def test_the_last_layer_classifies_the_embedding(settings):
         SMALL | {"bias": True, "input_norm": False},
         SMALL | {"strides": [], "slope": 0.0, "bands": 2},
     ],
-    ids=["normalized", "biased", "biased without pools", "as it comes", "relu"],
+    ids=["normalized", "biased", "biased without pools", "not normalized", "relu"],
 )
-def test_padding_changes_no_answer(settings):
+def test_padding_has_no_effect(settings):
     spec = InputSpec(2, 25, 13, any_length=True)
-    network = practised(make(settings, spec), spec)
+    network = with_batch_statistics(make(settings, spec), spec)
     lengths = torch.tensor([25, 1, 2, 7, 12, 13])
-    assert_padding_changes_no_answer(network, clips(6, spec) - 3, lengths)
+    assert_padding_has_no_effect(network, clips(6, spec) - 3, lengths)
 
 
 def test_gradients_reach_every_parameter():
@@ -188,32 +189,32 @@ def test_gradients_reach_every_parameter():
 
 
 @pytest.mark.parametrize("settings", [INSTRUMENTS, {"channels": [2], "padding": False}])
-def test_without_padding_or_pooling_clips_have_one_length(settings):
+def test_clips_must_have_one_length_without_padding_or_pooling(settings):
     network = make(settings, MFCC)
-    assert not network.any_length
-    assert make(BASIC).any_length
-    with pytest.raises(ValueError, match="clips of 49 frames only"):
+    assert not network.supports_variable_length
+    assert make(BASIC).supports_variable_length
+    with pytest.raises(ValueError, match="must have 49 frames"):
         network(clips(2, MFCC, 48))
-    with pytest.raises(ValueError, match="clips of 49 frames only"):
+    with pytest.raises(ValueError, match="must have 49 frames"):
         network(clips(2, MFCC), torch.tensor([49, 48]))
     assert network(clips(2, MFCC), torch.tensor([49, 49])).shape == (2, 10)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("settings", "message"),
     [
-        ({"channels": []}, r"network.channels is \[\]; it takes a list of the channels"),
-        ({"channels": [4, 0]}, r"network.channels is \[4, 0\]; it takes a list"),
-        ({"channels": [4, 4], "strides": [[1, 2]]}, r"network.strides is \[\[1, 2\]\]; .* of 2 \["),
-        ({"channels": [4], "pools": [[1, 2]] * 2}, r"network.pools is .*; it takes a list of 1 \["),
-        ({"channels": [4], "pools": [[2]]}, r"network.pools is \[\[2\]\]; it takes a list of the"),
-        ({"channels": [4], "bands": 14}, "network.bands is 14; it takes 1 to 13, the bins"),
-        ({"channels": [4], "padding": "no"}, "network.padding is 'no'; it takes true"),
-        ({"channels": [4] * 7, "padding": False}, "network.padding is false; it takes true .* 7"),
-        ({"channels": [4], "dropout": 1}, "network.dropout is 1; it takes a number from 0"),
-        ({"channels": [4], "width": 3}, "network.width is unknown; network takes input_norm"),
+        ({"channels": []}, r"network.channels must have at least 1 item, got \[\]"),
+        ({"channels": [4, 0]}, r"network.channels\[1\] must be greater than or equal to 1, got 0"),
+        ({"channels": [4, 4], "strides": [[1, 2]]}, r"strides must .* 2 conv.*, got \[\[1, 2\]\]"),
+        ({"channels": [4], "pools": [[1, 2]] * 2}, r"network.pools must .* the 1 conv.*, got \["),
+        ({"channels": [4], "pools": [[2]]}, r"network.pools\[0\].* is missing"),
+        ({"channels": [4], "bands": 14}, "network.bands must be at most 13, the bins .*, got 14"),
+        ({"channels": [4], "padding": "no"}, "network.padding must be a valid boolean, got 'no'"),
+        ({"channels": [4] * 7, "padding": False}, "network.padding must be true .*, got false"),
+        ({"channels": [4], "dropout": 1}, "network.dropout must be less than 1, got 1"),
+        ({"channels": [4], "width": 3}, "network.width is unknown; network has input_norm"),
     ],
 )  # fmt: skip
-def test_settings_that_do_not_fit_are_refused(wrong, says):
-    with pytest.raises(UserError, match=says):
-        make(wrong, MFCC)
+def test_invalid_settings_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        make(settings, MFCC)

@@ -1,4 +1,4 @@
-"""Convolutions into an LSTM: what it reads, padded clips, the studies' sizes."""
+"""The CRNN: the input of its LSTM, padded clips, and the studies' sizes."""
 
 from functools import partial
 
@@ -13,16 +13,16 @@ from tagging.networks import crnn
 from tests.padded import (
     EMBEDDINGS,
     assert_gradients_reach_every_parameter,
-    assert_padding_changes_no_answer,
+    assert_padding_has_no_effect,
     build,
     clips,
-    practised,
-    shapes,
+    output_shapes,
+    with_batch_statistics,
 )
 
 make = partial(build, crnn)
 MFCC = InputSpec(1, 49, 13)
-OF_EMBEDDINGS = {
+EMBEDDING_STUDY = {
     "channels": [16, 32, 64],
     "strides": [[1, 2], [1, 4], [1, 2]],
     "hidden": 128,
@@ -40,14 +40,14 @@ SMALL = {
 
 def map_shapes(network: nn.Module, x: torch.Tensor) -> list[tuple[int, ...]]:
     """Return the shape, without the batch, of each convolution's map."""
-    found = shapes(network, x)
-    return [found[f"convs.{place}"] for place in range(len(network.convs))]
+    shapes = output_shapes(network, x)
+    return [shapes[f"convs.{k}"] for k in range(len(network.convs))]
 
 
 @pytest.mark.parametrize(
     ("settings", "spec", "labels", "expected"),
     [
-        (OF_EMBEDDINGS, EMBEDDINGS, 10, 485_754),
+        (EMBEDDING_STUDY, EMBEDDINGS, 10, 485_754),
         (
             INSTRUMENTS,
             MFCC,
@@ -62,14 +62,14 @@ def map_shapes(network: nn.Module, x: torch.Tensor) -> list[tuple[int, ...]]:
     ],
     ids=["embeddings", "instruments"],
 )
-def test_parameters_are_as_many_as_the_studies_have(settings, spec, labels, expected):
+def test_parameter_counts_match_the_studies(settings, spec, labels, expected):
     network = make(settings, spec, labels)
     assert sum(parameter.numel() for parameter in network.parameters()) == expected
     assert network(clips(2, spec)).shape == (2, labels)
 
 
-def test_the_lstm_has_every_frame_that_nothing_strides_over():
-    network = make(OF_EMBEDDINGS)
+def test_lstm_reads_every_frame_without_strides():
+    network = make(EMBEDDING_STUDY)
     assert map_shapes(network, clips(2)) == [(16, 10, 64), (32, 10, 16), (64, 10, 8)]
     assert network.lstm.input_size == 64 * 8
     network = make(INSTRUMENTS, MFCC)
@@ -79,8 +79,8 @@ def test_the_lstm_has_every_frame_that_nothing_strides_over():
     assert map_shapes(network, clips(2, MFCC)) == [(4, 13, 5), (6, 13, 2)]
 
 
-def test_the_lstm_reads_channels_and_bins_frame_by_frame():
-    network = practised(make(INSTRUMENTS, MFCC), MFCC)
+def test_lstm_reads_channels_and_bins_frame_by_frame():
+    network = with_batch_statistics(make(INSTRUMENTS, MFCC), MFCC)
     x = clips(3, MFCC)
     with torch.inference_mode():
         h = network.norm(x[:, 0].transpose(1, 2)).transpose(1, 2).unsqueeze(1)
@@ -92,12 +92,12 @@ def test_the_lstm_reads_channels_and_bins_frame_by_frame():
         torch.testing.assert_close(network(x), network.classify(states[-1]))
 
 
-@pytest.mark.parametrize("others", [{}, {"input_norm": False}, {"pools": [], "layers": 1}])
-def test_padding_changes_no_answer(others):
+@pytest.mark.parametrize("overrides", [{}, {"input_norm": False}, {"pools": [], "layers": 1}])
+def test_padding_has_no_effect(overrides):
     spec = InputSpec(2, 25, 13, any_length=True)
-    network = practised(make(SMALL | others, spec), spec)
+    network = with_batch_statistics(make(SMALL | overrides, spec), spec)
     lengths = torch.tensor([25, 1, 2, 7, 12, 13])
-    assert_padding_changes_no_answer(network, clips(6, spec) - 3, lengths)
+    assert_padding_has_no_effect(network, clips(6, spec) - 3, lengths)
 
 
 def test_gradients_reach_every_parameter():
@@ -106,15 +106,15 @@ def test_gradients_reach_every_parameter():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("settings", "message"),
     [
-        ({"channels": []}, r"network.channels is \[\]; it takes a list of the channels"),
-        ({"strides": [[1, 2]]}, r"network.strides is \[\[1, 2\]\]; it takes a list of 2 \["),
-        ({"pools": [[1, 2]] * 3}, r"network.pools is .*; it takes a list of 2 \["),
-        ({"pools": [[1, 2], [0, 1]]}, r"network.pools is \[\[1, 2\], \[0, 1\]\]; it takes a list"),
-        ({"hidden": 0}, "network.hidden is 0; it takes a whole number of cells"),
+        ({"channels": []}, r"network.channels must have at least 1 item, got \[\]"),
+        ({"strides": [[1, 2]]}, r"network.strides must have one .* 2 conv.*, got \[\[1, 2\]\]"),
+        ({"pools": [[1, 2]] * 3}, r"network.pools must have one .* 2 convolutions, got \["),
+        ({"pools": [[1, 2], [0, 1]]}, r"network.pools\[1\]\[0\] must be greater than .* 1, got 0"),
+        ({"hidden": 0}, "network.hidden must be greater than or equal to 1, got 0"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(wrong, says):
-    with pytest.raises(UserError, match=says):
-        make(SMALL | wrong)
+def test_invalid_settings_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        make(SMALL | settings)

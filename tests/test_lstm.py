@@ -1,4 +1,4 @@
-"""The LSTM: the states it decodes, padded clips, the studies' sizes."""
+"""The LSTM: the decoded states, padded clips, and the studies' sizes."""
 
 from functools import partial
 
@@ -12,10 +12,10 @@ from tagging.networks import lstm
 from tests.padded import (
     EMBEDDINGS,
     assert_gradients_reach_every_parameter,
-    assert_padding_changes_no_answer,
+    assert_padding_has_no_effect,
     build,
     clips,
-    practised,
+    with_batch_statistics,
 )
 
 make = partial(build, lstm)
@@ -31,13 +31,13 @@ INSTRUMENTS = {
 SMALL = {"hidden": 6, "layers": 2}
 
 
-# Four gates a cell, each with a weight for every input and cell and two biases.
+# Each cell has four gates, each with a weight for every input and cell, and two biases.
 @pytest.mark.parametrize(
     ("settings", "spec", "labels", "expected"),
     [
         ({"hidden": 128, "layers": 3}, EMBEDDINGS, 10, 397_834),
         (INSTRUMENTS, MFCC, 14, 21_806),
-        # What normalization of 16 cells adds is what no size of the input could.
+        # Normalization of 16 cells adds what no other input size could.
         (INSTRUMENTS | {"states_norm": False}, MFCC, 14, 21_806 - 2 * 16),
         (
             INSTRUMENTS | {"hidden": 128, "layers": 8},
@@ -53,13 +53,13 @@ SMALL = {"hidden": 6, "layers": 2}
     ],
     ids=["embeddings", "instruments", "not normalized", "eight layers"],
 )
-def test_parameters_are_as_many_as_the_studies_have(settings, spec, labels, expected):
+def test_parameter_counts_match_the_studies(settings, spec, labels, expected):
     network = make(settings, spec, labels)
     assert sum(parameter.numel() for parameter in network.parameters()) == expected
     assert network(clips(2, spec)).shape == (2, labels)
 
 
-def test_the_last_hidden_states_of_all_layers_are_decoded():
+def test_last_states_of_all_layers_are_decoded():
     network = make(INSTRUMENTS | {"states_norm": False}, MFCC, 14).eval()
     linear = [layer for layer in network.decoder if isinstance(layer, nn.Linear)]
     assert [layer.in_features for layer in linear] == [48, 128]
@@ -74,14 +74,14 @@ def test_the_last_hidden_states_of_all_layers_are_decoded():
         torch.testing.assert_close(network(x), network.classify(h))
 
 
-def test_states_are_normalized_by_cell():
+def test_states_are_normalized_for_each_cell():
     network = make(INSTRUMENTS | {"decoder": []}, MFCC).train()
     states = network.embed(clips(32, MFCC)).unflatten(1, (3, 16))  # (batch, layers, cells)
     torch.testing.assert_close(states.mean((0, 1)), torch.zeros(16), atol=1e-5, rtol=0)
     torch.testing.assert_close(states.var((0, 1), correction=0), torch.ones(16), atol=0.02, rtol=0)
 
 
-def test_the_last_state_is_that_of_the_last_frame():
+def test_embedding_is_the_output_at_the_last_frame():
     network = make(SMALL).eval()
     x = clips(3)
     with torch.inference_mode():
@@ -90,13 +90,13 @@ def test_the_last_state_is_that_of_the_last_frame():
         torch.testing.assert_close(network.embed(x), outputs[:, -1])
 
 
-@pytest.mark.parametrize("others", [{}, {"states": "all", "states_norm": True}, {"layers": 1}])
+@pytest.mark.parametrize("overrides", [{}, {"states": "all", "states_norm": True}, {"layers": 1}])
 @pytest.mark.parametrize("input_norm", [True, False])
-def test_padding_changes_no_answer(others, input_norm):
+def test_padding_has_no_effect(overrides, input_norm):
     spec = InputSpec(2, 25, 13, any_length=True)
-    network = practised(make(SMALL | others, spec, input_norm=input_norm), spec)
+    network = with_batch_statistics(make(SMALL | overrides, spec, input_norm=input_norm), spec)
     lengths = torch.tensor([25, 1, 2, 7, 12, 13])
-    assert_padding_changes_no_answer(network, clips(6, spec), lengths)
+    assert_padding_has_no_effect(network, clips(6, spec), lengths)
 
 
 def test_gradients_reach_every_parameter():
@@ -107,15 +107,15 @@ def test_gradients_reach_every_parameter():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("settings", "message"),
     [
-        ({"layers": 0}, "network.layers is 0; it takes a whole number of LSTM layers"),
-        ({"states": "first"}, "network.states is 'first'; it takes last"),
-        ({"states_norm": 1}, "network.states_norm is 1; it takes true or false"),
-        ({"decoder": [0]}, r"network.decoder is \[0\]; it takes a list of the widths"),
-        ({"dropout": 1.0}, "network.dropout is 1.0; it takes a number from 0"),
+        ({"layers": 0}, "network.layers must be greater than or equal to 1, got 0"),
+        ({"states": "first"}, "network.states must be 'last' or 'all', got 'first'"),
+        ({"states_norm": 1}, "network.states_norm must be a valid boolean, got 1"),
+        ({"decoder": [0]}, r"network.decoder\[0\] must be greater than or equal to 1, got 0"),
+        ({"dropout": 1.0}, "network.dropout must be less than 1, got 1.0"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(wrong, says):
-    with pytest.raises(UserError, match=says):
-        make(SMALL | wrong)
+def test_invalid_settings_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        make(SMALL | settings)

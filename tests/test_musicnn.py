@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from tagging.base.errors import UserError
 from tagging.data.spec import InputSpec
-from tagging.networks.musicnn import FrontConv, Network, Settings
+from tagging.networks.musicnn import FrontendConv, Network, Settings
+from tagging.parameters import parse
 from tagging.sources.weights import convert, find
 
 MIRROR = os.environ.get("DOWNLOAD_MIRROR")
@@ -44,37 +45,38 @@ def clips(channels: int, length: int, bins: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("settings", [SMALL, LONG, {**LONG, "normalize": "channels"}])
 @pytest.mark.parametrize("length", [20, 45])
-def test_padding_changes_nothing_in_evaluation(settings: dict, length: int):
+def test_padding_has_no_effect_in_evaluation(settings: dict, length: int):
     net = network(InputSpec(2, 20, 16), **settings).eval()
     x = clips(2, length, 16)
     with torch.inference_mode():
         padded = net(x, FRAMES)
-        for place, frames in enumerate(FRAMES.tolist()):
-            alone = net(x[place : place + 1, :, :frames])[0]
-            torch.testing.assert_close(padded[place], alone, rtol=1e-4, atol=1e-5)
-    assert padded.std(0).min() > 1e-3  # the clips do not all get the same answer
+        for k, frames in enumerate(FRAMES.tolist()):
+            alone = net(x[k : k + 1, :, :frames])[0]
+            torch.testing.assert_close(padded[k], alone, rtol=1e-4, atol=1e-5)
+    assert padded.std(0).min() > 1e-3  # outputs differ between clips
 
 
 LONGER_THAN_THE_CLIP = """
 import torch
-from tagging.networks.musicnn import FrontConv
+from tagging.networks.musicnn import FrontendConv
 torch.manual_seed(0)
-conv, x, to = FrontConv(1, 6, (25, 1), 1e-5), torch.randn(4, 1, 10, 64), torch.randn(4, 6, 10)
+conv = FrontendConv(1, 6, (25, 1), 1e-5)
+x, weights = torch.randn(4, 1, 10, 64), torch.randn(4, 6, 10)
 gradients = []
 for dtype in [torch.float32] * 20 + [torch.float64]:
     conv.zero_grad()
-    (conv.to(dtype)(x.to(dtype), None) * to).sum().backward()
+    (conv.to(dtype)(x.to(dtype), None) * weights).sum().backward()
     gradients.append(conv.conv.weight.grad.double())
 torch.testing.assert_close(*gradients[-2:], rtol=1e-3, atol=1e-3)
 """
 
 
-def test_kernels_longer_than_the_clip_are_trained():
-    # In a process of its own: what this is about ends one without a word.
+def test_kernels_longer_than_the_clip_can_be_trained():
+    # In its own process, which the bug of PyTorch would end without a message.
     subprocess.run([sys.executable, "-c", LONGER_THAN_THE_CLIP], check=True)
 
 
-def test_timbral_kernels_are_as_high_as_published_and_as_those_of_embeddings():
+def test_timbral_kernels_have_the_published_heights():
     for bins, heights in ((96, [38, 67]), (128, [51, 89]), (2, [1, 1])):
         net = network(InputSpec(1, 10, bins), **SMALL)
         assert [conv.conv.kernel_size for conv in net.front] == [
@@ -88,18 +90,18 @@ def test_timbral_kernels_are_as_high_as_published_and_as_those_of_embeddings():
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 4, 8])
-def test_kernels_see_as_many_frames_before_as_behind_or_one_less(kernel: int):
-    front = FrontConv(1, 1, (kernel, 1), eps=1e-5).eval()
-    torch.nn.init.ones_(front.conv.weight)
-    torch.nn.init.zeros_(front.conv.bias)
+def test_kernels_are_centred_or_see_one_frame_less_before(kernel: int):
+    conv = FrontendConv(1, 1, (kernel, 1), eps=1e-5).eval()
+    torch.nn.init.ones_(conv.conv.weight)
+    torch.nn.init.zeros_(conv.conv.bias)
     x = torch.zeros(1, 1, 21, 1)
     x[0, 0, 10] = 1
-    seen = front(x, None)[0, 0].nonzero().flatten().tolist()
-    before, behind = (kernel - 1) // 2, kernel // 2
-    assert seen == list(range(10 - behind, 10 + before + 1))
+    seen = conv(x, None)[0, 0].nonzero().flatten().tolist()
+    before, after = (kernel - 1) // 2, kernel // 2
+    assert seen == list(range(10 - after, 10 + before + 1))
 
 
-def test_bins_have_statistics_of_their_own_or_share_a_channel_s():
+def test_input_is_normalized_by_bin_or_by_channel():
     x = torch.rand(4, 2, 10, 16) * torch.arange(1, 17)
     by_bin = network(InputSpec(2, 10, 16), **SMALL)
     by_channel = network(InputSpec(2, 10, 16), **SMALL, normalize="channels")
@@ -110,7 +112,7 @@ def test_bins_have_statistics_of_their_own_or_share_a_channel_s():
     torch.testing.assert_close(by_channel.norm.running_mean, 0.1 * x.mean((0, 2, 3)))
 
 
-def test_embedding_is_the_penultimate_layer():
+def test_classifier_reads_the_embedding():
     net = network(InputSpec(2, 20, 16), **SMALL).eval()
     x = clips(2, 20, 16)
     with torch.inference_mode():
@@ -120,18 +122,18 @@ def test_embedding_is_the_penultimate_layer():
 
 
 @pytest.mark.parametrize("name", ["timbral", "middle_frames"])
-def test_kernels_without_a_middle_are_refused(name: str):
-    with pytest.raises(UserError, match=rf"^network\.{name} is 4; it takes an odd number of"):
-        network(InputSpec(1, 10, 16), **SMALL, **{name: 4})
+def test_even_kernels_are_refused(name: str):
+    with pytest.raises(UserError, match=rf"network\.{name} must be an odd number, got 4"):
+        parse(Settings, SMALL | {name: 4}, "network")
 
 
 def log_mel(waveform: np.ndarray) -> torch.Tensor:
-    """musicnn's features of a waveform at 16 kHz, written out: (frames, 96)."""
+    """Return musicnn's features of a waveform at 16 kHz, written out: (frames, 96)."""
     power = torch.stft(
         torch.from_numpy(waveform), 512, 256, 512, torch.hann_window(512), pad_mode="constant",
         return_complex=True,
     ).abs().square()  # (257, frames)  # fmt: skip
-    # Slaney's mel: 15 of 66.7 Hz each up to 1 kHz, then 27 for every factor of 6.4.
+    # Slaney's mel scale: 15 of 66.7 Hz each up to 1 kHz, then 27 for every factor of 6.4.
     mel = np.linspace(0, 15 + 27 * np.log(8) / np.log(6.4), 98)
     edges = np.where(mel < 15, mel * 200 / 3, 1000 * 6.4 ** ((mel - 15) / 27))[:, None]
     bins = np.arange(257) * 31.25
@@ -153,27 +155,27 @@ def recordings(names: list[str]) -> dict[str, np.ndarray]:
         for member in notes:
             if (name := f"nsynth {Path(member.name).stem}") in names:
                 files[name] = notes.extractfile(member).read()
-    found = {}
+    waveforms = {}
     for name in names:
         waveform, rate = soundfile.read(io.BytesIO(files[name]), dtype="float32")
-        found[name] = soxr.resample(waveform, rate, 16000, "HQ")
-    return found
+        waveforms[name] = soxr.resample(waveform, rate, 16000, "HQ")
+    return waveforms
 
 
 @pytest.mark.skipif(MIRROR is None, reason="DOWNLOAD_MIRROR is not set")
-def test_published_weights_answer_as_published():
+def test_published_weights_reproduce_published_probabilities():
     expected = json.loads(Path(MIRROR, "../pretrained/expected.json").read_text())
     sounds = recordings(list(expected["MTT_musicnn"]))
     for ours, theirs in (("musicnn_mtt", "MTT_musicnn"), ("musicnn_msd", "MSD_musicnn")):
         published = find(ours)
         net = Network(Settings(**published.network), InputSpec(1, 187, 96), 50).eval()
         net.load_state_dict(convert(ours, Path(MIRROR, published.address.split("//")[1])))
-        for name, answer in expected[theirs].items():
+        for name, prediction in expected[theirs].items():
             frames = log_mel(sounds[name])
             windows = frames[: len(frames) // 187 * 187].reshape(-1, 1, 187, 96)
-            assert len(windows) == answer["windows"]
+            assert len(windows) == prediction["windows"]
             with torch.inference_mode():
                 mean = net(windows).sigmoid().mean(0)
             torch.testing.assert_close(
-                mean, torch.tensor(answer["mean_probabilities"]), rtol=0, atol=1e-3
+                mean, torch.tensor(prediction["mean_probabilities"]), rtol=0, atol=1e-3
             )

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from tagging.data.padding import (
+from tagging.layers.padding import (
     MaskedBatchNorm,
-    Rows,
+    PackedFrames,
     frame_mask,
     last_frame,
     max_over_frames,
@@ -24,26 +24,26 @@ def test_mask_is_true_at_real_frames():
     assert frame_mask(None, 5) is None
 
 
-def test_masked_batch_norm_is_that_of_the_real_frames_in_a_row():
+def test_masked_batch_norm_equals_batch_norm_of_real_frames():
     for features in ((), (7,)):
         x = maps(3, 4, 5, *features)
         masked, plain = MaskedBatchNorm(4), nn.BatchNorm1d(4)
         out = masked(x, MASK)
         rows = torch.cat([clip[:, :frames] for clip, frames in zip(x, FRAMES, strict=True)], 1)
         expected = plain(rows.flatten(1).unsqueeze(0)).reshape(rows.shape)
-        found = torch.cat([clip[:, :frames] for clip, frames in zip(out, FRAMES, strict=True)], 1)
-        torch.testing.assert_close(found, expected)
+        real = torch.cat([clip[:, :frames] for clip, frames in zip(out, FRAMES, strict=True)], 1)
+        torch.testing.assert_close(real, expected)
         torch.testing.assert_close(masked.running_mean, plain.running_mean)
         torch.testing.assert_close(masked.running_var, plain.running_var)
         assert not out.transpose(1, 2)[~MASK].any()
 
 
-def test_masked_batch_norm_without_a_mask_is_pytorch_s():
+def test_masked_batch_norm_without_mask_equals_pytorch():
     x = maps(3, 4, 5, 7)
     torch.testing.assert_close(MaskedBatchNorm(4)(x), nn.BatchNorm2d(4)(x))
 
 
-def test_pooling_takes_real_frames_alone():
+def test_pooling_ignores_padding():
     for features in ((), (7,)):
         x = maps(3, 4, 5, *features)
         clips = [clip[:, :frames] for clip, frames in zip(x, FRAMES, strict=True)]
@@ -57,41 +57,41 @@ def test_pooling_takes_real_frames_alone():
         torch.testing.assert_close(max_over_frames(x, None), x.amax(2))
 
 
-def test_last_frame_is_the_last_real_one():
+def test_last_frame_is_the_last_real_frame():
     x = maps(3, 5, 4)
     expected = torch.stack([x[0, 2], x[1, 0], x[2, 4]])
     assert torch.equal(last_frame(x, FRAMES), expected)
     assert torch.equal(last_frame(x, None), x[:, 4])
 
 
-def test_rows_are_the_real_frames_and_back():
+def test_real_frames_are_packed_and_unpacked():
     x = maps(3, 5, 4)
-    rows = Rows(FRAMES, 5)
-    taken = rows.take(x)
-    assert torch.equal(taken, torch.cat([x[0, :3], x[1, :1], x[2]]))
-    given = rows.give(taken, -torch.inf)
-    assert torch.equal(given[MASK], x[MASK])
-    assert (given[~MASK] == -torch.inf).all()
-    assert not rows.give(taken)[~MASK].any()
+    packed = PackedFrames(FRAMES, 5)
+    rows = packed.pack(x)
+    assert torch.equal(rows, torch.cat([x[0, :3], x[1, :1], x[2]]))
+    unpacked = packed.unpack(rows, -torch.inf)
+    assert torch.equal(unpacked[MASK], x[MASK])
+    assert (unpacked[~MASK] == -torch.inf).all()
+    assert not packed.unpack(rows)[~MASK].any()
 
 
-def test_rows_of_full_clips_are_all_frames():
+def test_all_frames_are_packed_without_padding():
     x = maps(3, 5, 4)
-    rows = Rows(None, 5)
-    assert torch.equal(rows.take(x), x.reshape(15, 4))
-    assert torch.equal(rows.give(rows.take(x), -torch.inf), x)
+    packed = PackedFrames(None, 5)
+    assert torch.equal(packed.pack(x), x.reshape(15, 4))
+    assert torch.equal(packed.unpack(packed.pack(x), -torch.inf), x)
 
 
 @pytest.mark.parametrize("frames", [None, torch.arange(64) % 5 + 1])
-def test_rows_drop_a_channel_of_a_whole_clip(frames):
-    rows = Rows(frames, 5)
-    x = rows.take(torch.ones(64, 5, 30))
+def test_dropout_drops_a_channel_for_the_whole_clip(frames):
+    packed = PackedFrames(frames, 5)
+    x = packed.pack(torch.ones(64, 5, 30))
     torch.manual_seed(0)
-    out = rows.dropout(x, 0.4, True)
+    out = packed.dropout(x, 0.4, True)
     torch.testing.assert_close(out.unique(), torch.tensor([0, 1 / 0.6]))
     real = torch.full((64,), 5) if frames is None else frames
-    kept = (rows.give(out) > 0).sum(1)  # frames of each clip and channel
+    kept = (packed.unpack(out) > 0).sum(1)  # frames of each clip and channel
     assert ((kept == 0) | (kept == real.unsqueeze(1))).all()
     assert 0.35 < (kept == 0).float().mean() < 0.45
-    assert rows.dropout(x, 0.4, False) is x
-    assert rows.dropout(x, 0.0, True) is x
+    assert packed.dropout(x, 0.4, False) is x
+    assert packed.dropout(x, 0.0, True) is x

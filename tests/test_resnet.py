@@ -1,4 +1,4 @@
-"""The residual network: ResNet-18, the front end of tall and long filters, padded clips."""
+"""The residual network: ResNet-18, the frontend of tall and long kernels, padded clips."""
 
 from functools import partial
 
@@ -13,17 +13,17 @@ from tagging.networks import resnet
 from tests.padded import (
     EMBEDDINGS,
     assert_gradients_reach_every_parameter,
-    assert_padding_changes_no_answer,
+    assert_padding_has_no_effect,
     build,
     clips,
-    practised,
-    shapes,
+    output_shapes,
+    with_batch_statistics,
 )
 
 make = partial(build, resnet)
 MFCC = InputSpec(1, 49, 13)
 LOG_MEL = InputSpec(3, 101, 128)
-OF_EMBEDDINGS = {
+EMBEDDING_STUDY = {
     "stem": [[16, 3, 7]],
     "stem_stride": [1, 4],
     "channels": [16, 32, 64],
@@ -38,7 +38,7 @@ RESNET18 = {
     "channels": [64, 128, 256, 512],
     "input_norm": False,
 }
-MUSICAL = {  # the front end, then four blocks of two convolutions
+MUSICAL = {  # the frontend, then four blocks of two convolutions
     "stem": [[16, 3, 51], [16, 3, 89], [4, 9, 1], [4, 17, 1], [4, 33, 1]],
     "stem_maximum": True,
     "stem_stride": [1, 2],
@@ -57,17 +57,17 @@ SMALL = {
 
 def map_shapes(network: nn.Module, x: torch.Tensor) -> list[tuple[int, ...]]:
     """Return the shape, without the batch, of the stem's map and of each block's."""
-    found = shapes(network, x)
-    blocks = (f"blocks.{place}" for place in range(len(network.blocks)))
-    return [found[name] for name in ("stem", *blocks)]
+    shapes = output_shapes(network, x)
+    blocks = (f"blocks.{k}" for k in range(len(network.blocks)))
+    return [shapes[name] for name in ("stem", *blocks)]
 
 
 @pytest.mark.parametrize(
     ("settings", "spec", "labels", "expected"),
     [
-        (OF_EMBEDDINGS, EMBEDDINGS, 10, 75_450),
+        (EMBEDDING_STUDY, EMBEDDINGS, 10, 75_450),
         (
-            OF_EMBEDDINGS | {"blocks": 2},
+            EMBEDDING_STUDY | {"blocks": 2},
             EMBEDDINGS,
             10,
             75_450 + 2 * sum(9 * c * c + 2 * c for c in (16, 32, 64)),
@@ -89,13 +89,13 @@ def map_shapes(network: nn.Module, x: torch.Tensor) -> list[tuple[int, ...]]:
     ],
     ids=["embeddings", "two blocks", "resnet18", "musical"],
 )
-def test_parameters_are_as_many_as_the_studies_have(settings, spec, labels, expected):
+def test_parameter_counts_match_the_studies(settings, spec, labels, expected):
     network = make(settings, spec, labels)
     assert sum(parameter.numel() for parameter in network.parameters()) == expected
     assert network(clips(2, spec)).shape == (2, labels)
 
 
-def test_resnet18_is_that_of_transformers():
+def test_resnet18_equals_transformers():
     transformers = pytest.importorskip("transformers")
     config = transformers.ResNetConfig(
         num_channels=1,
@@ -107,7 +107,7 @@ def test_resnet18_is_that_of_transformers():
     )
     torch.manual_seed(0)
     reference = transformers.ResNetForImageClassification(config).eval()
-    network = practised(make(RESNET18, MFCC, 14), MFCC)
+    network = with_batch_statistics(make(RESNET18, MFCC, 14), MFCC)
 
     def copy(convolution, norm, layer):
         layer.convolution.load_state_dict(convolution.state_dict())
@@ -126,8 +126,8 @@ def test_resnet18_is_that_of_transformers():
         torch.testing.assert_close(network(x), reference(x).logits)
 
 
-def test_only_strides_make_maps_smaller():
-    assert map_shapes(make(OF_EMBEDDINGS), clips(2)) == [
+def test_only_strides_reduce_maps():
+    assert map_shapes(make(EMBEDDING_STUDY), clips(2)) == [
         (16, 10, 32), (16, 10, 32), (32, 10, 16), (64, 10, 8),
     ]  # fmt: skip
     assert map_shapes(make(RESNET18, MFCC), clips(2, MFCC)) == [
@@ -139,7 +139,7 @@ def test_only_strides_make_maps_smaller():
     ]  # fmt: skip
 
 
-def test_identities_carry_what_came_in():
+def test_identity_shortcuts_pass_the_input_on():
     same = resnet.Block(6, 6, (3, 3), (1, 1), False)
     halving = resnet.Block(6, 12, (3, 3), (1, 2), False)
     for block in (same, halving):
@@ -152,22 +152,22 @@ def test_identities_carry_what_came_in():
     assert not out[:, 6:].any()
 
 
-def test_the_front_end_takes_the_highest_value_over_the_bins():
-    network = practised(make(MUSICAL, LOG_MEL, stem_stride=[1, 1]), LOG_MEL)
+def test_frontend_takes_the_maximum_over_bins():
+    network = with_batch_statistics(make(MUSICAL, LOG_MEL, stem_stride=[1, 1]), LOG_MEL)
     x = clips(2, LOG_MEL)
     with torch.inference_mode():
-        found, _ = network.stem(x, None)
+        out, _ = network.stem(x, None)
         maps = [
             functional.conv2d(x, conv.weight, padding=(conv.kernel_size[0] // 2, 0)).amax(3)
             for conv in network.stem.convs
         ]
         expected = network.stem.norm(torch.cat(maps, 1)).relu()
-    torch.testing.assert_close(found.squeeze(3), expected)
+    torch.testing.assert_close(out.squeeze(3), expected)
     assert all(block.conv_1.kernel_size == (3, 1) for block in network.blocks)
 
 
-def test_the_last_layer_classifies_the_embedding():
-    network = practised(make(SMALL, MFCC), MFCC)
+def test_classifier_reads_the_embedding():
+    network = with_batch_statistics(make(SMALL, MFCC), MFCC)
     with torch.inference_mode():
         embedding = network.embed(clips(3, MFCC))
         assert embedding.shape == (3, 8)
@@ -182,34 +182,34 @@ def test_the_last_layer_classifies_the_embedding():
         SMALL | {"stem_maximum": True, "stem_stride": [3, 2]},
         SMALL | {"input_norm": False, "stem_pool": [1, 1]},
     ],
-    ids=["projection", "identity", "maximum", "as it comes"],
+    ids=["projection", "identity", "maximum", "not normalized"],
 )
-def test_padding_changes_no_answer(settings):
+def test_padding_has_no_effect(settings):
     spec = InputSpec(2, 33, 13, any_length=True)
-    network = practised(make(settings, spec), spec)
+    network = with_batch_statistics(make(settings, spec), spec)
     lengths = torch.tensor([33, 1, 2, 7, 16, 17])
-    assert_padding_changes_no_answer(network, clips(6, spec) - 3, lengths)
+    assert_padding_has_no_effect(network, clips(6, spec) - 3, lengths)
 
 
-@pytest.mark.parametrize("others", [{}, {"stem_maximum": True}, {"shortcut": "identity"}])
-def test_gradients_reach_every_parameter(others):
+@pytest.mark.parametrize("overrides", [{}, {"stem_maximum": True}, {"shortcut": "identity"}])
+def test_gradients_reach_every_parameter(overrides):
     lengths = torch.tensor([49, 20, 7, 1])
-    assert_gradients_reach_every_parameter(make(SMALL | others, MFCC), clips(4, MFCC), lengths)
+    assert_gradients_reach_every_parameter(make(SMALL | overrides, MFCC), clips(4, MFCC), lengths)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("settings", "message"),
     [
-        ({"stem": [[4, 3, 4]]}, r"network.stem has \[4, 3, 4\]; .* an odd number of bins"),
-        ({"stem": [[4, 2, 3]]}, r"network.stem has \[4, 2, 3\]; .* an odd number of frames"),
-        ({"stem": [[4, 3, 14]], "stem_maximum": True}, r"\[4, 3, 14\]; .* 1 to 13 of bins"),
-        ({"stem": [[4, 3]]}, r"network.stem is \[\[4, 3\]\]; it takes a list of \[channels"),
-        ({"shortcut": "identity", "channels": [4, 3]}, "network.shortcut is 'identity'; it takes"),
-        ({"shortcut": "none"}, "network.shortcut is 'none'; it takes identity"),
-        ({"stride": [0, 1]}, r"network.stride is \[0, 1\]; it takes the stride"),
-        ({"blocks": 0}, "network.blocks is 0; it takes a whole number of blocks"),
+        ({"stem": [[4, 3, 4]]}, r"network.stem .* an odd number of bins, got .* \[4, 3, 4\]"),
+        ({"stem": [[4, 2, 3]]}, r"network.stem .* an odd number of frames and .* \[4, 2, 3\]"),
+        ({"stem": [[4, 3, 14]], "stem_maximum": True}, r"1 to 13 bins, got .* \[4, 3, 14\]"),
+        ({"stem": [[4, 3]]}, r"network.stem\[0\].* is missing"),
+        ({"shortcut": "identity", "channels": [4, 3]}, "network.shortcut must be .* 'identity'"),
+        ({"shortcut": "none"}, "network.shortcut must be 'identity' or 'projection', got 'none'"),
+        ({"stride": [0, 1]}, r"network.stride\[0\] must be greater than or equal to 1, got 0"),
+        ({"blocks": 0}, "network.blocks must be greater than or equal to 1, got 0"),
     ],
 )  # fmt: skip
-def test_settings_that_do_not_fit_are_refused(wrong, says):
-    with pytest.raises(UserError, match=says):
-        make(SMALL | wrong, MFCC)
+def test_invalid_settings_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        make(SMALL | settings, MFCC)

@@ -112,8 +112,8 @@ def build_convs(
     for name, pairs in lists.items():
         if len(pairs) not in (0, number):
             raise UserError(
-                f"network.{name} must have {number} pairs [frames, bins], one for each convolution "
-                f"in network.channels, got {[list(pair) for pair in pairs]}"
+                f"network.{name} must have one [frames, bins] for each of the {number} "
+                f"convolutions, got {[list(pair) for pair in pairs]}"
             )
     strides, pools = (pairs or [(1, 1)] * number for pairs in lists.values())
     inputs = [channels_in, *settings.channels[:-1]]

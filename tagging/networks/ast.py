@@ -288,7 +288,7 @@ def from_image_transformer(
 
 def _pop_weight(weights: dict[str, torch.Tensor], name: str) -> torch.Tensor:
     if name not in weights:
-        raise UserError(f"weights {name} are missing")
+        raise UserError(f"it has no weights {name}")
     return weights.pop(name)
 
 
@@ -298,7 +298,7 @@ def _rename_layers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     for name, tensor in weights.items():
         match = re.fullmatch(LAYER, name)
         if not match or match[2] not in PARTS:
-            raise UserError(f"weights {name} have no counterpart in the network")
+            raise UserError(f"it has weights {name}, the network has none")
         renamed[f"layers.{match[1]}.{PARTS[match[2]]}{match[3]}"] = tensor
     return renamed
 
