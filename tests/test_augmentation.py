@@ -1,24 +1,30 @@
+"""Augmentation: what each change does to spectrograms and waveforms, by which random numbers."""
+
+from collections.abc import Callable
+
 import librosa
 import numpy as np
 import pytest
 import torch
 
-from tagging.data.augmentation import (
-    Changed,
-    Masks,
+from tagging.features.waveform_augmentation import (
+    AugmentedCopies,
     add_noise,
-    change,
-    from_copies,
-    gain,
-    gain_spectra,
-    mask_spectra,
-    roll_spectra,
-    shift,
-    stretch,
+    apply_gain,
+    augment_waveform,
+    time_shift,
+    time_stretch,
 )
-from tagging.data.batches import to_clips
-from tagging.data.clips import Features
-from tagging.data.spec import InputSpec
+from tagging.learning.spectral_augmentation import (
+    Augment,
+    Masks,
+    SpectralDraws,
+    add_gain,
+    augment,
+    draw,
+    mask,
+    roll,
+)
 
 FRAMES = torch.tensor([40, 7, 1, 23])
 AST = Masks()
@@ -28,7 +34,7 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def spectra(frames: torch.Tensor, most: int = 40):
+def spectra(frames: torch.Tensor, most: int = 40) -> torch.Tensor:
     """Random numbers, zero after each clip's end, the same whatever it is padded to."""
     x = torch.zeros(len(frames), 2, most, 16)
     for row, length in zip(x, frames, strict=True):
@@ -41,11 +47,38 @@ def waveform(samples: int = 16000) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(samples, dtype=np.float32) * np.float32(0.1)
 
 
+Change = Callable[[torch.Tensor, torch.Tensor | None, torch.Generator], torch.Tensor]
+
+
+def change_by(**settings: object) -> Change:
+    """Return the function that draws random numbers and augments a batch."""
+    parsed = Augment(**settings)
+    return lambda x, frames, rng: augment(x, frames, parsed, draw(len(x), parsed, rng))
+
+
 CHANGES = {
-    "mask": lambda x, frames, rng: mask_spectra(x, frames, Masks(time=0.5, bins=0.5), rng),
-    "roll": lambda x, frames, rng: roll_spectra(x, frames, 0.5, rng),
-    "gain": lambda x, frames, rng: gain_spectra(x, frames, 2.0, rng),
+    "mask": change_by(masks={"time": 0.5, "bins": 0.5}),
+    "roll": change_by(roll=0.5),
+    "gain": change_by(gain=2.0),
 }
+
+
+def mask_spectra(
+    x: torch.Tensor, frames: torch.Tensor, settings: Masks, rng: torch.Generator
+) -> torch.Tensor:
+    return mask(x, frames, settings, torch.rand(4, len(x), generator=rng))
+
+
+def roll_spectra(
+    x: torch.Tensor, frames: torch.Tensor, limit: float, rng: torch.Generator
+) -> torch.Tensor:
+    return roll(x, frames, limit, torch.rand(len(x), generator=rng))
+
+
+def gain_spectra(
+    x: torch.Tensor, frames: torch.Tensor, limit: float, rng: torch.Generator
+) -> torch.Tensor:
+    return add_gain(x, frames, limit, torch.rand(len(x), generator=rng))
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -71,6 +104,19 @@ def test_changes_of_spectra_are_the_same_whatever_clips_are_padded_to(name):
         torch.testing.assert_close(wide[:, :, :40], narrow)
         for clip, length in zip(wide, FRAMES, strict=True):
             assert not clip[:, length:].any()
+
+
+def test_random_numbers_of_a_batch_change_some_of_its_clips_as_they_change_all() -> None:
+    x = spectra(FRAMES)
+    settings = Augment(roll=0.5, gain=2.0, masks={"time": 0.5, "bins": 0.5})
+    draws = draw(4, settings, generator())
+    rows = np.array([3, 0])
+    torch.testing.assert_close(
+        augment(x[rows], FRAMES[rows], settings, draws.select(rows)),
+        augment(x, FRAMES, settings, draws)[rows],
+    )
+    assert draw(4, Augment(), generator()) == SpectralDraws(None, None, None)
+    assert augment(x, FRAMES, Augment(), SpectralDraws(None, None, None)) is x
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -176,21 +222,23 @@ def test_noise_has_the_power_asked_for_and_is_white(snr):
 def test_silence_stays_silent():
     silence = np.zeros(1000, np.float32)
     assert not add_noise(silence, 10.0, np.random.default_rng(0)).any()
-    assert not stretch(silence, 0.8).any()
+    assert not time_stretch(silence, 0.8).any()
 
 
 def test_a_shifted_waveform_is_rolled():
     wave = np.arange(10, dtype=np.float32)
-    shifts = {int(np.argmin(shift(wave, 3, np.random.default_rng(seed)))) for seed in range(100)}
+    shifts = {
+        int(np.argmin(time_shift(wave, 3, np.random.default_rng(seed)))) for seed in range(100)
+    }
     assert shifts == {7, 8, 9, 0, 1, 2, 3}
-    assert np.array_equal(np.sort(shift(wave, 3, np.random.default_rng(0))), wave)
+    assert np.array_equal(np.sort(time_shift(wave, 3, np.random.default_rng(0))), wave)
 
 
 def test_a_gain_is_uniform_in_decibels():
     wave = waveform(100)
     found = []
     for seed in range(300):
-        louder = gain(wave, 6.0, np.random.default_rng(seed))
+        louder = apply_gain(wave, 6.0, np.random.default_rng(seed))
         assert louder.dtype == np.float32
         found.append(20 * np.log10(louder[0] / wave[0]))
         np.testing.assert_allclose(louder / wave, louder[0] / wave[0], rtol=1e-5)
@@ -201,8 +249,8 @@ def test_a_gain_is_uniform_in_decibels():
 
 @pytest.mark.parametrize("change", [
     lambda wave, rng: add_noise(wave, 10.0, rng),
-    lambda wave, rng: shift(wave, 5000, rng),
-    lambda wave, rng: gain(wave, 6.0, rng),
+    lambda wave, rng: time_shift(wave, 5000, rng),
+    lambda wave, rng: apply_gain(wave, 6.0, rng),
 ])  # fmt: skip
 def test_changes_of_waveforms_depend_on_the_generator_alone(change):
     wave = waveform()
@@ -219,7 +267,7 @@ def test_stretching_is_that_of_librosa(rate):
     wave = waveform(12345)
     # In float64: librosa's running phase in float32 is off by hundredths.
     expected = librosa.effects.time_stretch(wave.astype(np.float64), rate=rate)
-    found = stretch(wave, rate)
+    found = time_stretch(wave, rate)
     assert found.dtype == np.float32
     assert found.shape == (round(12345 / rate),)
     np.testing.assert_allclose(found, expected, atol=1e-4)
@@ -228,7 +276,7 @@ def test_stretching_is_that_of_librosa(rate):
 def test_a_stretched_tone_keeps_its_pitch():
     tone = np.sin(2 * np.pi * 1000 * np.arange(32000) / 16000).astype(np.float32)
     for rate in (0.8, 1.25):
-        found = stretch(tone, rate)
+        found = time_stretch(tone, rate)
         spectrum = np.abs(np.fft.rfft(found * np.hanning(len(found))))
         assert abs(np.argmax(spectrum) * 16000 / len(found) - 1000) < 2
         assert np.abs(found[2048:-2048]).max() == pytest.approx(1, abs=0.15)
@@ -236,30 +284,37 @@ def test_a_stretched_tone_keeps_its_pitch():
 
 @pytest.mark.parametrize("samples", [1, 10, 700, 2047])
 def test_very_short_waveforms_are_stretched(samples):
-    assert stretch(waveform(samples), 1.25).shape == (max(1, round(samples / 1.25)),)
+    assert time_stretch(waveform(samples), 1.25).shape == (max(1, round(samples / 1.25)),)
 
 
-ALL = Changed(copies=1, share=1, stretch=[0.8, 1.25], shift=0.1, noise=(10, 20), gain=6)
+ALL = AugmentedCopies(
+    copies=1, prob=1, stretch_rates=[0.8, 1.25], max_shift_seconds=0.1, noise_snr_db=(10, 20),
+    max_gain_db=6,
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["stretch", "shift", "noise", "gain"])
+@pytest.mark.parametrize(
+    "name", ["stretch_rates", "max_shift_seconds", "noise_snr_db", "max_gain_db"]
+)
 def test_each_change_of_a_waveform_is_made_alone_and_keeps_its_length(name):
     wave = waveform()
-    alone = Changed(copies=1, share=1, **{name: getattr(ALL, name)})
-    changed = change(wave, 16000, alone, np.random.default_rng(0))
+    alone = AugmentedCopies(copies=1, prob=1, **{name: getattr(ALL, name)})
+    changed = augment_waveform(wave, 16000, alone, np.random.default_rng(0))
     assert changed.shape == wave.shape
     assert changed.dtype == np.float32
     assert not np.array_equal(changed, wave)
-    assert np.array_equal(changed, change(wave, 16000, alone, np.random.default_rng(0)))
-    none = alone.model_copy(update={"share": 0.0})
-    assert np.array_equal(change(wave, 16000, none, np.random.default_rng(0)), wave)
+    assert np.array_equal(changed, augment_waveform(wave, 16000, alone, np.random.default_rng(0)))
+    none = alone.model_copy(update={"prob": 0.0})
+    assert np.array_equal(augment_waveform(wave, 16000, none, np.random.default_rng(0)), wave)
 
 
 def test_each_change_is_made_to_its_share_of_clips():
     wave = waveform(100)
-    quarter = Changed(copies=1, share=0.25, gain=6)
+    quarter = AugmentedCopies(copies=1, prob=0.25, max_gain_db=6)
     changed = [
-        not np.array_equal(change(wave, 16000, quarter, np.random.default_rng(seed)), wave)
+        not np.array_equal(
+            augment_waveform(wave, 16000, quarter, np.random.default_rng(seed)), wave
+        )
         for seed in range(400)
     ]
     assert 70 < sum(changed) < 130
@@ -268,29 +323,6 @@ def test_each_change_is_made_to_its_share_of_clips():
 def test_a_slower_clip_is_cut_off_and_a_faster_one_ends_in_silence():
     wave = waveform()
     for rate, is_silent in ((0.5, False), (2.0, True)):
-        stretched = Changed(copies=1, share=1, stretch=[rate])
-        changed = change(wave, 16000, stretched, np.random.default_rng(0))
+        stretched = AugmentedCopies(copies=1, prob=1, stretch_rates=[rate])
+        changed = augment_waveform(wave, 16000, stretched, np.random.default_rng(0))
         assert (not changed[8001:].any()) == is_silent
-
-
-def test_a_share_of_a_batch_comes_from_the_copies_each_as_often():
-    spec = InputSpec(1, 2, 3)
-    places = np.arange(1000)
-
-    def clips_of(value):
-        values = np.full((1000, 1, 2, 3), value, np.float32) + places[:, None, None, None] / 1e4
-        features = Features(values, np.full(1000, 2), spec, {})
-        return to_clips(features, np.eye(1000, dtype=np.uint8), places, torch.device("cpu"))
-
-    clips, copies = clips_of(0), [clips_of(1), clips_of(2)]
-    chosen = np.random.default_rng(0).permutation(1000)
-    batch = clips.batch(chosen)
-    found = from_copies(batch, chosen, copies, 0.5, generator())
-    sources = found.x[:, 0, 0, 0].int().tolist()
-    assert [430 < sources.count(0) < 570, *(200 < sources.count(k) < 300 for k in (1, 2))] == [
-        1
-    ] * 3
-    torch.testing.assert_close(found.x - torch.tensor(sources)[:, None, None, None], batch.x)
-    assert torch.equal(found.labels, batch.labels)
-    assert torch.equal(from_copies(batch, chosen, copies, 0.0, generator()).x, batch.x)
-    assert torch.equal(from_copies(batch, chosen, copies, 0.5, generator()).x, found.x)
