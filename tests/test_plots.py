@@ -8,48 +8,47 @@ import sys
 from pathlib import Path
 
 import pytest
-import vl_convert
 import yaml
 from dvc_render import VegaRenderer
 from dvc_render.html import HTML
 
 from stages import compare
-from tagging.reports.picture import VEGA_LITE, draw_leaderboard
+from tagging.reports.charts import leaderboard_svg, render_svg
 from tagging.scoring.tables import read_rows, to_csv
 from tests.closure import ROOT
 from tests.compared import multi_label, write_task
-from tools.plots import draw
+from tools.plots import write_page
 
 TEMPLATES = ROOT / ".dvc/plots"
 PLOTS = {
     name: plot
-    for entry in yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
+    for entry in yaml.safe_load((ROOT / "plots/dvc.yaml").read_text())["plots"]
     for name, plot in entry.items()
 }
 PARAMS = {
-    "task": {"kind": "multi_label", "chooses": "ndcg", "shown": ["ndcg", "precision_at_1"]},
+    "task": {"type": "multi_label", "metrics": [{"name": "ndcg"}, {"name": "precision", "k": 1}]},
     "models": {"yac": {"seeds": [0, 1]}, "attention": {}, "ast": {}},
     "students": {"yac_distilled": {}},
     "ensembles": {"best_of_all": {"members": ["yac", "attention"]}},
-    "compare": {"plotted": ["yac", "attention"], "published": {"Printed": {"ndcg": 0.9}}},
+    "compare": {"plot": ["yac", "attention"], "published": {"Printed": {"ndcg": 0.9}}},
 }
 QUALITIES = {"yac": 1.5, "attention": 2.2, "ast": 2, "yac_distilled": 1.7, "best_of_all": 2.4}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def task(tmp_path_factory):
-    """A folder with the plots' data of a task, to stand in."""
+    """A folder with the plots' data of a task, as working directory."""
     folder = tmp_path_factory.mktemp("task")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         write_task(PARAMS, multi_label(), QUALITIES)
-        compare.main()
+        compare.main(".")
         yield folder
 
 
-def rows_of(plot: dict, revisions=("workspace",)) -> list[dict]:
+def read_plot_rows(plot: dict, revisions=("workspace",)) -> list[dict]:
     ((file, _),) = plot["y"].items()
-    return [{**row, "rev": rev} for rev in revisions for row in read_rows(Path(file))]
+    return [{**row, "rev": rev} for rev in revisions for row in read_rows(Path("plots", file))]
 
 
 def chart(plot: dict, rows: list[dict]) -> dict:
@@ -61,7 +60,7 @@ def chart(plot: dict, rows: list[dict]) -> dict:
 
 def draw_rows(name: str, rows: list[dict]) -> str:
     """Return the plot of that name as SVG."""
-    return vl_convert.vegalite_to_svg(chart(PLOTS[name], rows), vl_version=VEGA_LITE)
+    return render_svg(chart(PLOTS[name], rows))
 
 
 def texts(drawn: str) -> list[str]:
@@ -72,11 +71,17 @@ def texts(drawn: str) -> list[str]:
 def entry(name: str, kind: str, value: float, **more) -> list[dict]:
     """Return an entry's rows of the leaderboard, a metric each, as DVC reads them."""
     ends = ("", "") if kind in ("published", "baseline") else (value - 0.005, value + 0.005)
-    row = {"model": name, "kind": kind, "best": "no", "behind": "no", "data": "AudioSet"}
-    row |= {"better": "higher", "value": value, "low": ends[0], "high": ends[1]}
+    row = {
+        "model": name,
+        "kind": kind,
+        "reference": "no",
+        "significantly_below": "no",
+        "data": "AudioSet",
+    }
+    row |= {"better": "higher", "value": value, "ci_low": ends[0], "ci_high": ends[1]}
     row |= {"rev": "workspace"} | more
     rows = [row | {"metric": metric} for metric in ("NDCG", "P@1")]
-    return [{key: str(of) for key, of in each.items()} for each in rows]
+    return [{key: str(value) for key, value in row.items()} for row in rows]
 
 
 def costly(name: str, kind: str, value: float, **more) -> list[dict]:
@@ -105,7 +110,7 @@ def named(spec, key: str) -> set[str]:
 @pytest.mark.parametrize("revisions", [("workspace",), ("HEAD~1", "workspace")])
 @pytest.mark.parametrize("name", PLOTS)
 def test_plots_draw_the_data(name, revisions):
-    rows = rows_of(PLOTS[name], revisions)
+    rows = read_plot_rows(PLOTS[name], revisions)
     shown = texts(draw_rows(name, rows))
     assert PLOTS[name]["title"] in shown
     # A name may stand in a sentence: split at what no name has.
@@ -118,7 +123,7 @@ def test_plots_draw_the_data(name, revisions):
 
 @pytest.mark.parametrize("name", PLOTS)
 def test_fields_are_columns(name):
-    rows = rows_of(PLOTS[name])
+    rows = read_plot_rows(PLOTS[name])
     spec = chart(PLOTS[name], rows)
     del spec["data"]["values"]
     assert named(spec, "field") - named(spec, "as") <= set(rows[0])
@@ -128,9 +133,9 @@ def test_fields_are_columns(name):
 
 @pytest.mark.parametrize("name", PLOTS)
 def test_sample_results_say_so(name):
-    rows = [row | {"data": "generated sample"} for row in rows_of(PLOTS[name])]
+    rows = [row | {"data": "generated sample"} for row in read_plot_rows(PLOTS[name])]
     assert "Generated sample, not AudioSet" in draw_rows(name, rows)
-    assert "Generated sample" not in draw_rows(name, rows_of(PLOTS[name]))
+    assert "Generated sample" not in draw_rows(name, read_plot_rows(PLOTS[name]))
 
 
 def test_every_template_is_used():
@@ -166,7 +171,7 @@ def test_gains_of_all_labels_fit(revisions):
     """Of 527 labels the 30 with most test clips are shown, those that gain most first."""
     rows = [
         {"label": f"Label {number}", "model": "ours", "average_precision": str(0.5 + gain),
-         "reference": "theirs", "reference_average_precision": "0.5", "difference": str(gain),
+         "other": "theirs", "other_average_precision": "0.5", "difference": str(gain),
          "test_clips": str(1 + number * 7 % 527), "data": "AudioSet", "rev": rev}
         for rev in revisions
         for number, gain in enumerate(0.3 - 0.001 * place for place in range(527))
@@ -186,10 +191,10 @@ def test_gains_of_all_labels_fit(revisions):
 def test_an_entry_has_the_same_colour_in_all_curves():
     found = []
     for name in ("validation", "training_loss", "average_precision", "precision_recall"):
-        found.append(marks(draw_rows(name, rows_of(PLOTS[name])), "model"))
+        found.append(marks(draw_rows(name, read_plot_rows(PLOTS[name])), "model"))
     curves, _, labels, _ = found
-    assert set(curves) == {row["model"] for row in rows_of(PLOTS["validation"])}
-    assert set(labels) == {row["model"] for row in rows_of(PLOTS["average_precision"])}
+    assert set(curves) == {row["model"] for row in read_plot_rows(PLOTS["validation"])}
+    assert set(labels) == {row["model"] for row in read_plot_rows(PLOTS["average_precision"])}
     assert set(curves) <= set(labels)
     for drawn in found:
         for model, (colour, _) in drawn.items():
@@ -239,9 +244,9 @@ def test_a_kind_looks_the_same_whichever_others_there_are():
         assert marks(draw_rows("leaderboard", rows[kind]))[kind] == found[kind]
 
 
-def test_what_is_surely_behind_is_hollow():
-    rows = [*entry("best", "model", 0.95, best="yes"), *entry("near", "model", 0.94),
-            *entry("far", "model", 0.93, behind="yes")]  # fmt: skip
+def test_significantly_lower_entries_are_hollow():
+    rows = [*entry("best", "model", 0.95, reference="yes"), *entry("near", "model", 0.94),
+            *entry("far", "model", 0.93, significantly_below="yes")]  # fmt: skip
     found = marks(draw_rows("leaderboard", rows))
     assert found["best"] == found["near"]
     assert found["far"][0] == "white"
@@ -252,7 +257,13 @@ def test_each_metric_is_a_panel_with_its_own_axis():
     rows = entry("a", "model", 0.9) + entry("b", "model", 0.8)
     for row in rows:
         if row["metric"] == "P@1":
-            row |= {"metric": "error", "better": "lower", "value": "40", "low": "38", "high": "42"}
+            row |= {
+                "metric": "error",
+                "better": "lower",
+                "value": "40",
+                "ci_low": "38",
+                "ci_high": "42",
+            }
     shown = texts(draw_rows("leaderboard", rows))
     assert shown.count("NDCG (higher is better)") == shown.count("error (lower is better)") == 1
     assert {"0.900", "40.000", "38.000–42.000"} <= set(shown)
@@ -271,12 +282,12 @@ def test_a_baseline_worse_than_all_others_is_off_the_scale():
     assert set(marks(lower)) == {"model", "worse"}
 
 
-def test_the_best_by_validation_is_shaded_where_it_stands():
-    def band(best):
+def test_the_reference_is_shaded_in_its_place():
+    def band(reference):
         rows = [
             row
             for name, value in (("first", 0.95), ("second", 0.94))
-            for row in entry(name, "model", value, best="yes" if name == best else "no")
+            for row in entry(name, "model", value, reference="yes" if name == reference else "no")
         ]
         drawn = draw_rows("leaderboard", rows)
         assert drawn.index(">first<") < drawn.index(">second<")
@@ -334,20 +345,20 @@ def test_a_training_of_no_time_is_left_out_of_a_log_axis():
     assert set(marks(draw_rows("accuracy_by_parameters", rows))) == {"quick", "slow"}
 
 
-def test_the_picture_is_the_same_every_time_and_the_committed_one(task):
+def test_the_chart_is_the_same_every_time_and_the_committed_one(task):
     drawn = (task / "leaderboard/leaderboard.svg").read_text(encoding="utf-8")
-    assert drawn == draw_leaderboard(task / "plots/compare/leaderboard.csv")
+    assert drawn == leaderboard_svg(task / "plots/compare/leaderboard.csv")
     committed = (ROOT / "leaderboard/leaderboard.svg").read_text(encoding="utf-8")
-    assert committed == draw_leaderboard(ROOT / "plots/compare/leaderboard.csv")
+    assert committed == leaderboard_svg(ROOT / "plots/compare/leaderboard.csv")
 
 
-def test_the_picture_ranks_as_the_table(tmp_path):
+def test_the_chart_ranks_as_the_table(tmp_path):
     table = tmp_path / "leaderboard.csv"
-    rows = [*entry("best", "model", 0.9, low=0.8, high=0.95), *entry("worst", "model", 0.5)]
+    rows = [*entry("best", "model", 0.9, ci_low=0.8, ci_high=0.95), *entry("worst", "model", 0.5)]
     for row in rows:
         del row["rev"]
     table.write_text(to_csv(list(rows[0]), [list(row.values()) for row in rows]))
-    drawn = draw_leaderboard(table)
+    drawn = leaderboard_svg(table)
     assert drawn.index(">best<") < drawn.index(">worst<")
     assert "0.800–0.950" in drawn
 
@@ -375,12 +386,12 @@ def test_the_page_is_of_any_clips_and_shrinks_wide_plots():
 def test_dvc_draws_the_page(task, tmp_path):
     """In a folder with what `dvc plots show` needs, and nothing else."""
     shutil.copytree(task / "plots/compare", tmp_path / "plots/compare")
-    for name in ("dvc.yaml", "params.yaml", ".dvc/config", ".dvc/plots"):
+    for name in ("plots/dvc.yaml", "params.yaml", ".dvc/config", ".dvc/plots"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
     subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
-    address = draw(tmp_path)
+    address = write_page(tmp_path)
     page = tmp_path / "dvc_plots/index.html"
     assert address == page.as_uri()
     drawn = page.read_text(encoding="utf-8")

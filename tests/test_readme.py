@@ -1,27 +1,27 @@
-"""The README's table is of the leaderboard."""
+"""The README's table has rows of the leaderboard."""
 
 import yaml
 
 from tests.project import ROOT
-from tools.readme import with_table
+from tools.readme import insert_table
 
 README = "before\n<!-- leaderboard -->\n| old |\n<!-- /leaderboard -->\nafter | this\n"
 
 
-def test_the_best_rows_and_those_to_compare_with_take_the_place_between_the_marks() -> None:
+def test_the_best_rows_named_rows_and_others_are_between_the_marks() -> None:
     entries = [f"| {'**b**' if k == 1 else f'e{k}'} | model | {k} |" for k in range(8)]
     others = ["| printed | published | 7 |", "| chance | baseline | 8 |"]
     header = ["| entry | kind | n |", "| --- | --- | ---: |"]
     board = "\n".join(["# Leaderboard", "", *header, *entries, *others, "text", "", "| another |"])
     kept = [*header, *entries[:3], entries[6], *others]
-    assert with_table(README, board + "\n", ["e6", "e0"]) == "\n".join(
+    assert insert_table(README, board + "\n", ["e6", "e0"]) == "\n".join(
         ["before", "<!-- leaderboard -->", *kept, "<!-- /leaderboard -->", "after | this", ""]
     )
 
 
-def test_the_table_in_the_readme_is_of_the_leaderboard() -> None:
+def test_the_table_in_the_readme_has_rows_of_the_leaderboard() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     board = (ROOT / "leaderboard/README.md").read_text(encoding="utf-8")
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     assert readme.count("<!-- leaderboard -->") == readme.count("<!-- /leaderboard -->") == 1
-    assert with_table(readme, board, params["compare"]["plotted"]) == readme, "run `make readme`"
+    assert insert_table(readme, board, params["compare"]["plot"]) == readme, "run `make readme`"

@@ -1,37 +1,41 @@
-"""Copy the leaderboard's best rows, and those to compare with, into the README: `make readme`."""
+"""Copy rows of the leaderboard into the README: `make readme`."""
 
 import re
 from collections.abc import Collection
 from pathlib import Path
 
-from tagging.parameters import read_params
+from tagging.data.task_folder import TaskFolder
+from tagging.parameters import Params
+from tagging.reports.settings import Compare
 
 README = Path("README.md")
-LEADERBOARD = Path("leaderboard/README.md")
 TABLE = re.compile(r"(?m)(?:^\|.*\n)+")
 MARKS = re.compile("(<!-- leaderboard -->\n).*(<!-- /leaderboard -->)", re.DOTALL)
-HEADER, BEST = 2, 3  # lines, rows
-COMPARED = ("published", "baseline")
+HEADER_LINES, BEST_ROWS = 2, 3
+OTHERS = ("published", "baseline")  # kinds of rows that are no entries
 
 
-def table(page: str, named: Collection[str]) -> str:
-    """Return the first table of a Markdown page: the best rows, those named, and no entries'."""
-    lines = TABLE.search(page)[0].splitlines(keepends=True)
-    kept = lines[: HEADER + BEST]
-    for line in lines[HEADER + BEST :]:
+def select_rows(page: str, names: Collection[str]) -> str:
+    """Return the first table of a page with its best rows, rows of these names, and `OTHERS`."""
+    table = TABLE.search(page)
+    assert table is not None, "the page has no table"
+    lines = table[0].splitlines(keepends=True)
+    kept = lines[: HEADER_LINES + BEST_ROWS]
+    for line in lines[HEADER_LINES + BEST_ROWS :]:
         name, kind = (cell.strip(" *") for cell in line.split("|")[1:3])
-        if name in named or kind in COMPARED:
+        if name in names or kind in OTHERS:
             kept.append(line)
     return "".join(kept)
 
 
-def with_table(readme: str, leaderboard: str, named: Collection[str]) -> str:
-    """Return the README's text with these rows of the leaderboard between its marks."""
-    return MARKS.sub(lambda marks: marks[1] + table(leaderboard, named) + marks[2], readme)
+def insert_table(readme: str, page: str, names: Collection[str]) -> str:
+    """Return the README's text with rows of the leaderboard's page between its marks."""
+    return MARKS.sub(lambda marks: marks[1] + select_rows(page, names) + marks[2], readme)
 
 
 if __name__ == "__main__":
-    board = LEADERBOARD.read_text(encoding="utf-8")
-    plotted = read_params()["compare"]["plotted"]
-    text = with_table(README.read_text(encoding="utf-8"), board, plotted)
+    folder = TaskFolder(Path())
+    page = (folder.leaderboard / "README.md").read_text(encoding="utf-8")
+    settings = Params.read(folder.params).section(Compare, "compare")
+    text = insert_table(README.read_text(encoding="utf-8"), page, settings.plot)
     README.write_text(text, encoding="utf-8")
