@@ -1,4 +1,4 @@
-"""Losses: what they say by hand, and that no answer, however sure, breaks them."""
+"""Losses: their values by hand, and finite gradients whatever the outputs."""
 
 import math
 
@@ -9,16 +9,15 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from tagging.base.errors import UserError
-from tagging.learning.losses import LOSSES, Bce, Ce, Focal, Msml, parse_loss
-from tagging.learning.metric_losses import MetricLoss
+from tagging.learning.losses import CLASSIFICATION_LOSSES, Bce, Ce, Focal, Msml
+from tagging.learning.settings import LOSSES, parse_loss
 
 SATURATED = [-1e4, -200.0, -103.5, -88.0, -20.0, 0.0, 20.0, 88.0, 103.5, 200.0, 1e4]
-OF_CLASSES = [name for name, loss in LOSSES.items() if not issubclass(loss, MetricLoss)]
 GAMMAS = (0, 1e-3, 0.3, 0.5, 0.99, 1, 2)
 
 
 def batch(seed: int, clips: int, labels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logits and labels, at least one a clip, of which some have several."""
+    """Return logits and labels: one or more for each clip."""
     generator = torch.Generator().manual_seed(seed)
     outputs = torch.randn(clips, labels, generator=generator, dtype=torch.float64) * 3
     positive = torch.rand(clips, labels, generator=generator) < 0.3
@@ -35,8 +34,8 @@ def test_msml_is_binary_cross_entropy() -> None:
     torch.testing.assert_close(Msml()(outputs, labels), Bce()(outputs, labels))
 
 
-def test_msml_of_softmax_outputs_is_what_the_study_printed_at_lr_1() -> None:
-    """A collapsed one-hot answer, always the first label: 0.3133, 1.3133 or 0.6931 a label."""
+def test_msml_of_softmax_outputs_is_the_value_that_the_study_printed_at_lr_1() -> None:
+    """A collapsed one-hot output, always the first label: 0.3133, 1.3133 or 0.6931 for a label."""
     right = Msml()(torch.eye(1, 10), torch.eye(1, 10))
     assert right.item() == pytest.approx((0.31326 + 9 * 0.69315) / 10, abs=1e-5)
     wrong = Msml()(torch.eye(1, 10), torch.eye(2, 10)[1:])
@@ -75,36 +74,36 @@ def test_focal_is_the_papers() -> None:
 
 @pytest.mark.parametrize("gamma", GAMMAS)
 @pytest.mark.parametrize("label", [0.0, 0.4, 1.0])
-def test_focal_has_a_gradient_however_sure_the_answer(gamma, label) -> None:
+def test_focal_has_a_gradient_however_confident_the_output(gamma, label) -> None:
     outputs = torch.tensor([SATURATED], requires_grad=True)
     loss = Focal(gamma=gamma)(outputs, torch.full_like(outputs, label))
     loss.backward()
     assert loss.isfinite()
     assert outputs.grad.isfinite().all()
-    # Wrong answers are told so, right ones left alone.
-    told = -outputs.grad[0] if label else outputs.grad[0]
-    wrong = told[0] if label else told[-1]
+    # Wrong outputs have a gradient towards the label.
+    descent = -outputs.grad[0] if label else outputs.grad[0]
+    wrong = descent[0] if label else descent[-1]
     assert wrong > 0
 
 
-@pytest.mark.parametrize("name", OF_CLASSES)
+@pytest.mark.parametrize("name", CLASSIFICATION_LOSSES)
 def test_losses_are_finite_and_fall_along_their_gradient(name) -> None:
-    loss_of = LOSSES[name]()
+    loss_function = LOSSES[name]()
     outputs, labels = batch(1, 8, 10)
     outputs = (outputs * 100).requires_grad_()
-    loss = loss_of(outputs, labels)
+    loss = loss_function(outputs, labels)
     loss.backward()
     assert loss.isfinite()
     assert loss.dim() == 0
     assert outputs.grad.isfinite().all()
-    assert loss_of(outputs - outputs.grad, labels) < loss
-    torch.testing.assert_close(loss_of(outputs.flip(0), labels.flip(0)), loss)
+    assert loss_function(outputs - outputs.grad, labels) < loss
+    torch.testing.assert_close(loss_function(outputs.flip(0), labels.flip(0)), loss)
 
 
 def test_a_loss_is_a_name_or_a_mapping_with_its_parameters() -> None:
     assert parse_loss("ce", "train.loss") == Ce()
     assert parse_loss({"name": "focal", "gamma": "1e-05"}, "train.loss") == Focal(gamma=1e-5)
-    assert [LOSSES[name].activation for name in OF_CLASSES] == [
+    assert [LOSSES[name].activation for name in CLASSIFICATION_LOSSES] == [
         "sigmoid",
         "sigmoid",
         "softmax",
@@ -117,20 +116,28 @@ def test_a_loss_is_a_name_or_a_mapping_with_its_parameters() -> None:
     [
         (
             "bce2",
-            f"train.loss is 'bce2'; it takes {', '.join(LOSSES)}, or a mapping of such a name",
+            f"train.loss must be one of {', '.join(LOSSES)}, or a mapping of such a name and the "
+            "loss's parameters, got 'bce2'",
         ),
-        (["msml"], "train.loss is ['msml']; it takes msml"),
-        ({"gamma": 1}, "train.loss is {'gamma': 1}; it takes msml"),
+        (["msml"], "train.loss must be one of msml"),
+        ({"gamma": 1}, "train.loss must be one of msml"),
         (
             {"name": "focal", "gama": 1},
-            "train.loss.gama is unknown; train.loss takes name, gamma, ",
+            "train.loss.gama is unknown; train.loss has name, gamma, ",
         ),
-        ({"name": "focal", "gamma": -1}, "train.loss.gamma is -1; it takes a number of 0 or more"),
-        ({"name": "focal", "alpha": 2}, "train.loss.alpha is 2; it takes a number from 0 to 1"),
-        ({"name": "ce", "gamma": 1}, "train.loss.gamma is unknown; train.loss takes name"),
+        (
+            {"name": "focal", "gamma": -1},
+            "train.loss.gamma must be greater than or equal to 0, got -1",
+        ),
+        ({"name": "focal", "alpha": 2}, "train.loss.alpha must be less than or equal to 1, got 2"),
+        ({"name": "ce", "gamma": 1}, "train.loss.gamma is unknown; train.loss has name"),
     ],
 )
-def test_what_is_no_loss_is_one_sentence(value, sentence) -> None:
+def test_an_invalid_loss_is_one_sentence(value, sentence) -> None:
     with pytest.raises(UserError) as caught:
         parse_loss(value, "train.loss")
     assert str(caught.value).startswith(f"params.yaml: {sentence}")
+
+
+def test_each_loss_is_known_by_its_name() -> None:
+    assert all(loss().name == name for name, loss in LOSSES.items())
