@@ -34,7 +34,8 @@ METRIC = '''
 
 from tagging.scoring.metric import Metric
 
-METRIC = Metric("Rare first", of_clips=lambda labels, scores: scores.argmax(1) > 3)
+def metric():
+    return Metric("Rare first", per_clip=lambda labels, scores: scores.argmax(1) > 3)
 '''
 LOSS = '''
 class Power(Loss):
@@ -71,13 +72,14 @@ def test_an_architecture_is_a_file_and_an_entry(project: Project) -> None:
 
 def test_a_metric_is_a_file_and_its_name_and_trains_nothing(project: Project) -> None:
     project.append("tagging/scoring/metrics/rare_first.py", METRIC)
-    project.change("task.shown", [*project.params()["task"]["shown"], "rare_first"])
+    report_metrics = project.params()["task"]["report_metrics"]
+    project.change("task.report_metrics", [*report_metrics, {"name": "rare_first"}])
     assert project.repro() == {
         *(f"evaluate@{name}" for name in MODELS), "ensemble@three_architectures",
         "evaluate_student@yac_distilled", "compare",
     }  # fmt: skip
     for name in (*MODELS, "three_architectures", "yac_distilled"):
-        scores = json.loads((project.root / f"metrics/{name}.json").read_text())
+        scores = json.loads((project.root / f"evaluation/{name}.json").read_text())
         assert 0 <= scores["test"]["rare_first"] <= 1
     assert "Rare first" in (project.root / "leaderboard/README.md").read_text()
     assert edited(project) == {"tagging/scoring/metrics/rare_first.py", "params.yaml"}

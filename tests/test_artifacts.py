@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 import tagging
+from tagging.data.task import Task
+from tagging.data.task_folder import TaskFolder
 from tagging.scoring.metric import load_metric
 from tests.project import ROOT, SCORED
 from tests.test_tag import yac_model
@@ -26,16 +28,17 @@ def read(folder: Path, name: str) -> dict:
 def test_the_best_model_of_a_task_has_a_name(folder: Path) -> None:
     """By validation; where nothing validates, the one that the report compares others with."""
     params = read(folder, "params.yaml")
-    chooses = params["task"]["chooses"]
-    best, best_value = params["compare"].get("chosen"), None
-    for name in [*params["models"], *params["students"]]:
-        metrics = ROOT / folder / f"metrics/{name}.json"
-        if params["compare"].get("chosen") or not metrics.is_file():
+    selection = Task(**params["task"]).selection_metric
+    best, best_value = params["compare"].get("reference"), None
+    sections = ("models", "finetuned", "students")
+    for name in [name for section in sections for name in params.get(section, {})]:
+        metrics = TaskFolder(ROOT / folder).evaluation(name)
+        if params["compare"].get("reference") or not metrics.is_file():
             continue
         scores = json.loads(metrics.read_text(encoding="utf-8"))
-        value = scores.get("val", {}).get(chooses)
+        value = scores.get("val", {}).get(selection.key)
         if value is not None and (
-            best_value is None or load_metric(chooses).better(value, best_value)
+            best_value is None or load_metric(selection).is_better(value, best_value)
         ):
             best, best_value = name, value
     (artifact,) = read(folder, "dvc.yaml")["artifacts"].values()

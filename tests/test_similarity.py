@@ -1,20 +1,22 @@
 """Tasks of embeddings: recall among the nearest, metric losses, and a task from clips to page."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
+from tagging.data.batches import to_clips
 from torch.nn import functional
 
 from stages import compare, evaluate
 from stages import train as stage
 from tagging.base.errors import UserError
-from tagging.data.batches import to_clips
 from tagging.data.clips import Fold, read_features, read_index, write_json
-from tagging.data.task import Task
+from tagging.data.task import MetricSettings, Task
+from tagging.data.task_folder import TaskFolder
 from tagging.learning import model as models
 from tagging.learning.losses import LOSSES
 from tagging.learning.metric_losses import (
@@ -25,13 +27,13 @@ from tagging.learning.metric_losses import (
     Triplet,
     sharing,
 )
-from tagging.learning.similarity import resolve_activation, predict_tags
+from tagging.learning.similarity import predict_tags, resolve_activation
 from tagging.parameters import parse
-from tagging.reports.facts import find, read_facts
-from tagging.reports.similarity import verdict
+from tagging.reports.context import find_entry, read_context
+from tagging.reports.similarity import recall_verdict
 from tagging.scoring.metric import load_metric
-from tagging.scoring.neighbours import any_label, label_recall, nearest, rarer_label_recall
-from tagging.scoring.scores import read_scores, scores_path
+from tagging.scoring.neighbours import any_label, find_nearest, label_recall, rarer_label_recall
+from tagging.scoring.scores import read_scores
 from tests.generated import SPEC, make_repository, multi_hot, write_clips, write_params
 
 KS = (1, 2, 4, 8)
@@ -50,7 +52,7 @@ def test_the_nearest_are_scikit_learns_without_the_query(clips: int) -> None:
     embeddings = embedded(clips)
     most = min(8, clips - 1)
     found = NearestNeighbors(n_neighbors=most).fit(embeddings).kneighbors(return_distance=False)
-    places = nearest(embeddings)
+    places = find_nearest(embeddings)
     assert np.array_equal(places, found)
     assert not (places == np.arange(clips)[:, None]).any()
 
@@ -82,21 +84,21 @@ def test_of_unit_vectors_the_nearest_are_those_of_the_cosine() -> None:
     embeddings = embedded(50)
     units = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
     cosine = NearestNeighbors(n_neighbors=8, metric="cosine").fit(embeddings)
-    assert np.array_equal(nearest(units), cosine.kneighbors(return_distance=False))
+    assert np.array_equal(find_nearest(units), cosine.kneighbors(return_distance=False))
 
 
 def test_equally_near_ones_come_in_random_order_and_the_same_again() -> None:
     silent = np.zeros((400, 3), np.float32)
-    places = nearest(silent)
+    places = find_nearest(silent)
     assert not (places == np.arange(400)[:, None]).any()
     assert all(len(set(row)) == 8 for row in places.tolist())
     # Of so many draws each clip has its part: none profits from where it stands.
     assert np.bincount(places.ravel(), minlength=400).max() < 30
-    assert np.array_equal(places, nearest(silent.copy()))
+    assert np.array_equal(places, find_nearest(silent.copy()))
     # A nearer one is always before those that are equal.
     silent[7] = 1
     silent[3] = 0.9
-    assert nearest(silent.copy())[7, 0] == 3
+    assert find_nearest(silent.copy())[7, 0] == 3
 
 
 def test_the_nearest_are_searched_once_for_all_metrics(monkeypatch) -> None:
@@ -107,10 +109,10 @@ def test_the_nearest_are_searched_once_for_all_metrics(monkeypatch) -> None:
     monkeypatch.setattr(neighbours, "_search", lambda of: searches.append(len(of)) or search(of))
     labels, embeddings = multi_hot(30, 4), embedded(30)
     for k in KS:
-        load_metric(f"recall_at_{k}").value(labels, embeddings)
-    load_metric("any_label_at_8").value(labels, embeddings)
+        load_metric(MetricSettings(name="recall", k=k)).value(labels, embeddings)
+    load_metric(MetricSettings(name="any_label", k=8)).value(labels, embeddings)
     assert searches == [30]
-    load_metric("recall_at_1").value(labels, embedded(30, seed=1))
+    load_metric(MetricSettings(name="recall", k=1)).value(labels, embedded(30, seed=1))
     assert searches == [30, 30]
 
 
@@ -214,7 +216,11 @@ def test_soft_contrastive_by_hand() -> None:
 # A task
 
 
-TASK = {"kind": "similarity", "chooses": "recall_at_1", "shown": ["recall_at_1", "recall_at_2"]}
+TASK = {
+    "type": "similarity",
+    "metrics": [{"name": "recall", "k": 1}],
+    "report_metrics": [{"name": "recall", "k": 2}],
+}
 ATTENTION = {
     "architecture": "attention",
     "network": {"hidden": 8, "layers": 1, "dropout": 0.1, "pooling": "feature"},
@@ -237,7 +243,7 @@ STUDENTS = {
     | {"backbone": "trained", "label_weight": 0.5, "train": {"loss": "teacher_triplet"}},
 }
 COMPARE = {
-    "plotted": ["tagger"], "sections": ["similarity"], "published": {}, "published_clips": None,
+    "plot": ["tagger"], "sections": ["similarity"], "published": {}, "published_clips": None,
 }  # fmt: skip
 
 
@@ -252,11 +258,11 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
         order = np.arange(120)
         write_clips(multi_hot(120, 6), [Fold(order[:60], order[60:90], order[90:])])
         write_params(task=TASK, models=ENTRIES, students=STUDENTS, compare=COMPARE)
-        write_json(Path("metrics/data.json"), {"source": "AudioSet"})
+        write_json(TaskFolder(Path()).summary, {"source": "AudioSet"})
         for name in ENTRIES | STUDENTS:
-            stage.main(name)
-            evaluate.main(name)
-        compare.main()
+            stage.main(".", name)
+            evaluate.main(".", name)
+        compare.main(".")
     return folder
 
 
@@ -264,16 +270,16 @@ def test_what_is_kept_are_embeddings(task: Path, monkeypatch) -> None:
     monkeypatch.chdir(task)
     widths = {"mean": 128, "projection": 4, "tagger": 8, "wide": 5, "trained": 8, "frozen": 3}
     for name, width in widths.items():
-        kind = "students" if name in STUDENTS else "models"
-        embeddings = read_scores(scores_path(kind, name)).outputs["seed0/test"]
+        section = "students" if name in STUDENTS else "models"
+        embeddings = read_scores(TaskFolder(task).scores(section, name)).outputs["seed0/test"]
         assert (embeddings.shape, embeddings.dtype) == ((30, width), np.float32)
         lengths = np.linalg.norm(embeddings, axis=1)
         assert np.allclose(lengths, 1, atol=1e-5) == (name != "projection")
-        labels = read_index().labels[90:]
-        scores = json.loads(Path(f"metrics/{name}.json").read_text())["test"]
+        labels = read_index(TaskFolder(task).index).labels[90:]
+        scores = json.loads(TaskFolder(task).evaluation(name).read_text())["test"]
         for k in (1, 2):
             assert scores[f"recall_at_{k}"] == label_recall(labels, embeddings, k).mean()
-        assert scores["recall_at_1_low"] < scores["recall_at_1_high"]
+        assert scores["recall_at_1_ci_low"] < scores["recall_at_1_ci_high"]
 
 
 def test_the_mean_is_centred_by_the_clips_that_train(task: Path, monkeypatch) -> None:
@@ -282,7 +288,7 @@ def test_the_mean_is_centred_by_the_clips_that_train(task: Path, monkeypatch) ->
     means = values.mean(axis=1)
     centred = means[90:] - means[:60].mean(axis=0)
     expected = centred / np.linalg.norm(centred, axis=1, keepdims=True)
-    found = read_scores(scores_path("models", "mean")).outputs["seed0/test"]
+    found = read_scores(TaskFolder(task).scores("models", "mean")).outputs["seed0/test"]
     # By the mean of batches, of which the last is smaller.
     np.testing.assert_allclose(found, expected, atol=0.05)
 
@@ -303,8 +309,8 @@ def test_a_backbone_is_the_teachers_frozen_or_trained_on(task: Path) -> None:
 
 def test_the_page_compares_with_the_tagger_and_tells_of_triplets(task: Path) -> None:
     page = (task / "leaderboard/README.md").read_text()
-    assert "Each of the 30 test clips asks once, among all others." in page
-    section = page[page.index("## What is near") :]
+    assert "Each of the 30 test clips is the query once, among all others." in page
+    section = page[page.index("## Labels of nearest clips") :]
     for name in (ENTRIES | STUDENTS).keys() - {"tagger"}:
         assert f"| `{name}` | " in section
     assert "random neighbours" in page
@@ -315,22 +321,21 @@ def test_the_page_compares_with_the_tagger_and_tells_of_triplets(task: Path) -> 
 
 def test_one_run_is_not_said_to_be_above_or_not(task: Path, monkeypatch) -> None:
     monkeypatch.chdir(task)
-    tagger, wide = (find(read_facts().entries, name, "plotted") for name in ("tagger", "wide"))
-    facts = read_facts()._replace(chosen=wide)
-    assert verdict(facts, tagger).endswith(
-        "One run shows no spread: whether it is above is not told."
-    )
+    context = read_context(TaskFolder(task))
+    tagger, wide = (find_entry(context.entries, name, "plot") for name in ("tagger", "wide"))
+    text = recall_verdict(replace(context, reference=wide), tagger)
+    assert text.endswith("without an interval there is no verdict.")
     # The same gain in each of several runs is one.
     runs = {
-        of.name: {
+        row.name: {
             f"seed{seed}": {"test": dict.fromkeys(("recall_at_1", "recall_at_2"), value)}
             for seed in range(3)
         }
-        for of, value in ((tagger, 0.5), (wide, 0.6))
+        for row, value in ((tagger, 0.5), (wide, 0.6))
     }
-    tagger, wide = (of._replace(runs=runs[of.name]) for of in (tagger, wide))
-    said = verdict(facts._replace(chosen=wide), tagger)
-    assert said.endswith("is above it on R@1, R@2, by more than seeds differ.")
+    tagger, wide = (row._replace(runs=runs[row.name]) for row in (tagger, wide))
+    text = recall_verdict(replace(context, reference=wide), tagger)
+    assert text.endswith("is above it on R@1, R@2: these intervals over seeds exclude zero.")
 
 
 @pytest.mark.parametrize(

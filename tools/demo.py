@@ -18,7 +18,7 @@ from tagging.base.errors import UserError, entry_point
 from tagging.data.task import MetricSettings, Task
 from tagging.parameters import parse
 from tagging.scoring.metric import load_metric
-from tools.plots import draw
+from tools.plots import write_page
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / ".demo"
@@ -83,8 +83,8 @@ def leaderboard_table(leaderboard: dict[str, Any], metrics: list[MetricSettings]
         if row.get(name) is None:
             return ""
         text = f"{row[name]:.3f}"
-        if f"{name}_low" in row:
-            text += f" ({row[f'{name}_low']:.3f}–{row[f'{name}_high']:.3f})"
+        if f"{name}_ci_low" in row:
+            text += f" ({row[f'{name}_ci_low']:.3f}–{row[f'{name}_ci_high']:.3f})"
         return text
 
     titles = [load_metric(metric).title for metric in metrics]
@@ -138,7 +138,7 @@ def main() -> None:
     ran = subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=DEMO, env=environment())
     if ran.returncode:
         raise UserError(f"dvc repro failed in {DEMO}; see above")
-    page = draw(DEMO)
+    page = write_page(DEMO)
     leaderboard = json.loads((DEMO / "leaderboard/leaderboard.json").read_text(encoding="utf-8"))
     task = parse(Task, params["task"], "task")
     print(

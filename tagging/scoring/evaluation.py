@@ -54,7 +54,7 @@ def scores_by_run(scores: Scores, index: Index, split: str, task: Task) -> list[
         clips = getattr(index.folds[fold], split)
         if len(clips):
             outputs = scores.outputs[f"{run}/{split}"]
-            if scored is not index:
+            if scored is not index and index.recordings is not None:
                 outputs = mean_probability_by_group(outputs, index.recordings[clips])
             labels = scored.labels[getattr(scored.folds[fold], split)]
             runs.append(RunScores(run, fold, labels, outputs))
@@ -120,7 +120,7 @@ def summarize_runs(runs: list[RunScores], metrics: dict[str, Metric]) -> dict[st
     }
     overall: dict[str, float | None] = {}
     for key in metrics:
-        values = [run[key] for run in values_by_run.values() if run[key] is not None]
+        values = [v for run in values_by_run.values() if (v := run[key]) is not None]
         overall[key] = mean(values) if values else None
         if len(values) > 1:
             overall[f"{key}_std"] = stdev(values)
@@ -158,7 +158,8 @@ def class_rows(runs: list[RunScores], class_names: list[str]) -> list[list[Any]]
     for per_class in (average_precision, roc_auc):
         values = np.ma.masked_invalid([per_class(run.labels, run.scores) for run in runs])
         columns += [values.mean(axis=0), values.std(axis=0, ddof=1)]
-    cells = np.ma.stack(columns, axis=1).astype(object).filled("").tolist()
+    stacked: Any = np.ma.stack(columns, axis=1).astype(object)
+    cells = stacked.filled("").tolist()
     fold_clips = {run.fold: run.labels.sum(axis=0, dtype=int) for run in runs}
     clips = np.sum([*fold_clips.values()], axis=0).tolist()
     return [

@@ -96,6 +96,7 @@ def write_evaluation(
         write_text(plots / "confident_labels.csv", to_csv(CONFIDENT_HEADER, rows))
     write_json(folder.evaluation(name), result)
     write_json(folder.metrics(name), headline_metrics(result, task))
+    plots.mkdir(parents=True, exist_ok=True)  # a stage's output must exist, if only empty
     if not task.is_similarity:  # embeddings have no scores of single classes
         _write_class_tables(folder, name, splits["test"], class_names, task)
 
