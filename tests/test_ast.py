@@ -10,14 +10,15 @@ from torch.nn import functional
 from stages import train
 from tagging.base.errors import UserError
 from tagging.data.spec import InputSpec
-from tagging.learning.model import load_pretrained, load_network
+from tagging.learning.factory import load_pretrained
+from tagging.learning.model_file import load_network
 from tagging.networks.ast import Network, Settings
 from tagging.sources.weights import as_ast
 from tests.generated import (
-    audible,
+    example_fold,
+    learnable_values,
     make_repository,
     multi_hot,
-    thirds,
     write_clips,
     write_params,
 )
@@ -46,14 +47,14 @@ def published(labels: int = 6, spec: InputSpec = PUBLIC_SPEC):
         num_labels=labels,
     )
     model = transformers.ASTForAudioClassification(config).eval()
-    # Some begin as zeros, which would hide a mistake.
+    # Some are initialized with zeros, which would hide a mistake.
     for parameter in model.parameters():
         parameter.data.normal_(std=0.2)
     return model
 
 
-def in_files(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Give weights the names that the published file has."""
+def as_published(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return weights under the names of the published file."""
     renamed = {}
     for name, tensor in weights.items():
         for new, old in (
@@ -71,9 +72,9 @@ def in_files(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def converted(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Give weights of files, of 5 patches across, the names and the layout of the network."""
-    ours = as_ast({name: tensor.numpy() for name, tensor in weights.items()}, across=5)
-    return {name: torch.from_numpy(np.ascontiguousarray(of)) for name, of in ours.items()}
+    """Return published weights, of 5 patches across, as a state dict of the network."""
+    arrays = as_ast({name: tensor.numpy() for name, tensor in weights.items()}, across=5)
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
 
 def image_transformer(tokens: int = 2, width: int = 32) -> dict[str, torch.Tensor]:
@@ -107,15 +108,16 @@ def image_transformer(tokens: int = 2, width: int = 32) -> dict[str, torch.Tenso
     return {name: torch.randn(shape, generator=generator) * 0.2 for name, shape in shapes.items()}
 
 
-def seen_by_layers(network: Network, *inputs) -> torch.Tensor:
-    seen = []
-    handle = network.layers[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+def layer_input(network: Network, *inputs: torch.Tensor) -> torch.Tensor:
+    """Return the input of the first layer: tokens and patches."""
+    recorded = []
+    handle = network.layers[0].register_forward_pre_hook(lambda _, x: recorded.append(x[0]))
     network(*inputs)
     handle.remove()
-    return seen[0]
+    return recorded[0]
 
 
-def test_the_paper_s_clip_has_1212_patches_and_85_million_parameters():
+def test_paper_s_network_has_1212_patches_and_85_million_parameters():
     with torch.device("meta"):
         network = Network(Settings(distillation=True), InputSpec(1, 1024, 128), 527)
     assert network.positions.shape == (101, 12, 768)
@@ -138,40 +140,42 @@ def test_the_paper_s_clip_has_1212_patches_and_85_million_parameters():
         ((3, 16), (3, 8), 10, (3, 15)),
     ],
 )
-def test_patches_are_those_that_lie_in_the_clip_whole(patch, stride, frames, patches):
+def test_only_complete_patches_are_used(patch, stride, frames, patches):
     network = make(InputSpec(1, frames, 128), patch=patch, stride=stride)
     assert network.positions.shape == (*patches, 32)
-    tokens = seen_by_layers(network, clips(1, InputSpec(1, frames, 128)))
+    tokens = layer_input(network, clips(1, InputSpec(1, frames, 128)))
     assert tokens.shape == (1, 1 + patches[0] * patches[1], 32)
 
 
-def test_logits_equal_those_of_transformers_with_its_weights():
+def test_logits_equal_those_of_transformers():
     model = published()
     network = make(PUBLIC_SPEC, **PUBLIC)
-    network.load_state_dict(converted(in_files(model.state_dict())))
+    network.load_state_dict(converted(as_published(model.state_dict())))
     x = clips(3, PUBLIC_SPEC)
     with torch.inference_mode():
         expected = model(x[:, 0]).logits
         torch.testing.assert_close(network(x), expected, atol=1e-5, rtol=1e-4)
         pooled = model.audio_spectrogram_transformer(x[:, 0]).pooler_output
         torch.testing.assert_close(network.embed(x), pooled, atol=1e-5, rtol=1e-4)
-    assert expected.std(0).min() > 1e-3  # the clips differ
+    assert expected.std(0).min() > 1e-3  # outputs differ between clips
 
 
-def test_the_published_model_s_weights_are_all_of_the_paper_s_network():
+def test_published_weights_are_those_of_the_paper_s_network():
     transformers = pytest.importorskip("transformers")
     with torch.device("meta"):
         model = transformers.ASTForAudioClassification(transformers.ASTConfig(num_labels=527))
         network = Network(Settings(distillation=True), InputSpec(1, 1024, 128), 527)
-    shapes = {name: tensor.shape for name, tensor in in_files(model.state_dict()).items()}
-    found = as_ast({name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()})
+    shapes = {name: tensor.shape for name, tensor in as_published(model.state_dict()).items()}
+    weights = as_ast(
+        {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+    )
     expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    assert {name: tensor.shape for name, tensor in found.items()} == expected
+    assert {name: tensor.shape for name, tensor in weights.items()} == expected
 
 
-def test_a_file_of_the_published_layout_loads(tmp_path):
+def test_a_file_of_the_published_layout_can_be_loaded(tmp_path):
     model = published()
-    save_file(converted(in_files(model.state_dict())), tmp_path / "model.safetensors")
+    save_file(converted(as_published(model.state_dict())), tmp_path / "model.safetensors")
     network = make(PUBLIC_SPEC, **PUBLIC)
     load_pretrained(network, tmp_path / "model.safetensors")
     x = clips(2, PUBLIC_SPEC)
@@ -185,20 +189,22 @@ def test_transformers_itself_writes_the_published_layout(tmp_path):
     model.save_pretrained(tmp_path)
     state = converted(load_file(tmp_path / "model.safetensors"))
     make(PUBLIC_SPEC, **PUBLIC).load_state_dict(state)
-    expected = converted(in_files(model.state_dict()))
+    expected = converted(as_published(model.state_dict()))
     assert all(torch.equal(state[name], expected[name]) for name in state | expected)
 
 
-def test_the_last_layer_is_kept_where_the_labels_are_others(tmp_path):
-    save_file(converted(in_files(published(labels=9).state_dict())), tmp_path / "model.safetensors")
+def test_classifier_is_kept_if_the_labels_differ(tmp_path):
+    save_file(
+        converted(as_published(published(labels=9).state_dict())), tmp_path / "model.safetensors"
+    )
     network = make(PUBLIC_SPEC, **PUBLIC)
     before = network.classify[1].weight.clone()
     load_pretrained(network, tmp_path / "model.safetensors")
     assert torch.equal(network.classify[1].weight, before)
 
 
-def test_positions_of_a_file_are_interpolated_or_cut_to_the_clip_or_drawn(tmp_path):
-    weights = in_files(published().state_dict())
+def test_pretrained_positions_are_interpolated_cut_or_replaced(tmp_path):
+    weights = as_published(published().state_dict())
     save_file(converted(weights), tmp_path / "model.safetensors")
     flat = weights["audio_spectrogram_transformer.embeddings.position_embeddings"][0, 2:]
     grid = flat.unflatten(0, (5, 9))  # bins x frames
@@ -216,7 +222,7 @@ def test_positions_of_a_file_are_interpolated_or_cut_to_the_clip_or_drawn(tmp_pa
     assert torch.equal(drawn.project.weight, longer.project.weight)
 
 
-def test_an_image_transformer_hears_one_channel_as_it_sees_three_equal_ones(tmp_path):
+def test_one_channel_equals_three_equal_channels_of_an_image(tmp_path):
     weights = image_transformer()
     save_file(weights, tmp_path / "deit.safetensors")
     network = make(PUBLIC_SPEC, **PUBLIC)
@@ -243,11 +249,11 @@ def test_an_image_transformer_hears_one_channel_as_it_sees_three_equal_ones(tmp_
     torch.testing.assert_close(network.positions, expected.permute(2, 1, 0))
 
 
-def test_a_layer_of_an_image_transformer_answers_as_it_does_there():
-    """Pre-norm attention and perceptron, written out from the file's weights."""
+def test_layers_of_an_image_transformer_are_reproduced():
+    """Compare with pre-norm attention and perceptron, written out from the file's weights."""
     weights = image_transformer()
     network = make(PUBLIC_SPEC, **PUBLIC)
-    network.load_state_dict(network.adapted(weights), strict=False)
+    network.load_state_dict(network.adapt_weights(weights), strict=False)
     x = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(4))
 
     def part(name, h, apply=functional.linear):
@@ -267,21 +273,22 @@ def test_a_layer_of_an_image_transformer_answers_as_it_does_there():
 
 @pytest.mark.parametrize("tokens", [1, 2])
 @pytest.mark.parametrize("distillation", [False, True])
-def test_vit_and_deit_load_with_and_without_a_distillation_token(tokens, distillation):
+def test_vit_and_deit_can_be_loaded_with_and_without_distillation_token(tokens, distillation):
     weights = image_transformer(tokens=tokens)
     network = make(PUBLIC_SPEC, **PUBLIC | {"distillation": distillation})
-    found = network.adapted(weights)
+    adapted = network.adapt_weights(weights)
     class_token = weights["cls_token"][0, 0] + weights["pos_embed"][0, 0]
-    assert torch.equal(found["tokens"][0], class_token)
-    assert found["tokens"].shape == network.tokens.shape
+    assert torch.equal(adapted["tokens"][0], class_token)
+    assert adapted["tokens"].shape == network.tokens.shape
     if distillation and tokens == 1:
-        assert torch.equal(found["tokens"][1], class_token)
+        assert torch.equal(adapted["tokens"][1], class_token)
 
 
-def changed(weights: dict, **replaced) -> dict:
+def replace(weights: dict, **replacements: torch.Tensor | None) -> dict:
+    """Return weights with some replaced, added, or removed (None)."""
     names = {name.replace(".", "_"): name for name in weights}
     out = {**weights}
-    for name, tensor in replaced.items():
+    for name, tensor in replacements.items():
         if tensor is None:
             del out[names[name]]
         else:
@@ -290,60 +297,60 @@ def changed(weights: dict, **replaced) -> dict:
 
 
 @pytest.mark.parametrize(
-    ("weights", "settings", "says"),
+    ("weights", "settings", "message"),
     [
-        ({"conv.weight": torch.zeros(1)}, {}, "the weights are of an unknown layout; it takes"),
+        ({"conv.weight": torch.zeros(1)}, {}, "layout of the weights is unknown; supported are"),
         (
-            changed(image_transformer(), blocks_1_mlp_fc2_bias=None),
+            replace(image_transformer(), blocks_1_mlp_fc2_bias=None),
             {},
             "it has no weights layers.1.linear2.bias",
         ),
-        (changed(image_transformer(), pos_embed=None), {}, "it has no weights pos_embed"),
+        (replace(image_transformer(), pos_embed=None), {}, "it has no weights pos_embed"),
         (
-            changed(image_transformer(), blocks__0__ls1__gamma=torch.zeros(32)),
+            replace(image_transformer(), blocks__0__ls1__gamma=torch.zeros(32)),
             {},
-            "its weights blocks.0.ls1.gamma are of no part that the network has",
+            "it has weights blocks.0.ls1.gamma, the network has none",
         ),
-        (image_transformer(), {"layers": 1}, r"layers\.1\..* are of no part"),
+        (image_transformer(), {"layers": 1}, r"it has weights layers\.1\..*, the network has none"),
         (image_transformer(), {"layers": 3}, r"it has no weights layers\.2\."),
         (
             image_transformer(),
             {"patch": (16, 32)},
-            r"project.weight have the shape \[32, 1, 16, 16\]; .* \[32, 1, 16, 32\]",
+            r"project.weight must have the shape \[32, 1, 16, 32\], got \[32, 1, 16, 16\]",
         ),
-        (image_transformer(width=64), {}, r"have the shape \[.*64.*\]; the network takes \[.*32"),
+        (image_transformer(width=64), {}, r"must have the shape \[.*32.*\], got \[.*64"),
         (
-            changed(image_transformer(), pos_embed=torch.zeros(1, 2 + 35, 32)),
+            replace(image_transformer(), pos_embed=torch.zeros(1, 2 + 35, 32)),
             {},
-            "pos_embed has 35 positions of patches; it takes a square",
+            "pos_embed must have a square number of patches, got 35",
         ),
     ],
 )
-def test_weights_of_another_layout_are_refused_in_one_sentence(tmp_path, weights, settings, says):
+def test_weights_of_another_layout_are_refused(tmp_path, weights, settings, message):
     save_file(weights, tmp_path / "file.safetensors")
     network = make(PUBLIC_SPEC, **PUBLIC | settings)
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     with pytest.raises(
-        UserError, match=f"file.safetensors is of another network: .*{says}"
-    ) as refused:
+        UserError, match=f"file.safetensors is of another network: .*{message}"
+    ) as error_info:
         load_pretrained(network, tmp_path / "file.safetensors")
-    assert "\n" not in str(refused.value)
-    assert all(torch.equal(before[name], now) for name, now in network.state_dict().items())
+    assert "\n" not in str(error_info.value)
+    assert all(torch.equal(before[key], tensor) for key, tensor in network.state_dict().items())
 
 
-def test_published_weights_are_refused_by_networks_of_another_kind(tmp_path):
-    save_file(converted(in_files(published().state_dict())), tmp_path / "file.safetensors")
+def test_published_weights_are_refused_by_other_networks(tmp_path):
+    save_file(converted(as_published(published().state_dict())), tmp_path / "file.safetensors")
     without = make(PUBLIC_SPEC, **PUBLIC | {"distillation": False})
-    with pytest.raises(UserError, match=r"tokens have the shape \[2, 32\]; .* \[1, 32\]"):
+    with pytest.raises(UserError, match=r"tokens must have the shape \[1, 32\], got \[2, 32\]"):
         load_pretrained(without, tmp_path / "file.safetensors")
     fewer = make(InputSpec(1, 96, 46), **PUBLIC)
-    with pytest.raises(UserError, match=r"positions have the shape \[9, 5, 32\]; .* \[9, 4, 32\]"):
+    with pytest.raises(UserError, match=r"positions must .* \[9, 4, 32\], got \[9, 5, 32\]"):
         load_pretrained(fewer, tmp_path / "file.safetensors")
 
 
 def test_a_damaged_file_is_refused(tmp_path):
     (tmp_path / "file.safetensors").write_bytes(b"no weights")
-    with pytest.raises(UserError, match=r"file\.safetensors is no safetensors file"):
+    with pytest.raises(UserError, match=r"file\.safetensors is not a safetensors file"):
         load_pretrained(make(), tmp_path / "file.safetensors")
 
 
@@ -363,7 +370,7 @@ def test_gradients_reach_every_parameter(norm, class_token, distillation):
 @pytest.mark.parametrize("norm", ["fixed", "batch"])
 @pytest.mark.parametrize("class_token", ["first", "last"])
 @pytest.mark.parametrize("positions", ["interpolated", "cut"])
-def test_padding_does_not_change_an_answer(spec, norm, class_token, positions):
+def test_padding_has_no_effect(spec, norm, class_token, positions):
     network = make(
         spec, norm=norm, class_token=class_token, positions=positions, mean=2.0, spread=3.0
     )
@@ -372,20 +379,20 @@ def test_padding_does_not_change_an_answer(spec, norm, class_token, positions):
         network(clips(16, spec) * 2 + 1)
         network.eval()
     lengths = [spec.frames, 1, 4, 5, 7, 9]
-    of_length = [clips(1, spec, length) + length for length in lengths]
+    unpadded = [clips(1, spec, length) + length for length in lengths]
     with torch.inference_mode():
-        alone = torch.cat([network(clip) for clip in of_length])
-        for longest, filled in ((spec.frames, 0), (spec.frames, torch.nan), (spec.frames + 7, 0)):
-            padded = torch.full((6, spec.channels, longest, spec.bins), float(filled))
-            for row, clip in zip(padded, of_length, strict=True):
+        alone = torch.cat([network(clip) for clip in unpadded])
+        for longest, value in ((spec.frames, 0), (spec.frames, torch.nan), (spec.frames + 7, 0)):
+            padded = torch.full((6, spec.channels, longest, spec.bins), float(value))
+            for row, clip in zip(padded, unpadded, strict=True):
                 row[:, : clip.shape[2]] = clip[0]
-            answers = network(padded, torch.tensor(lengths))
-            torch.testing.assert_close(answers, alone, atol=1e-5, rtol=1e-4)
-        # The test could fail: without the lengths, padding does change the answers.
+            out = network(padded, torch.tensor(lengths))
+            torch.testing.assert_close(out, alone, atol=1e-5, rtol=1e-4)
+        # The test can fail: without the lengths, padding does change the outputs.
         assert not torch.allclose(network(padded), alone, atol=1e-3)
 
 
-def test_frames_after_the_last_whole_patch_are_not_heard():
+def test_frames_after_the_last_complete_patch_are_ignored():
     network = make(patch=(3, 16), stride=(3, 8))
     x = clips(2)
     later, earlier = x.clone(), x.clone()
@@ -396,45 +403,45 @@ def test_frames_after_the_last_whole_patch_are_not_heard():
 
 
 @pytest.mark.parametrize("positions", ["interpolated", "cut"])
-def test_learned_positions_are_used_as_they_are_at_full_length(positions):
+def test_learned_positions_are_unchanged_at_full_length(positions):
     network = make(positions=positions)
-    found = network.positions_of(torch.tensor([4, 4]), 4)
-    assert torch.equal(found, network.positions.expand(2, 4, 7, 32))
+    positions = network.interpolate_positions(torch.tensor([4, 4]), 4)
+    assert torch.equal(positions, network.positions.expand(2, 4, 7, 32))
 
 
 def test_positions_are_interpolated_to_other_lengths():
     network, cut = make(), make(positions="cut")
     lengths = torch.tensor([1, 2, 3, 4, 5, 9])
-    positions = network.positions_of(lengths, 9)
-    for length, found in zip(lengths.tolist(), positions, strict=True):
+    positions = network.interpolate_positions(lengths, 9)
+    for length, actual in zip(lengths.tolist(), positions, strict=True):
         expected = functional.interpolate(
             network.positions.permute(2, 0, 1).unsqueeze(0), size=(length, 7), mode="bilinear"
         )[0].permute(1, 2, 0)
-        torch.testing.assert_close(found[:length], expected)
-    # Cut, there are none for clips that are longer than any.
-    torch.testing.assert_close(cut.positions_of(lengths, 9)[4:], positions[4:])
+        torch.testing.assert_close(actual[:length], expected)
+    # Positions cannot be cut for clips longer than the learned ones.
+    torch.testing.assert_close(cut.interpolate_positions(lengths, 9)[4:], positions[4:])
 
 
-def test_positions_are_cut_to_those_in_the_middle():
+def test_positions_are_cut_to_the_middle():
     network = make(positions="cut")
     for length, start in ((1, 2), (2, 1), (3, 1), (4, 0)):
-        (found,) = network.positions_of(torch.tensor([length]), length)
-        assert torch.equal(found, network.positions[start : start + length])
+        (positions,) = network.interpolate_positions(torch.tensor([length]), length)
+        assert torch.equal(positions, network.positions[start : start + length])
 
 
 @pytest.mark.parametrize("distillation", [False, True])
-@pytest.mark.parametrize("where", ["first", "last"])
-def test_class_token_stands_where_the_option_says(where, distillation):
-    network = make(class_token=where, distillation=distillation)
-    tokens = seen_by_layers(network, clips(2))
+@pytest.mark.parametrize("class_token", ["first", "last"])
+def test_class_token_is_first_or_last(class_token, distillation):
+    network = make(class_token=class_token, distillation=distillation)
+    tokens = layer_input(network, clips(2))
     number = 1 + distillation
     assert tokens.shape == (2, 4 * 7 + number, 32)
-    found = tokens[:, :number] if where == "first" else tokens[:, -number:]
-    assert torch.equal(found, network.tokens.expand(2, -1, -1))
+    own = tokens[:, :number] if class_token == "first" else tokens[:, -number:]
+    assert torch.equal(own, network.tokens.expand(2, -1, -1))
 
 
-def test_where_the_class_token_stands_does_not_matter():
-    """A transformer hears no order but that of the positions: the same weights answer alike."""
+def test_place_of_the_class_token_has_no_effect():
+    """The order of tokens has no effect but through positions."""
     for distillation in (False, True):
         first = make(class_token="first", distillation=distillation)
         last = make(class_token="last", distillation=distillation)
@@ -443,37 +450,37 @@ def test_where_the_class_token_stands_does_not_matter():
             torch.testing.assert_close(first(clips(3)), last(clips(3)), atol=1e-5, rtol=1e-4)
 
 
-def test_the_mean_of_both_tokens_is_classified():
+def test_mean_of_both_tokens_is_classified():
     network = make(distillation=True)
-    ends = []
-    network.layers[-1].register_forward_hook(lambda _, __, out: ends.append(out))
+    outputs = []
+    network.layers[-1].register_forward_hook(lambda _, __, out: outputs.append(out))
     x = clips(3)
     logits = network(x)
-    states = network.norm(ends[0])
+    states = network.norm(outputs[0])
     embedding = (states[:, 0] + states[:, 1]) / 2
     torch.testing.assert_close(network.embed(x), embedding)
     torch.testing.assert_close(logits, network.classify(embedding))
 
 
-def test_features_are_normalized_by_their_mean_and_spread():
+def test_features_are_normalized_by_mean_and_spread():
     network = make(mean=-4.0, spread=3.0)
     x = torch.randn(4, 1, 500, 128, generator=torch.Generator().manual_seed(5)) * 3 - 4
-    normalized = network.normalized(x, None)
+    normalized = network.normalize_input(x, None)
     assert normalized.mean().abs() < 0.01
     assert (normalized.std() - 0.5).abs() < 0.01
-    torch.testing.assert_close(make().normalized(x, None), x)
+    torch.testing.assert_close(make().normalize_input(x, None), x)
 
 
-def test_batch_normalization_takes_each_bin_of_each_channel_by_itself():
+def test_batch_normalization_is_separate_for_bins_and_channels():
     spec = InputSpec(3, 24, 40)
     network = make(spec, norm="batch").train()
     scale = torch.arange(1.0, 4)[:, None, None] * torch.arange(1.0, 41)
-    normalized = network.normalized(clips(8, spec) * scale + scale, None)
+    normalized = network.normalize_input(clips(8, spec) * scale + scale, None)
     assert normalized.mean((0, 2)).abs().max() < 1e-4
     torch.testing.assert_close(normalized.std((0, 2), correction=0), torch.ones(3, 40))
 
 
-def test_the_top_10_study_s_settings_are_taken():
+def test_top_10_study_s_settings_are_valid():
     settings = Settings.model_validate(
         {
             "patch": [2, 128],
@@ -489,42 +496,43 @@ def test_the_top_10_study_s_settings_are_taken():
     network = Network(settings, EMBEDDINGS, 10).eval()
     assert network(clips(2)).shape == (2, 10)
     assert network(clips(2)).dtype == torch.float32
-    assert seen_by_layers(network, clips(2)).shape == (2, 10, 128)
+    assert layer_input(network, clips(2)).shape == (2, 10, 128)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("settings", "message"),
     [
-        ({"patch": (11, 32)}, r"network.patch is \[11, 32\]; .* 1 to 10 and 1 to 128"),
-        ({"patch": (4, 0)}, r"network.patch is \[4, 0\]"),
-        ({"stride": (5, 16)}, r"network.stride is \[5, 16\]; .* 1 to 4 and 1 to 32"),
-        ({"heads": 5}, "network.width is 32; it takes a multiple of network.heads, 5"),
+        ({"patch": (11, 32)}, r"network.patch must be 1 to 10 .* 1 to 128 .* got \[11, 32\]"),
+        ({"patch": (4, 0)}, r"network.patch must be .*, got \[4, 0\]"),
+        ({"stride": (5, 16)}, r"network.stride must be 1 to 4 .* 1 to 32 .* got \[5, 16\]"),
+        ({"heads": 5}, "network.width must be a multiple of network.heads, 5, got 32"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(wrong, says):
-    with pytest.raises(UserError, match=says):
-        make(**wrong)
+def test_invalid_settings_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        make(**settings)
 
 
 @pytest.mark.parametrize("first_positions", ["fitted", "drawn"])
-def test_training_begins_with_an_image_transformer_that_the_settings_name(
+def test_training_starts_from_a_configured_image_transformer(
     first_positions, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     make_repository()
     labels = multi_hot(16, 6)
-    write_clips(labels, [thirds(16)], audible(labels, PUBLIC_SPEC))
+    write_clips(labels, [example_fold(16)], learnable_values(labels, PUBLIC_SPEC))
     settings = SMALL | PUBLIC | {"first_positions": first_positions}
-    # A learning rate that moves nothing: what is written is what it began with.
-    entry = {"architecture": "ast", "network": settings, "weights": "deit", "train": {"lr": 1e-12}}
-    write_params(models={"ast": yaml.safe_load(json.dumps(entry))})
+    # With this learning rate the written weights are those that training started from.
+    entry = {"architecture": "ast", "network": settings, "train": {"lr": 1e-12}}
+    entry["weights"] = "data/weights/deit.safetensors"
+    write_params(finetuned={"ast": yaml.safe_load(json.dumps(entry))})
     (tmp_path / "data/weights").mkdir()
     save_file(image_transformer(), tmp_path / "data/weights/deit.safetensors")
-    train.main("ast")
-    found = load_network(tmp_path / "models/ast/seed0.safetensors", torch.device("cpu")).network
+    train.main(".", "ast")
+    network = load_network(tmp_path / "models/ast/seed0.safetensors", torch.device("cpu")).network
     expected = make(PUBLIC_SPEC, **settings)
     drawn = expected.positions.clone()
     load_pretrained(expected, tmp_path / "data/weights/deit.safetensors")
-    torch.testing.assert_close(found.layers.state_dict(), expected.layers.state_dict())
-    torch.testing.assert_close(found.positions, expected.positions)
+    torch.testing.assert_close(network.layers.state_dict(), expected.layers.state_dict())
+    torch.testing.assert_close(network.positions, expected.positions)
     assert torch.equal(expected.positions, drawn) == (first_positions == "drawn")

@@ -149,6 +149,5 @@ def test_published_weights_reproduce_published_logits():
             (member,) = [member for member in clips.namelist() if member.endswith(name)]
             waveform, rate = soundfile.read(io.BytesIO(clips.read(member)), dtype="float32")
             logits = net(log_mel(soxr.resample(waveform, rate, 32000, "HQ")))[0]
-            torch.testing.assert_close(
-                logits, torch.tensor(prediction["logits"]), rtol=0, atol=1e-3
-            )
+            expected_logits = torch.tensor(prediction["logits"])
+            torch.testing.assert_close(logits, expected_logits, rtol=0, atol=1e-3)
