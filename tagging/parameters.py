@@ -1,13 +1,12 @@
-"""Typed parameters: each section of a `params.yaml` is read and checked against a pydantic model."""
+"""Typed parameters: sections of a `params.yaml`, checked against pydantic models."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
 
 from tagging.base.errors import UserError
 
@@ -159,7 +158,7 @@ def parse(
 
 
 def _describe(
-    section_type: type[Section], values: object, key: str, problems: list[ErrorDetails]
+    section_type: type[Section], values: object, key: str, problems: Sequence[Mapping[str, Any]]
 ) -> str:
     """Describe the first problem in one line: its key, what must hold, and the value."""
     first = problems[0]
@@ -190,8 +189,8 @@ def _data_path(values: object, location: tuple[int | str, ...]) -> Iterator[int 
     for place, part in enumerate(location):
         if isinstance(values, dict) and part in values:
             values = values[part]
-        elif isinstance(values, list | tuple) and isinstance(part, int) and part < len(values):
-            values = values[part]
+        elif isinstance(values, list | tuple) and part in range(len(values)):
+            values = values[int(part)]
         elif place or not isinstance(part, str):  # the first part is a field, which may be missing
             continue
         yield part

@@ -21,7 +21,7 @@ PIPELINES = sorted(
     file.parent.relative_to(ROOT)
     for pattern in ("dvc.yaml", "*/dvc.yaml", "tasks/*/dvc.yaml")
     for file in ROOT.glob(pattern)
-    if not file.parent.name.startswith(".")
+    if not file.parent.name.startswith(".") and (file.parent / "params.yaml").exists()
 )
 TASKS = [folder for folder in PIPELINES if folder.parts[:1] == ("tasks",)]
 # Pipelines whose entries have been evaluated.

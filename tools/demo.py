@@ -52,7 +52,9 @@ def copy_project(root: Path, copy: Path) -> None:
         cwd=root, capture_output=True, text=True,
     )  # fmt: skip
     if listed.returncode:
-        raise UserError(f"{root} must be a git repository: make run copies the files that git knows")
+        raise UserError(
+            f"{root} must be a git repository: make run copies the files that git knows"
+        )
     if copy.exists():
         shutil.rmtree(copy)
     for name in sorted(set(listed.stdout.split("\0")) - {"", "dvc.lock"}):

@@ -40,7 +40,9 @@ def locked_hashes(revision: str) -> Known:
     names = git("ls-tree", "-r", "--name-only", revision).splitlines()
     for lock in (Path(name) for name in names if Path(name).name == "dvc.lock"):
         content = yaml.load(git("show", f"{revision}:{lock}"), yaml.CSafeLoader)
-        pipeline = yaml.load(git("show", f"{revision}:{lock.with_name('dvc.yaml')}"), yaml.CSafeLoader)
+        pipeline = yaml.load(
+            git("show", f"{revision}:{lock.with_name('dvc.yaml')}"), yaml.CSafeLoader
+        )
         for name, stage in content["stages"].items():
             definition = pipeline["stages"][name.partition("@")[0]]
             has_wdir = "wdir" in (definition.get("do") or definition)
