@@ -1,4 +1,4 @@
-"""A small task of generated clips that can be trained on, in the working directory."""
+"""A small task of generated clips that can be trained on."""
 
 import subprocess
 from pathlib import Path
@@ -48,26 +48,38 @@ def example_fold(num_clips: int) -> Fold:
 
 
 def write_clips(
-    labels: np.ndarray, folds: list[Fold], values: np.ndarray | None = None, **frames: np.ndarray
+    labels: np.ndarray,
+    folds: list[Fold],
+    values: np.ndarray | None = None,
+    frames: np.ndarray | None = None,
+    path: Path = Path(),
 ) -> Index:
-    """Write the index and the feature vggish; `frames` are the lengths of clips if they vary."""
-    folder = TaskFolder(Path())
+    """Write the index and the feature vggish.
+
+    Args:
+        labels: 0 or 1, (clips, classes).
+        folds: of the clips.
+        values: of the feature, uint8; learnable ones by default.
+        frames: the number of frames of each clip; all by default.
+        path: the task's folder.
+    """
+    folder = TaskFolder(path)
     values = learnable_values(labels) if values is None else values
     spec = SPEC._replace(channels=values.shape[1], frames=values.shape[2], bins=values.shape[3])
     feature = folder.feature("vggish")
     with write_features(feature, len(values), np.uint8, spec, {"name": "vggish"}) as arrays:
         arrays[0][:] = values
-        arrays[1][:] = frames.get("frames", spec.frames)
+        arrays[1][:] = spec.frames if frames is None else frames
     ids = np.array([b"clip%05d" % k for k in range(len(labels))])
     index = Index(ids, labels, classes(labels.shape[1]), folds)
     write_index(index, folder.index)
     return index
 
 
-def write_params(**sections: Any) -> None:
-    """Write params.yaml: the root's, made small; `sections` are merged into it.
+def write_params(path: Path = Path(), **sections: Any) -> None:
+    """Write the params.yaml of a task's folder: the root's, made small, with `sections` merged.
 
-    Sections of entries, and `split`, are replaced, not merged.
+    Sections of entries, and `split`, are replaced instead.
     """
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["train"] |= {"epochs": 2, "batch_size": 8}
@@ -77,7 +89,7 @@ def write_params(**sections: Any) -> None:
     for name, section in sections.items():
         replaced = name in ("models", "finetuned", "ensembles", "students", "split")
         params[name] = section if replaced else params.get(name, {}) | section
-    Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    TaskFolder(path).params.write_text(yaml.safe_dump(params), encoding="utf-8")
 
 
 def make_repository() -> None:

@@ -13,7 +13,7 @@ from tagging.data.spec import InputSpec
 from tagging.learning.factory import load_pretrained
 from tagging.learning.model_file import load_network
 from tagging.networks.ast import Network, Settings
-from tagging.sources.weights import as_ast
+from tagging.sources.weights import convert_ast
 from tests.generated import (
     example_fold,
     learnable_values,
@@ -73,7 +73,7 @@ def as_published(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def converted(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return published weights, of 5 patches across, as a state dict of the network."""
-    arrays = as_ast({name: tensor.numpy() for name, tensor in weights.items()}, across=5)
+    arrays = convert_ast({name: tensor.numpy() for name, tensor in weights.items()}, across=5)
     return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
 
@@ -166,7 +166,7 @@ def test_published_weights_are_those_of_the_paper_s_network():
         model = transformers.ASTForAudioClassification(transformers.ASTConfig(num_labels=527))
         network = Network(Settings(distillation=True), InputSpec(1, 1024, 128), 527)
     shapes = {name: tensor.shape for name, tensor in as_published(model.state_dict()).items()}
-    weights = as_ast(
+    weights = convert_ast(
         {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
     )
     expected = {name: tensor.shape for name, tensor in network.state_dict().items()}

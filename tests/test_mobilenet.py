@@ -13,7 +13,7 @@ import torch
 from tagging.data.spec import InputSpec
 from tagging.layers.convolutions import round_channels
 from tagging.networks.mobilenet import Network, Settings
-from tagging.sources.weights import convert, find
+from tagging.sources.weights import convert_weights, find_published
 
 MIRROR = os.environ.get("DOWNLOAD_MIRROR")
 
@@ -140,9 +140,9 @@ def log_mel(waveform: np.ndarray) -> torch.Tensor:
 @pytest.mark.skipif(MIRROR is None, reason="DOWNLOAD_MIRROR is not set")
 def test_published_weights_reproduce_published_logits():
     expected = json.loads(Path(MIRROR, "../pretrained/expected.json").read_text())["mn04_as"]
-    published = find("mn04_as")
+    published = find_published("mn04_as")
     net = Network(Settings(**published.network), InputSpec(1, 500, 128), 527).eval()
-    net.load_state_dict(convert("mn04_as", Path(MIRROR, published.address.split("//")[1])))
+    net.load_state_dict(convert_weights("mn04_as", Path(MIRROR, published.address.split("//")[1])))
     (archive,) = Path(MIRROR, "github.com/karoldvl/ESC-10/archive").glob("*.zip")
     with zipfile.ZipFile(archive) as clips, torch.inference_mode():
         for name, prediction in expected.items():

@@ -6,9 +6,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-# What the outputs are compared by where they are embeddings.
+# The distance between embeddings.
 Distance = Literal["cosine", "euclidean"]
-# What turns the outputs into probabilities; with a distance, the network returns embeddings.
+# The function from outputs to probabilities; with a distance, outputs are embeddings.
 Activation = Literal["sigmoid", "softmax", "none", "cosine", "euclidean"]
 
 
@@ -27,8 +27,7 @@ class TaggingNetwork(nn.Module):
         classifier_layers: names of the attributes, in the network or in its parts, that depend on
             the labels. Pretrained weights replace everything else.
         supports_variable_length: whether clips may be shorter than `spec.frames`.
-        activation: what turns the outputs into probabilities where the network determines it
-            itself; None where the loss does.
+        activation: the function from outputs to probabilities, or None if the loss determines it.
         embeds_by_output: whether the outputs are the embedding, in place of the hidden features.
     """
 

@@ -30,9 +30,9 @@ def downsampled_lengths(frames: torch.Tensor | None, factor: int) -> torch.Tenso
 class MaskedBatchNorm(nn.BatchNorm1d):
     """Batch normalization with the statistics of real frames only; padding is zero afterwards.
 
-    Zeros are also what a convolution sees beyond the end of a clip without padding. Between
-    convolutions of stride 1 in time, with activations that map 0 to 0, no other layer but the
-    pooling over time therefore needs a mask.
+    A convolution also sees zeros beyond the end of a clip without padding. Between convolutions of
+    stride 1 in time, with activations that map 0 to 0, no other layer but the pooling over time
+    therefore needs a mask.
     """
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -87,7 +87,7 @@ def last_frame(x: torch.Tensor, frames: torch.Tensor | None) -> torch.Tensor:
 
 
 class PackedFrames:
-    """Packs the real frames of a batch into rows, for layers that treat every frame alike.
+    """Packs the real frames of a batch into rows, for layers that are shared by all frames.
 
     On rows, (real frames, channels), linear layers and `nn.BatchNorm1d` are faster than on maps and
     need no mask.

@@ -130,13 +130,13 @@ class Network(TaggingNetwork):
 
         Args:
             patches: the number of patches along time of each clip, int64 (batch,).
-            length: the number of positions to return, the maximum of `patches`; those beyond a
-                clip's own patches are meaningless.
+            length: the number of positions to return, the maximum of `patches`; positions beyond
+                a clip's own patches are meaningless.
 
         Returns:
             (batch, length, patches across, width): the learned positions, linearly interpolated as
-            `torch.nn.functional.interpolate` does with `align_corners=False`; or with `cut`, and
-            for clips that are no longer than these, the middle ones.
+            `torch.nn.functional.interpolate` does with `align_corners=False`. With the setting
+            `cut`, clips with fewer patches get the middle positions instead.
         """
         learned = self.positions.shape[0]
         indices = torch.arange(length, device=patches.device)
@@ -193,7 +193,7 @@ class Network(TaggingNetwork):
         """Return pretrained weights under the names and in the shapes of this network.
 
         Positions are interpolated bilinearly along an axis where the network has more patches, and
-        cut to the middle where it has fewer (those of this architecture in time only); with
+        cut to the middle where it has fewer (in time only, for this architecture); with
         `first_positions: drawn`, the network keeps its own.
 
         Args:
@@ -247,8 +247,8 @@ def from_image_transformer(
         network: the target, with patches of the same shape.
 
     Returns:
-        All weights of the network but the classifier's. Positions are those of the image's square
-        of patches. With `norm: batch`, the input normalization is the network's own. A distillation
+        All weights of the network but the classifier's. Positions are the image's square grid of
+        patches. With `norm: batch`, the input normalization is the network's own. A distillation
         token that the image transformer lacks is a copy of its class token.
 
     Raises:

@@ -33,7 +33,7 @@ EPS = 1e-3
 
 
 class Row(NamedTuple):
-    """An inverted residual block in the paper's table 1; channels are those at width 1."""
+    """An inverted residual block in the paper's table 1, with channels at width 1."""
 
     kernel: int  # frames and bins of the depthwise convolution
     expanded: int

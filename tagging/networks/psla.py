@@ -271,8 +271,8 @@ class Network(TaggingNetwork):
 
         Args:
             tensors: the state dict of transformers' `EfficientNetModel` or
-                `EfficientNetForImageClassification` (such as `google/efficientnet-b2`) of the same
-                width and depth; or of this architecture, which is returned unchanged.
+                `EfficientNetForImageClassification` (for example `google/efficientnet-b2`) of
+                the same width and depth; or of this architecture, which is returned unchanged.
         """
         if "stem.conv.weight" in tensors:
             return dict(tensors)

@@ -75,7 +75,7 @@ class Stem(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the map (batch, channels, frames, bins), and the number of frames of each clip.
 
-        Channels are those of all kernels; frames and bins are divided by stride and pool.
+        The channels of all kernels are concatenated; stride and pool divide frames and bins.
         """
         maps = [conv(x) for conv in self.convs]
         if self.maximum:
