@@ -171,10 +171,10 @@ def generate_weights(project: Project, name: str) -> bool:
     """Publish random weights under an address, in EfficientAT's layout; for others return False."""
     import torch
 
-    from tagging.sources.weights import find
+    from tagging.sources.weights import find_published
     from tests.test_weights import as_efficientat, built
 
-    published = find(name)
+    published = find_published(name)
     if published.architecture != "mobilenet":
         return False
     torch.manual_seed(0)

@@ -103,7 +103,7 @@ def leaderboard_table(leaderboard: dict[str, Any], metrics: list[MetricSettings]
 
 
 def make_few(params: dict[str, Any]) -> None:
-    """Keep a few models with few seeds in the parameters, and an ensemble and a student of these."""
+    """Keep a few models with few seeds, and an ensemble and a student of these."""
     models = params["models"]
     params["models"] = {name: models[name] | {"seeds": seeds} for name, seeds in SEEDS.items()}
     params["ensembles"] = {"yac_and_attention": {"members": ["yac", "attention"]}}
