@@ -1,9 +1,9 @@
-"""Which change makes which stages run: all of them, and only what is affected.
+"""Which stages a change runs: all that it affects, and no others.
 
-One table says it of every parameter, another of changes that stand for all, with the real client.
-What follows is told by its inputs: `evaluate` runs again when weights are others, `ensemble` when a
-model's answers are, `student` when its teacher's are, `compare` when a metric or a plot is, and
-seconds of training are. tests/test_dependencies.py says which code is whose.
+One table has every parameter, another has typical changes, made with the real client. Stages run
+as well when their inputs change: `evaluate` with weights, `ensemble` with scores of models,
+`distill` with scores of its teacher, `compare` with evaluations and plots, which include seconds of
+training. tests/test_dependencies.py has the code of each stage.
 """
 
 import json
@@ -17,40 +17,44 @@ import yaml
 from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
 
+from tagging.parameters import LOCATION_SECTIONS
 from tests.project import ROOT, TASKS, Project
 
-TRAINING = {"train", "train_student"}
-SCORING = {"evaluate", "ensemble", "evaluate_student"}
+TRAINING = {"train", "finetune", "distill"}
+SCORING = {"evaluate", "evaluate_finetuned", "ensemble", "evaluate_distilled"}
 
-# Every parameter: its section, or the longest part of its name that stands here, and the stages of
-# the same pipeline that run when it changes; with @ those of its entry alone.
+# Every parameter: its section, or the longest part of its name that is a key here, and the stages
+# of the same pipeline that run when it changes; with @ only those of its entry.
 SECTIONS = {
-    "task": {*TRAINING, *SCORING, "compare"},
+    **{key: set() for key in LOCATION_SECTIONS},
+    "task.type": {"decode", *TRAINING, *SCORING, "compare"},
+    "task.metrics": {*TRAINING, *SCORING, "compare"},
+    "task.report_metrics": {*SCORING, "compare"},  # and no training
     "task.features": {"prepare", *TRAINING, *SCORING, "compare"},
-    "task.shown": {*SCORING, "compare"},  # and no training
-    "task.pooled": {*SCORING, "compare"},
-    "task.kind": {"decode", *TRAINING, *SCORING, "compare"},
-    "download": {"download"},
-    "convert": {"prepare"},  # and the subsets' own stages, which come and go
+    "task.aggregate": {*SCORING, "compare"},
+    "download": {"download", "download@"},
+    "convert": {"prepare"},  # and the stages of the subsets, which come and go
     "prepare": {"prepare"},
     "decode": {"decode"},
-    "protocol": {"prepare", "decode"},
+    "split": {"prepare", "decode"},
     "features": {"features@"},
     "embeddings": {"embeddings@"},
     "weights": set(),  # stages that come and go
     "train": TRAINING,
     "models": {"train@", "evaluate@", "compare"},
+    "finetuned": {"finetune@", "evaluate_finetuned@", "compare"},
     "ensembles": {"ensemble@", "compare"},
-    "students": {"train_student@", "evaluate_student@", "compare"},
+    "students": {"distill@", "evaluate_distilled@", "compare"},
     "evaluate": SCORING,
     "compare": {"compare"},
-    "index": {"index"},
-    "run": set(),
+    "search": {"index@"},
+    "artifact": set(),
+    "runtime": set(),
 }
 
 
 def leaves(params: dict[str, Any], above: str = "") -> Iterator[str]:
-    """Yield the dotted names of all parameters that hold no others."""
+    """Yield the dotted names of all parameters that have a value."""
     for name, value in params.items():
         if isinstance(value, dict) and value:
             yield from leaves(value, f"{above}{name}.")
@@ -58,8 +62,15 @@ def leaves(params: dict[str, Any], above: str = "") -> Iterator[str]:
             yield f"{above}{name}"
 
 
+READERS = {
+    "models": ("train", "evaluate"),
+    "finetuned": ("finetune", "evaluate_finetuned"),
+    "students": ("distill", "evaluate_distilled"),
+}
+
+
 def prefixes(name: str) -> list[str]:
-    """Return what a dotted name is below, the name itself first."""
+    """Return a dotted name and the names above it, the name itself first."""
     parts = name.split(".")
     return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
 
@@ -76,56 +87,62 @@ def test_every_parameter_runs_the_stages_of_its_section() -> None:
     for folder in (Path(), *TASKS):
         file = str(folder / "params.yaml")
         params = yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))
-        of_pipeline = f"{folder}/dvc.yaml:" if folder.name else ""
-        stages = {
-            name.removeprefix(of_pipeline) for name in tracked if name.startswith(of_pipeline)
-        }
+        prefix = f"{folder}/dvc.yaml:" if folder.name else ""
+        stages = {name.removeprefix(prefix) for name in tracked if name.startswith(prefix)}
         for leaf in leaves(params):
             families = next(SECTIONS[name] for name in prefixes(leaf) if name in SECTIONS)
             entry = leaf.split(".")[1] if "." in leaf else None
-            wanted = {
-                of_pipeline + stage
+            expected = {
+                prefix + stage
                 for stage in stages
                 for family in families
                 if stage.partition("@")[0] == family or (entry and stage == family + entry)
             }
-            if leaf == "convert.subsets":  # others read what the root converts
-                wanted |= {name for name in tracked if name.endswith("/dvc.yaml:prepare")}
-            found = {
-                stage
-                for stage, files in tracked.items()
-                if set(prefixes(leaf)) & files.get(file, set())
-            }
-            assert found == wanted, f"{file}: {leaf}"
+            if leaf == "convert.subsets":  # others read the subsets of the root
+                expected |= {name for name in tracked if name.endswith("/dvc.yaml:prepare")}
+            # Of the list of metrics, training reads the first.
+            names = {*prefixes(leaf), "task.metrics.0" if leaf == "task.metrics" else leaf}
+            affected = {stage for stage, files in tracked.items() if names & files.get(file, set())}
+            assert affected == expected, f"{file}: {leaf}"
 
 
-def test_a_feature_is_read_by_its_own_models_alone() -> None:
+def test_only_its_own_models_read_a_feature() -> None:
     with Repo(ROOT) as repo:
-        deps = {of.addressing: {dep.fs_path for dep in of.deps} for of in repo.index.stages}
+        deps = {
+            stage.addressing: {dep.fs_path for dep in stage.deps} for stage in repo.index.stages
+        }
     for folder in TASKS:
         params = yaml.safe_load((ROOT / folder / "params.yaml").read_text(encoding="utf-8"))
         for feature in {**params.get("features", {}), **params.get("embeddings", {})}:
             path = str(ROOT / folder / "data/features" / feature)
-            found = {name for name, of in deps.items() if path in of}
-            own = {
-                name
-                for name, entry in params["models"].items()
+            readers = {name for name, paths in deps.items() if path in paths}
+            assert readers == {
+                f"{folder}/dvc.yaml:{stage}@{name}"
+                for section, stages in READERS.items()
+                for name, entry in params.get(section, {}).items()
                 if entry.get("features", params["task"]["features"]) == feature
-            }
-            of_task = f"{folder}/dvc.yaml:"
-            assert found == {
-                f"{of_task}{stage}@{name}" for name in own for stage in ("train", "evaluate")
+                for stage in stages
             }
     everything = str(ROOT / "tasks/esc10/data/features")
-    assert not [name for name, of in deps.items() if everything in of]
+    assert not [name for name, paths in deps.items() if everything in paths]
+
+
+def test_only_models_that_start_from_weights_read_them() -> None:
+    """A further published weight trains nothing."""
+    with Repo(ROOT) as repo:
+        for stage in repo.index.stages:
+            if stage.name.partition("@")[0] in ("train", "evaluate", "evaluate_finetuned"):
+                assert not [dep for dep in stage.deps if "/data/weights" in dep.fs_path], stage
 
 
 MODELS = ("yac", "yac_published", "attention")  # of the small project
 TRAIN = {f"train@{name}" for name in MODELS}
 EVALUATE = {f"evaluate@{name}" for name in MODELS}
 ENSEMBLE, COMPARE = {"ensemble@three_architectures"}, {"compare"}
-STUDENT, STUDENT_SCORED = {"train_student@yac_distilled"}, {"evaluate_student@yac_distilled"}
+STUDENT, STUDENT_SCORED = {"distill@yac_distilled"}, {"evaluate_distilled@yac_distilled"}
 SCORED = EVALUATE | ENSEMBLE | STUDENT_SCORED
+
+TIMING = "evaluation/timing/yac.json"
 
 Change = Callable[[Project], None]
 
@@ -141,7 +158,11 @@ def code(file: str) -> Change:
 # What is changed, the stages that run for it, and stages that must follow.
 CHANGES: dict[str, tuple[Change, set[str], set[str]]] = {
     "where the archive is from": (parameter("download.source", "eu"), {"download"}, set()),
-    "clips": (parameter("prepare.top_labels", 4), {"prepare"}, TRAIN | STUDENT | SCORED | COMPARE),
+    "clips": (
+        parameter("prepare.top_k_labels", 4),
+        {"prepare"},
+        TRAIN | STUDENT | SCORED | COMPARE,
+    ),
     # Models with a value of their own are trained again, to the same weights.
     "training": (
         parameter("train.lr", 0.02),
@@ -159,12 +180,12 @@ CHANGES: dict[str, tuple[Change, set[str], set[str]]] = {
         STUDENT,
     ),
     "a student": (
-        parameter("students.yac_distilled.label_weight", 0.5),
+        parameter("students.yac_distilled.hard_label_weight", 0.5),
         STUDENT | STUDENT_SCORED | COMPARE,
         set(),
     ),
     "evaluation": (parameter("evaluate.seed", 1), SCORED, COMPARE),
-    "the page": (parameter("compare.plotted", ["attention"]), COMPARE, set()),
+    "the page": (parameter("compare.plot", ["attention"]), COMPARE, set()),
     "a stage's code": (code("stages/train.py"), TRAIN | STUDENT, set()),
     "a network's code": (
         code("tagging/networks/attention.py"),
@@ -182,7 +203,7 @@ CHANGES: dict[str, tuple[Change, set[str], set[str]]] = {
 
 def results(project: Project) -> dict[str, bytes]:
     """Return the bytes of what stages read of one another, seconds apart."""
-    folders = ("data", "models", "metrics", "plots/train", "plots/evaluate")
+    folders = ("data", "models", "metrics", "evaluation", "plots/train", "plots/evaluate")
     return {
         str(file.relative_to(project.root)): file.read_bytes()
         for folder in folders
@@ -201,7 +222,7 @@ def following(changed: set[str]) -> set[str]:
     stages |= ENSEMBLE if any_in("data/scores/models/") else set()
     stages |= STUDENT if any_in("data/scores/ensembles/") else set()
     stages |= STUDENT_SCORED if any_in("models/yac_distilled/") else set()
-    stages |= COMPARE if any_in("data/scores/", "metrics/", "plots/") else set()
+    stages |= COMPARE if any_in("data/scores/", "evaluation/", "plots/") else set()
     if any_in("data/clips", "data/features/"):
         stages |= TRAIN | STUDENT | SCORED | COMPARE
     return stages
@@ -218,7 +239,7 @@ def test_a_change_runs_what_it_affects(project: Project, name: str) -> None:
     assert ran == directly | following(changed)
     assert then <= ran
     if name.endswith(("code", "loss", "metric")):  # which change no result
-        assert not {file for file in changed if not file.startswith("metrics/timing/")}
+        assert not {file for file in changed if not file.startswith("evaluation/timing/")}
 
 
 def test_a_new_seed_is_all_that_is_trained(project: Project) -> None:
@@ -229,9 +250,9 @@ def test_a_new_seed_is_all_that_is_trained(project: Project) -> None:
     after = results(project)
     new = {name for name in after if before.get(name) != after[name]}
     assert new >= {"models/yac/seed2.safetensors", "plots/train/yac/seed2/metrics.json"}
-    assert not {name for name in new if "seed2" not in name} - {"metrics/timing/yac.json"}
-    timing = json.loads(after["metrics/timing/yac.json"])
-    assert timing["train_seconds"] > json.loads(before["metrics/timing/yac.json"])["train_seconds"]
+    assert not {name for name in new if "seed2" not in name} - {TIMING}
+    seconds = [json.loads(files[TIMING])["train_seconds"] for files in (before, after)]
+    assert seconds[0] < seconds[1]
 
 
 def test_what_means_nothing_runs_nothing(project: Project) -> None:
@@ -239,16 +260,16 @@ def test_what_means_nothing_runs_nothing(project: Project) -> None:
     assert project.status() == []
     # How to run, and another order and layout.
     params = project.params()
-    params["run"] = {"device": "cpu", "progress": "none"}
+    params["runtime"] = {"device": "cpu", "progress": "none"}
     text = yaml.safe_dump(params, default_flow_style=True, sort_keys=True)
     (project.root / "params.yaml").write_text(f"# The same.\n{text}")
     # Code that decides nothing, or is not asked for.
     for file in ("errors", "files", "processes", "progress"):
         project.append(f"tagging/base/{file}.py", "# A comment.\n")
-    for file in ("stages/__init__.py", "stages/download.py", "tagging/networks/new.py"):
+    for file in ("stages/download.py", "tagging/networks/new.py"):
         project.append(file, "# A comment.\n")
     # What Python, editors and killed stages leave.
-    for folder in ("data/parquet", "metrics", "plots/train", "plots/evaluate", "stages"):
+    for folder in ("data/parquet", "evaluation", "plots/train", "plots/evaluate", "stages"):
         for name in ("__pycache__/x.cpython-311.pyc", "x.json.partial"):
             (project.root / folder / name).parent.mkdir(exist_ok=True)
             (project.root / folder / name).write_text("left behind")
@@ -264,7 +285,7 @@ def test_entries_that_are_renamed_and_removed(project: Project) -> None:
     models = {"renamed" if name == "yac" else name: it for name, it in params["models"].items()}
     params["models"] = dict(reversed(models.items()))
     params["ensembles"]["three_architectures"]["members"] = ["renamed", "attention"]
-    params["compare"]["plotted"] = ["renamed", "attention"]
+    params["compare"]["plot"] = ["renamed", "attention"]
     project.write_params(params)
     renamed = {"train@renamed", "evaluate@renamed"}
     assert project.repro() == renamed | ENSEMBLE | STUDENT | STUDENT_SCORED | COMPARE
