@@ -1,4 +1,4 @@
-"""An architecture, a metric, a loss, a task: each is added in the places that the README names."""
+"""A network, a metric, a loss, a task: each is added in the one place that the README names."""
 
 import json
 import shutil
@@ -6,12 +6,13 @@ from pathlib import Path
 
 from tests.project import ROOT, Project, make_small
 
-RESULTS = ("dvc.lock", "leaderboard/", "metrics/", "plots/", "models/", "data/")
+RESULTS = ("dvc.lock", "leaderboard/", "metrics/", "evaluation/", "plots/", "models/", "data/")
 NETWORK = '''
 """The mean of the frames, and one layer."""
 
 from torch import nn
 
+from tagging.layers.base import TaggingNetwork
 from tagging.parameters import Section
 
 
@@ -19,7 +20,7 @@ class Settings(Section):
     """The network has no settings."""
 
 
-class Network(nn.Module):
+class Network(TaggingNetwork):
     """Clips, float32 (batch, channels, frames, bins), to scores (batch, labels)."""
 
     def __init__(self, settings, spec, labels):
@@ -39,10 +40,10 @@ def metric():
 '''
 LOSS = '''
 class Power(Loss):
-    """A power of what the probabilities are off by."""
+    """A power of the errors of the probabilities."""
 
-    name: Literal["power"] = Field("power", description="power")
-    exponent: Float = Field(2.0, description="a number above 0", gt=0)
+    name: Literal["power"] = "power"
+    exponent: Float = Field(2.0, gt=0)
 
     def __call__(self, outputs, labels):
         return ((outputs.sigmoid() - labels).abs() ** self.exponent).mean()
@@ -53,7 +54,7 @@ MODELS = ("yac", "yac_published", "attention")  # of the small project
 
 
 def edited(project: Project) -> set[str]:
-    """Return the files that are new or others, those that stages make apart."""
+    """Return new and changed files, without outputs of stages."""
     listed = project.git("status", "--porcelain", "--untracked-files=all").splitlines()
     return {line[3:] for line in listed if not line[3:].startswith(RESULTS)}
 
@@ -61,7 +62,7 @@ def edited(project: Project) -> set[str]:
 def test_an_architecture_is_a_file_and_an_entry(project: Project) -> None:
     project.append("tagging/networks/plain.py", NETWORK)
     project.change("models.new", {"architecture": "plain"})
-    # The ensemble has all models' answers for its dep, and its own stays the same.
+    # The scores of all models are deps of the ensemble, whose own stay the same.
     assert project.repro() == {
         "train@new", "evaluate@new", "ensemble@three_architectures", "compare",
     }  # fmt: skip
@@ -76,7 +77,7 @@ def test_a_metric_is_a_file_and_its_name_and_trains_nothing(project: Project) ->
     project.change("task.report_metrics", [*report_metrics, {"name": "rare_first"}])
     assert project.repro() == {
         *(f"evaluate@{name}" for name in MODELS), "ensemble@three_architectures",
-        "evaluate_student@yac_distilled", "compare",
+        "evaluate_distilled@yac_distilled", "compare",
     }  # fmt: skip
     for name in (*MODELS, "three_architectures", "yac_distilled"):
         scores = json.loads((project.root / f"evaluation/{name}.json").read_text())
@@ -102,11 +103,14 @@ def test_a_task_is_a_folder_of_two_files(project: Project) -> None:
         shutil.copy(ROOT / "tasks/ablation" / name, project.root / folder / name)
     make_small(project, folder)
     params = project.params(folder)
-    params["task"] |= {"chooses": "mean_average_precision", "shown": ["lwlrap"]}
-    params["protocol"]["seed"] = 7
+    params |= {"folder": str(folder), "in": f"{folder}/"}
+    params["task"] |= {
+        "metrics": [{"name": "mean_average_precision"}], "report_metrics": [{"name": "lwlrap"}],
+    }  # fmt: skip
+    params["split"]["seed"] = 7
     one, other, *_ = params["models"].values()
     params["models"] = {"one": one, "other": other}
-    params["compare"] = {"plotted": ["one"], "differences": {"one": ["other"]}}
+    params["compare"] = {"plot": ["one"], "differences": {"one": ["other"]}}
     project.write_params(params, folder)
     of_task = f"{folder}/dvc.yaml:{{}}".format
     ran = project.repro(f"{folder}/dvc.yaml")
@@ -116,7 +120,7 @@ def test_a_task_is_a_folder_of_two_files(project: Project) -> None:
             "prepare", "train@one", "train@other", "evaluate@one", "evaluate@other", "compare",
         )
     }  # fmt: skip
-    scores = json.loads((project.root / folder / "metrics/one.json").read_text())
+    scores = json.loads((project.root / folder / "evaluation/one.json").read_text())
     assert {"mean_average_precision", "lwlrap"} <= set(scores["test"])
     assert {name for name in edited(project) if not name.startswith("tasks/new/")} == set()
     assert project.repro() == set()

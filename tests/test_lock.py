@@ -1,10 +1,11 @@
 """Every dvc.lock and all committed results were made by the committed code and parameters."""
 
-import csv
+import json
 import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -13,7 +14,7 @@ from dvc.repo import Repo
 from dvc.stage import PipelineStage
 
 from tagging.commands.models import DEFAULT_EMBEDDING_MODEL
-from tagging.learning.model import load_network
+from tagging.learning.model_file import load_network
 from tests.project import PIPELINES, ROOT, TEMPLATE
 
 LOCKED = [folder for folder in PIPELINES if folder != TEMPLATE]  # it has no recordings to run on
@@ -102,8 +103,12 @@ def test_what_one_stage_made_is_what_the_next_read(stages: list[PipelineStage]) 
 
 def test_the_weights_that_the_package_brings_are_those_of_the_results() -> None:
     trained = load_network(DEFAULT_EMBEDDING_MODEL, torch.device("cpu"))
-    names = [of.name for of in trained.shape.classes]
-    found = {name: f"{value:.6g}" for name, value in zip(names, trained.thresholds, strict=True)}
-    with (ROOT / "plots/evaluate/yac_distilled/sure.csv").open(encoding="utf-8") as file:
-        expected = {row["label"]: row["threshold"] or "nan" for row in csv.DictReader(file)}
-    assert found == expected, f"cp models/yac_distilled/seed0.safetensors {DEFAULT_EMBEDDING_MODEL}"
+    names = [label.name for label in trained.model_spec.classes]
+    packaged = {
+        name: None if np.isnan(value) else float(value)
+        for name, value in zip(names, trained.thresholds, strict=True)
+    }
+    evaluation = json.loads((ROOT / "evaluation/yac_distilled.json").read_text())
+    assert packaged == evaluation["thresholds"], (
+        f"cp models/yac_distilled/seed0.safetensors {DEFAULT_EMBEDDING_MODEL}"
+    )

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from tagging.data.clips import read_features, read_index
+from tagging.data.task_folder import TaskFolder
 from tagging.sources.sounds import CLASSES, CLIPS, INSTRUMENTS
 from tests.archives import assert_one_sentence, run_stage
 from tests.project import ROOT, TEMPLATE, Project
@@ -16,17 +17,16 @@ from tests.project import ROOT, TEMPLATE, Project
 RECORDINGS = len(CLASSES) * INSTRUMENTS * CLIPS
 
 
-def test_windows_of_long_recordings_are_clips_and_recordings_are_scored(
-    whole: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(whole / TEMPLATE)
-    index = read_index()
+def test_windows_of_long_recordings_are_clips_and_recordings_are_scored(whole: Path) -> None:
+    folder = TaskFolder(whole / TEMPLATE)
+    index = read_index(folder.index)
     assert len(set(index.recordings.tolist())) == RECORDINGS < len(index.ids)
-    mel = read_features("mel")
+    mel = read_features(folder.feature("mel"))
     assert mel.spec.any_length  # a short window is padded, and its end is known
     assert mel.frames.min() < mel.spec.frames == mel.frames.max()
-    assert pd.read_csv("plots/evaluate/cnn/confusion.csv")["clips"].sum() == RECORDINGS
-    assert f"{RECORDINGS} clips in 5 folds" in Path("leaderboard/README.md").read_text()
+    confusion = pd.read_csv(folder.entry_plots("cnn") / "confusion.csv")
+    assert confusion["clips"].sum() == RECORDINGS
+    assert f"{RECORDINGS} clips in 5 folds" in (folder.leaderboard / "README.md").read_text()
 
 
 def test_the_probe_is_all_that_another_takes(
@@ -55,16 +55,15 @@ def test_without_a_table_one_sentence_says_what_it_takes(tmp_path: Path) -> None
 
 
 def test_with_several_labels_a_leaderboard_comes_of_it_as_well(all_tasks: Project) -> None:
-    """As params.yaml says: kind, metrics and loss."""
+    """As params.yaml says: type, metrics and loss."""
     table = all_tasks.root / TEMPLATE / "recordings/clips.csv"
     clips = pd.read_csv(table)
     clips["labels"] += ";sound"
     clips.loc[::2, "labels"] = clips["labels"].str.removesuffix(";sound")
     clips.to_csv(table, index=False)
     for key, value in {
-        "task.kind": "multi_label",
-        "task.chooses": "mean_average_precision",
-        "task.shown": ["mean_average_precision"],
+        "task.type": "multi_label",
+        "task.metrics": [{"name": "mean_average_precision"}],
         "train.loss": "bce",
     }.items():
         all_tasks.change(key, value, str(TEMPLATE))

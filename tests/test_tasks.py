@@ -1,4 +1,4 @@
-"""Every folder of `tasks/` runs on generated data beside the root, with the root's stages."""
+"""Every folder of `tasks/` runs on generated data beside the root, with the same stages."""
 
 import json
 import sys
@@ -10,20 +10,17 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
-from tagging.data.clips import Index, read_index
+from tagging.data.clips import read_index
+from tagging.data.task_folder import TaskFolder
 from tests.project import TASKS, Project
 from tests.test_resume import all_results
 
 
 def entries(root: Path, folder: Path) -> dict[str, dict]:
-    """Return the models, students and ensembles of a task."""
+    """Return all entries of a task that are evaluated."""
     params = yaml.safe_load((root / folder / "params.yaml").read_text())
-    return params["models"] | params["students"] | params["ensembles"]
-
-
-def index_of(root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Index:
-    monkeypatch.chdir(root / folder)
-    return read_index()
+    sections = ("models", "finetuned", "students", "ensembles")
+    return {name: entry for section in sections for name, entry in params.get(section, {}).items()}
 
 
 @pytest.mark.parametrize("folder", TASKS, ids=str)
@@ -31,9 +28,9 @@ def test_a_task_has_its_results_in_its_folder(whole: Path, folder: Path) -> None
     board = json.loads((whole / folder / "leaderboard/leaderboard.json").read_text())
     page = (whole / folder / "leaderboard/README.md").read_text()
     for name in entries(whole, folder):
-        scores = json.loads((whole / folder / f"metrics/{name}.json").read_text())
-        sure = scores["test"].pop("sure", {})
-        values = [*scores["test"].values(), *sure.values()]
+        scores = json.loads((whole / folder / f"evaluation/{name}.json").read_text())
+        confident = scores["test"].pop("confident", {})
+        values = [*scores["test"].values(), *confident.values()]
         assert all(np.isfinite(value) for value in values if value is not None)
         assert name in board["rows"]
         assert name in page
@@ -41,14 +38,14 @@ def test_a_task_has_its_results_in_its_folder(whole: Path, folder: Path) -> None
 
 
 def test_all_that_stages_write_is_an_output(whole: Path) -> None:
-    """Else a folder of outputs is another one in a clone that pulled them."""
+    """Otherwise a folder of outputs differs in a clone that pulled them."""
     with Repo(whole) as repo:
         outs = [Path(out.fs_path) for stage in repo.index.stages for out in stage.outs]
     for folder in (Path(), *TASKS):
-        for name in ("data", "models", "metrics", "plots", "leaderboard"):
+        for name in ("data", "models", "metrics", "evaluation", "plots", "leaderboard"):
             for file in (whole / folder / name).rglob("*"):
-                ours = file.is_dir() or file.name == ".gitignore"
-                assert ours or any(file.is_relative_to(out) for out in outs), file
+                is_source = file.is_dir() or file.name in (".gitignore", "dvc.yaml", "page.html")
+                assert is_source or any(file.is_relative_to(out) for out in outs), file
 
 
 def test_tasks_leave_the_root_as_it_was(whole: Path, baseline: Path) -> None:
@@ -62,20 +59,18 @@ def test_what_runs_when_a_task_changes(all_tasks: Project) -> None:
     assert all_tasks.repro(*targets) == set()
     assert all_tasks.status() == []
     all_tasks.change("models.yac_focal.train.loss", "bce", "tasks/ablation")
-    # Another threshold leaves the models of the original labels alone.
-    all_tasks.change("students.multi_level_enhanced.enhance", 0, "tasks/official")
+    # A new threshold trains no model of the original labels.
+    all_tasks.change("students.multi_level_enhanced.relabel_threshold", 0, "tasks/official")
     ablation, official = (f"tasks/{name}/dvc.yaml:{{}}".format for name in ("ablation", "official"))
     assert all_tasks.repro(*targets) == {
         ablation("train@yac_focal"), ablation("evaluate@yac_focal"), ablation("compare"),
-        official("train_student@multi_level_enhanced"),
-        official("evaluate_student@multi_level_enhanced"), official("compare"),
+        official("distill@multi_level_enhanced"),
+        official("evaluate_distilled@multi_level_enhanced"), official("compare"),
     }  # fmt: skip
 
 
-def test_the_official_split_and_its_labels_are_audiosets(
-    whole: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    index = index_of(whole, Path("tasks/official"), monkeypatch)
+def test_the_official_split_and_its_labels_are_audiosets(whole: Path) -> None:
+    index = read_index(TaskFolder(whole / "tasks/official").index)
     (fold,) = index.folds
     balanced, evaluation = (
         pd.read_parquet(whole / f"data/parquet/{subset}.parquet").set_index("video_id")
@@ -86,7 +81,7 @@ def test_the_official_split_and_its_labels_are_audiosets(
     assert set(ids[fold.train]) | set(ids[fold.val]) <= set(balanced.index)
     assert len(set(ids)) == len(fold.train) + len(fold.val) + len(fold.test)
     listed = pd.read_csv(whole / "data/class_labels_indices.csv").set_index("mid")["index"]
-    columns = {int(listed[of.id]): column for column, of in enumerate(index.classes)}
+    columns = {int(listed[cls.id]): column for column, cls in enumerate(index.classes)}
     records = pd.concat([balanced, evaluation])["labels"]
     for name, hot in zip(ids, index.labels, strict=True):
         assert set(np.flatnonzero(hot)) == {columns[k] for k in records[name] if k in columns}
@@ -108,16 +103,11 @@ def test_stages_run_the_code_of_the_checkout_that_they_are_in(
     project = Project.copied(baseline, tmp_path / "project", Path(), Path(sys.executable).parent)
     inner = project.root / ".dvc/tmp/exps/copy"
     for root in (project.root, inner):
-        for name in ("stages/__init__.py", "tagging/parameters.py"):
-            file = root / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text((project.root / name).read_text())
+        for name in ("stages", "tagging/base"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        (root / "tagging/parameters.py").write_text("")
         (root / "stages/which.py").write_text(
             "import tagging.parameters\nprint(__file__, tagging.parameters.__file__)\n"
         )
-        (root / "tagging/base").mkdir(exist_ok=True)
-        (root / "tagging/base/errors.py").write_text("class UserError(Exception):\n    pass\n")
-        for folder in (Path(), *TASKS):
-            (root / folder).mkdir(parents=True, exist_ok=True)
-            said = project.run("python", "-m", "stages.which", folder=root / folder).stdout.split()
-            assert said == [f"{root}/stages/which.py", f"{root}/tagging/parameters.py"]
+        printed = project.run("python", "-m", "stages.which", folder=root).stdout.split()
+        assert printed == [f"{root}/stages/which.py", f"{root}/tagging/parameters.py"]

@@ -65,6 +65,15 @@ def confident_metrics(
     return metrics
 
 
+def label_thresholds(thresholds: RunThresholds, class_names: list[str]) -> dict[str, float | None]:
+    """Return the first run's threshold of each class, None for none."""
+    first = next(iter(thresholds.thresholds.values())).tolist()
+    return {
+        name: None if np.isnan(value) else value
+        for name, value in zip(class_names, first, strict=True)
+    }
+
+
 def confident_rows(
     class_names: list[str],
     thresholds: RunThresholds,

@@ -12,6 +12,7 @@ from tagging.scoring.confident import (
     RunThresholds,
     confident_metrics,
     confident_rows,
+    label_thresholds,
 )
 from tagging.scoring.evaluation import (
     CLASS_HEADER,
@@ -92,6 +93,7 @@ def write_evaluation(
         clips_task = task.model_copy(update={"aggregate": None})
         val, test = (scores_by_run(scores, index, split, clips_task) for split in ("val", "test"))
         result["test"]["confident"] = confident_metrics(test, thresholds, settings)
+        result["thresholds"] = label_thresholds(thresholds, class_names)
         rows = confident_rows(class_names, thresholds, val, test)
         write_text(plots / "confident_labels.csv", to_csv(CONFIDENT_HEADER, rows))
     write_json(folder.evaluation(name), result)
