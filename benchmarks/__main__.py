@@ -1,8 +1,8 @@
-"""`make bench`: run all benchmarks, or those named, and write what they give.
+"""`make bench`: run all benchmarks, or the named ones, and write their results.
 
     python -m benchmarks [name ...]
 
-What was measured before of others stays in `results.json`.
+The results of all others stay in `results.json`.
 """
 
 import importlib
@@ -13,12 +13,12 @@ import time
 from benchmarks.machine import machine
 from benchmarks.page import page, section
 from benchmarks.results import NotMeasured, as_json
-from benchmarks.turns import ROOT
+from benchmarks.workers import ROOT
 from tagging.base.errors import UserError, entry_point
 from tagging.base.files import write_text
 from tagging.data.clips import write_json
 
-# In the page's order: each is `benchmarks/<name>.py` with `measure()`.
+# In the order of the page: each is `benchmarks/<name>.py` with `measure()`.
 NAMES = (
     "convert", "read_ahead", "training", "stack", "attention", "scale", "overhead", "repro",
     "sound", "tag",
@@ -27,25 +27,25 @@ RESULTS = ROOT / "benchmarks/results.json"
 PAGE = ROOT / "benchmarks/README.md"
 
 
-def chosen(words: list[str]) -> list[str]:
-    """Return the benchmarks named, all of them if there is no name.
+def select_benchmarks(names: list[str]) -> list[str]:
+    """Return the benchmarks with these names, or all if there is no name.
 
     Raises:
-        UserError: naming what is no benchmark.
+        UserError: if a name is unknown.
     """
-    if unknown := [word for word in words if word not in NAMES]:
-        raise UserError(f"no benchmark is called {unknown[0]}; there are {', '.join(NAMES)}")
-    return words or list(NAMES)
+    if unknown := [name for name in names if name not in NAMES]:
+        raise UserError(f"ONLY must name benchmarks of {', '.join(NAMES)}, got {unknown[0]}")
+    return names or list(NAMES)
 
 
 @entry_point
 def main(names: str) -> None:
-    """Run benchmarks, print each one's table, and write both files after each.
+    """Run benchmarks; print the table of each and write both files after it.
 
-    One that cannot be measured here is left out, and keeps what it gave before.
+    A benchmark that cannot run here keeps its earlier result.
     """
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    for name in chosen(names.split()):
+    for name in select_benchmarks(names.split()):
         print(f"{name} ..", file=sys.stderr, flush=True)
         begin = time.perf_counter()
         try:
@@ -54,7 +54,7 @@ def main(names: str) -> None:
             print(f"{name}: not measured: {reason}", file=sys.stderr, flush=True)
             continue
         results[name] = as_json(result, machine())
-        results = {each: results[each] for each in NAMES if each in results}
+        results = {name: results[name] for name in NAMES if name in results}
         write_json(RESULTS, results)
         write_text(PAGE, page(results, NAMES))
         print(section(results[name], name, True), flush=True)

@@ -1,6 +1,6 @@
-"""What fully connected layers cost the attention network, against 1x1 convolutions: steps in turns.
+"""Training steps of the attention network, with linear layers and with 1x1 convolutions.
 
-A step is forward, backward and Adam, on one core, with random clips.
+A step is forward, backward and Adam, on one core. Clips are random.
 """
 
 from collections.abc import Callable
@@ -8,19 +8,19 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from benchmarks.ratios import after_a_warm_up, ratios, spread, timed
 from benchmarks.results import Result
 from benchmarks.stack import LABELS, SPEC, Step, training_step
+from benchmarks.timing import interleave_after_warm_up, measure_seconds, ratios, spread
 from tagging.networks.attention import Network, Settings
 
-TURNS = 7
+ROUNDS = 7
 STEPS = 30
 BATCH = 64
 SETTINGS = Settings(hidden=512, layers=3, dropout=0.3, pooling="decision")  # the root's `attention`
 
 
 class Convolutions(nn.Module):
-    """The same network as 1x1 convolutions over (batch, channels, frames), with its weights."""
+    """`network` as 1x1 convolutions over (batch, channels, frames), with its weights."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -44,22 +44,24 @@ class Convolutions(nn.Module):
 
 
 def _convolution(linear: nn.Linear) -> nn.Conv1d:
-    made = nn.Conv1d(linear.in_features, linear.out_features, 1, bias=linear.bias is not None)
+    convolution = nn.Conv1d(
+        linear.in_features, linear.out_features, 1, bias=linear.bias is not None
+    )
     with torch.no_grad():
-        made.weight.copy_(linear.weight.unsqueeze(2))
-    made.bias = linear.bias
-    return made
+        convolution.weight.copy_(linear.weight.unsqueeze(2))
+    convolution.bias = linear.bias
+    return convolution
 
 
-def under_bfloat16(network: nn.Module) -> nn.Module:
-    """Have a network multiply in bfloat16, as `train.precision` does."""
+def with_bfloat16(network: nn.Module) -> nn.Module:
+    """Return a network that multiplies in bfloat16, as `train.precision` sets it."""
     forward = torch.autocast("cpu", torch.bfloat16)(network.forward)
     network.forward = lambda x: forward(x).float()
     return network
 
 
-def measure(turns: int = TURNS, steps: int = STEPS) -> Result:
-    """Time all ways in turns of so many steps."""
+def measure(rounds: int = ROUNDS, steps: int = STEPS) -> Result:
+    """Time all implementations, `steps` steps each in every round."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -75,30 +77,30 @@ def measure(turns: int = TURNS, steps: int = STEPS) -> Result:
             for _ in range(steps):
                 step(*batch)
 
-        return lambda: timed(all_steps) / steps * 1000
+        return lambda: measure_seconds(all_steps) / steps * 1000
 
-    built = network()
-    linears = [layer.linear for layer in built.layers] + [built.levels[0].classify]
+    reference = network()
+    linears = [layer.linear for layer in reference.layers] + [reference.levels[0].classify]
     convolutions = "1x1 convolutions"
-    ways = {
+    implementations = {
         convolutions: milliseconds(training_step(Convolutions(network())), clips),
-        "linear layers, as attention has them": milliseconds(training_step(network()), clips),
-        "the same under bfloat16": milliseconds(training_step(under_bfloat16(network())), clips),
-        "multiplications alone": milliseconds(training_step(nn.Sequential(*linears)), frames),
+        "linear layers (the project)": milliseconds(training_step(network()), clips),
+        "linear layers, bfloat16": milliseconds(training_step(with_bfloat16(network())), clips),
+        "matrix multiplications only": milliseconds(training_step(nn.Sequential(*linears)), frames),
     }
-    found = after_a_warm_up("attention", ways, turns)
+    times_of = interleave_after_warm_up("attention", implementations, rounds)
     torch.set_num_threads(threads)
     rows = [
         {
-            "way": name,
-            "milliseconds a step": spread(times),
-            "its time / the convolutions'": spread(ratios(times, found[convolutions])),
+            "implementation": name,
+            "ms per step": spread(times),
+            "time / convolutions'": spread(ratios(times, times_of[convolutions])),
         }
-        for name, times in found.items()
+        for name, times in times_of.items()
     ]
-    about = (
+    description = (
         f"The root's `attention` at batch {BATCH}, hidden {SETTINGS.hidden}, {SETTINGS.layers} "
-        "layers, on one core; convolutions and linear layers are the same function. bfloat16 is a "
-        "setting, `train.precision`; tasks/ablation has what it costs in accuracy."
+        "layers, on one core; convolutions and linear layers compute the same function. bfloat16 "
+        "is the setting `train.precision`; tasks/ablation reports its accuracy."
     )
-    return Result("A step of the attention network", about, rows, [])
+    return Result("A step of the attention network", description, rows, [])

@@ -1,9 +1,9 @@
-"""An archive as large as AudioSet's, made as a stream in seconds.
+"""An archive as large as AudioSet's, generated as a stream in seconds.
 
-Clips are those of the generated sample, each a thousand or more times with another id and with the
-lower bits of its embeddings drawn anew. gzip makes nine bytes of ten, about what it makes of
-AudioSet's, so gunzip takes its usual time. And about as many clips have Music or Speech as in all
-of AudioSet, where each of the two has a million: that decides how many of them are trained on.
+Each clip of the generated sample is repeated a thousand times or more, with new ids and new random
+lower bits of its embeddings. gzip compresses them to nine tenths, about as it does AudioSet's, so
+that gunzip takes its usual time. About as many clips have Music or Speech as in AudioSet, where
+each label has a million: this decides how many clips are trained on.
 """
 
 import io
@@ -21,19 +21,19 @@ from tagging.sources.audioset.sample import ROOT, SEED, Sounds, sample_clips
 
 TEMPLATES = 1024
 MUSIC_SPEECH = {137, 0}
-KEEP_PERCENT = 25  # of the sample's clips with neither
-TEMPLATES_A_SHARD, CLIPS_A_TEMPLATE = 8, 64  # 512 clips a shard: AudioSet's has 498
+KEEP_PERCENT = 25  # of the clips of the sample with neither label
+TEMPLATES_PER_SHARD, CLIPS_PER_TEMPLATE = 8, 64  # 512 clips per shard: AudioSet has 498
 RANDOM_BITS = 5
-_HEADER = 12  # a record's length and the checksum of it
+_HEADER = 12  # the length of a record and its checksum
 _DIGITS = np.frombuffer(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_", np.uint8
 )
-# What share of AudioSet's records its two small subsets are; unbal_train has the rest.
+# The shares of AudioSet's records in its two small subsets; unbal_train has the rest.
 _SHARES = {"bal_train": 22_160 / 2_084_320, "eval": 20_371 / 2_084_320}
 
 
 class Template(NamedTuple):
-    """A framed record, and where in it its video id and each of its frames begin."""
+    """A framed record, and the offsets of its video id and of each of its frames."""
 
     record: np.ndarray
     video_id: int
@@ -41,7 +41,7 @@ class Template(NamedTuple):
 
 
 def subsets(clips: int) -> dict[str, int]:
-    """Divide clips among AudioSet's subsets in its own proportions, one each at least."""
+    """Divide clips among AudioSet's subsets in its proportions, with at least one clip each."""
     small = {name: max(1, round(share * clips)) for name, share in _SHARES.items()}
     return small | {"unbal_train": clips - sum(small.values())}
 
@@ -64,12 +64,12 @@ def make_templates(rng: np.random.Generator) -> list[Template]:
 
 
 def fill(template: Template, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return framed records, uint8 (len(ids), bytes), with these ids and frames of their own.
+    """Return framed records, uint8 (clips, bytes), with these ids and random lower bits of frames.
 
     Args:
-        template: what else is in them.
+        template: the record that they are copies of.
         ids: uint8 (clips, 11).
-        rng: draws the frames' lower bits.
+        rng: draws the lower bits.
     """
     records = np.tile(template.record, (len(ids), 1))
     records[:, template.video_id : template.video_id + VIDEO_ID_CHARACTERS] = ids
@@ -86,7 +86,7 @@ def fill(template: Template, ids: np.ndarray, rng: np.random.Generator) -> np.nd
 
 
 def video_ids(first: int, number: int) -> np.ndarray:
-    """Return the ids numbered from `first`, uint8 (number, 11): five digits in base 64 of them."""
+    """Return `number` ids from `first` on, uint8 (number, 11), with five digits in base 64."""
     numbers = np.arange(first, first + number)[:, None]
     digits = numbers >> 6 * np.arange(4, -1, -1) & 63
     start = np.tile(np.frombuffer(b"sample", np.uint8), (number, 1))
@@ -96,12 +96,12 @@ def video_ids(first: int, number: int) -> np.ndarray:
 def write_large_archive(
     archive: Path, clips: int, on_clips: Callable[[int], None] = lambda number: None
 ) -> None:
-    """Write a features archive with so many clips; memory does not grow with it.
+    """Write a features archive of `clips` clips, in constant memory.
 
     Args:
         archive: the path of `features.tar.gz`.
         clips: their number, in all subsets together; 3 or more.
-        on_clips: told the number of clips written since it was last told.
+        on_clips: called with the number of clips written since its last call.
     """
     rng = np.random.default_rng(SEED)
     templates = make_templates(rng)
@@ -113,8 +113,8 @@ def write_large_archive(
         for subset, left in subsets(clips).items():
             while left:
                 parts = []
-                for template in rng.choice(len(templates), TEMPLATES_A_SHARD, replace=False):
-                    number = min(left, CLIPS_A_TEMPLATE)
+                for template in rng.choice(len(templates), TEMPLATES_PER_SHARD, replace=False):
+                    number = min(left, CLIPS_PER_TEMPLATE)
                     ids = video_ids(first, number)
                     parts.append(fill(templates[template], ids, rng).tobytes())
                     first, left = first + number, left - number

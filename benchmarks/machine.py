@@ -1,4 +1,4 @@
-"""The machine in words, without its name."""
+"""The machine that benchmarks run on, without its name."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ from tagging.base.processes import cores
 
 
 def machine() -> dict[str, Any]:
-    """Return what numbers depend on: processor, cores, memory, system and versions."""
+    """Return the properties that results depend on: hardware, system and versions."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "processor": _processor(),
@@ -25,20 +25,20 @@ def machine() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    listed = Path("/proc/cpuinfo")
-    lines = listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
 @contextmanager
 def on_cores(number: int) -> Iterator[None]:
-    """Keep this process, and those it starts, to so many cores, where the system can do that."""
+    """Restrict this process and its children to `number` cores, where the system allows it."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
     before = os.sched_getaffinity(0)
-    # The last ones: most systems handle interrupts on the first.
+    # The last cores, as most systems handle interrupts on the first.
     os.sched_setaffinity(0, sorted(before)[-number:])
     try:
         yield

@@ -1,4 +1,4 @@
-"""`benchmarks/README.md`: what `results.json` holds, for people."""
+"""`benchmarks/README.md`: the content of `results.json` as tables."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,17 +8,19 @@ from tagging.scoring.tables import to_markdown
 HEAD = """\
 # Benchmarks
 
-`make bench` measured what stands here and wrote it, with `results.json` beside it. Ways that are
-compared took turns in one run; a number is a median, the lowest and the highest stand in brackets.
+`make bench` measures these numbers and writes this page and `results.json`. Implementations that
+are compared run interleaved, in the same session. A number is a median; the lowest and the highest
+are in parentheses.
 """
 
 
-def shown(cell: Any) -> str:
-    """Return a cell as text: numbers with three digits that count, whole ones with all."""
+def format_cell(cell: Any) -> str:
+    """Return a cell as text: numbers with three significant digits, whole numbers with all."""
     if cell is None:
         return ""
     if isinstance(cell, dict):
-        return f"{shown(cell['median'])} ({shown(cell['low'])} to {shown(cell['high'])})"
+        low, high = format_cell(cell["low"]), format_cell(cell["high"])
+        return f"{format_cell(cell['median'])} ({low} to {high})"
     if isinstance(cell, float) and abs(cell) < 100:
         digits = 1 if abs(cell) >= 10 else 2 if abs(cell) >= 1 else 3
         return f"{cell:.{digits}f}"
@@ -26,18 +28,18 @@ def shown(cell: Any) -> str:
 
 
 def verdict(target: dict[str, Any]) -> str:
-    """Return whether a target is met, or by how much and why it is missed."""
-    got, limit = target["got"], target["limit"]
-    if got is None:
+    """Return whether a target is met or, if it is missed, by how much and why."""
+    measured, limit = target["measured"], target["limit"]
+    if measured is None:
         text = "not measured"
-    elif got >= limit if target["bound"] == "at least" else got <= limit:
+    elif measured >= limit if target["bound"] == "at least" else measured <= limit:
         return "met"
     elif limit == 0:
         text = "missed"
     else:
-        short = abs(got / limit - 1)
-        text = f"missed by {short:.0%}" if short < 1 else f"missed: {got / limit:.1f} times that"
-    return f"{text}: {target['why']}" if target["why"] else text
+        excess = abs(measured / limit - 1)
+        text = f"missed by {excess:.0%}" if excess < 1 else f"missed: {measured / limit:.1f} times"
+    return f"{text}: {target['reason']}" if target["reason"] else text
 
 
 def machine_line(machine: dict[str, Any]) -> str:
@@ -49,33 +51,39 @@ def machine_line(machine: dict[str, Any]) -> str:
 
 
 def section(result: dict[str, Any], name: str, with_machine: bool) -> str:
-    """Return one benchmark's part of the page."""
-    parts = [f"\n## {result['title']}\n\n`make bench ONLY={name}`. {result['about']}\n"]
+    """Return the section of one benchmark."""
+    parts = [f"\n## {result['title']}\n\n`make bench ONLY={name}`. {result['description']}\n"]
     if with_machine:
         parts.append(f"Measured on {machine_line(result['machine'])}.\n")
     header = list(result["rows"][0])
-    rows = [[shown(cell) for cell in row.values()] for row in result["rows"]]
-    texts = sum(all(isinstance(row[name], str) for row in result["rows"]) for name in header)
-    parts.append(to_markdown(header, rows, right=texts))
+    rows = [[format_cell(cell) for cell in row.values()] for row in result["rows"]]
+    text_columns = sum(
+        all(isinstance(row[column], str) for row in result["rows"]) for column in header
+    )
+    parts.append(to_markdown(header, rows, right=text_columns))
     if result["targets"]:
         rows = [
-            [t["what"], f"{t['bound']} {shown(t['limit'])}", shown(t["got"]), verdict(t)]
-            for t in result["targets"]
-        ]
-        parts.append(to_markdown(["target", "", "measured", ""], rows, right=4))
+            [
+                target["quantity"], f"{target['bound']} {format_cell(target['limit'])}",
+                format_cell(target["measured"]), verdict(target),
+            ]
+            for target in result["targets"]
+        ]  # fmt: skip
+        parts.append(to_markdown(["quantity", "target", "measured", "verdict"], rows, right=4))
     return "\n".join(parts)
 
 
 def page(results: dict[str, Any], names: Sequence[str] = ()) -> str:
-    """Return the page for what `results.json` holds: a result under each benchmark's name.
+    """Return the page of the content of `results.json`.
 
     Args:
-        results: by the benchmarks' names.
-        names: of all benchmarks; those without a result are named.
+        results: by the names of the benchmarks.
+        names: of all benchmarks; the page lists those without a result.
     """
     machines = [result["machine"] for result in results.values()]
-    one = all(machine == machines[0] for machine in machines)
-    head = HEAD + (f"\nThe machine: {machine_line(machines[0])}.\n" if one else "")
+    is_same_machine = all(machine == machines[0] for machine in machines)
+    head = HEAD + (f"\nThe machine: {machine_line(machines[0])}.\n" if is_same_machine else "")
     if missing := [name for name in names if name not in results]:
         head += f"\nNot measured yet: {', '.join(missing)}.\n"
-    return head + "".join(section(result, name, not one) for name, result in results.items())
+    sections = (section(result, name, not is_same_machine) for name, result in results.items())
+    return head + "".join(sections)

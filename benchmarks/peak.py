@@ -1,7 +1,7 @@
 """Time and peak memory of a command, as the operating system counts them.
 
-This file runs as a small process between the caller and the command: a process begins with the size
-of the one that starts it.
+This file runs as a small process between the caller and the command, as the peak memory of a
+process is at least that of the process that starts it.
 """
 
 import json
@@ -14,22 +14,22 @@ from typing import NamedTuple
 
 
 class Usage(NamedTuple):
-    """The wall-clock seconds of a command and the most bytes it held in memory."""
+    """The wall-clock seconds of a command and its peak memory in bytes."""
 
     seconds: float
     peak_bytes: int
 
 
 def measure_command(command: list[str], folder: Path, environment: dict[str, str]) -> Usage:
-    """Run a command in a folder; what it prints goes to stderr.
+    """Run a command in a folder; its output goes to stderr.
 
     Raises:
         subprocess.CalledProcessError: if it fails.
     """
-    # Neither site-packages nor the caller's paths: Python alone is small.
-    small = [sys.executable, "-I", "-S", __file__, *command]
+    # Python is small without site-packages and the paths of the caller.
+    wrapped = [sys.executable, "-I", "-S", __file__, *command]
     done = subprocess.run(
-        small, cwd=folder, env=environment, stdout=subprocess.PIPE, check=True, text=True
+        wrapped, cwd=folder, env=environment, stdout=subprocess.PIPE, check=True, text=True
     )
     return Usage(**json.loads(done.stdout))
 

@@ -1,7 +1,7 @@
-"""Ways to do work ahead of who takes it, timed in turns: parsing shards, decoding recordings.
+"""Prefetching: parsing shards and decoding recordings ahead of their use.
 
-`convert` parses in a plain loop, `decode` decodes on a pool of threads. Beside them: a pool of
-processes, and torchdata.nodes. Each way gives all there is, in order.
+`convert` parses in a plain loop, `decode` decodes on a pool of threads; compared with a pool of
+processes and torchdata.nodes. Each implementation yields all results in order.
 """
 
 import statistics
@@ -11,42 +11,42 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torchdata.nodes as nodes
 
-from benchmarks.ratios import alternate, ratios, spread, timed
 from benchmarks.results import NotMeasured, Result
-from benchmarks.sound import RATE, esc10
-from benchmarks.workspace import ARCHIVE, bring_archive, make_workspace, source
+from benchmarks.sound import RATE, read_esc10
+from benchmarks.timing import interleave, measure_seconds, ratios, spread
+from benchmarks.workspace import ARCHIVE, make_workspace, provide_archive, select_source
 from tagging.base.progress import Progress
 from tagging.features.decoding import decode
 from tagging.sources.audioset.archive import Shard, read_shards
 from tagging.sources.audioset.records import Clip, read_clips
 
-TURNS = 5
+ROUNDS = 5
 SUBSET = "eval"
-SHARDS_PER_BATCH = 64  # what a worker takes at a time
+SHARDS_PER_BATCH = 64  # the unit of work
 BATCHES_AHEAD = 4
 WORKERS = 2
 
 Work = Callable[[Any], Sized]
-Way = Callable[[Callable[[], Iterable[Any]], Work], Iterable[Sized]]
+Implementation = Callable[[Callable[[], Iterable[Any]], Work], Iterable[Sized]]
 
 
 def parse(shards: list[Shard]) -> list[Clip]:
-    """Return the clips in the shards, both checksums of each checked."""
+    """Return the clips in the shards, with both checksums of each verified."""
     return [clip for shard in shards for clip in read_clips(shard.content, shard.name)]
 
 
-def waveform(content: bytes) -> np.ndarray:
-    """Return a recording, decoded and resampled: float32 (samples,)."""
+def decode_recording(content: bytes) -> np.ndarray:
+    """Return the resampled waveform of a recording, float32 (samples,)."""
     return decode(content, "a recording", RATE)
 
 
-def batches(archive: Path) -> Iterator[list[Shard]]:
-    """Yield the subset's shards, some at a time."""
+def read_batches(archive: Path) -> Iterator[list[Shard]]:
+    """Yield the shards of the subset in batches."""
     batch: list[Shard] = []
     for shard in read_shards(archive, SUBSET):
         batch.append(shard)
@@ -56,7 +56,9 @@ def batches(archive: Path) -> Iterator[list[Shard]]:
     yield batch
 
 
-def pool(kind: type[Executor]) -> Way:
+def pool(kind: type[Executor]) -> Implementation:
+    """Return the implementation on a pool of threads or processes."""
+
     def run(items: Callable[[], Iterable[Any]], work: Work) -> Iterator[Sized]:
         with kind(WORKERS) as workers:
             yield from workers.map(work, items())
@@ -65,11 +67,14 @@ def pool(kind: type[Executor]) -> Way:
 
 
 def prefetcher(items: Callable[[], Iterable[Any]], work: Work) -> Iterator[Sized]:
+    """Read items ahead with torchdata, and work in the main thread."""
     ahead = nodes.Prefetcher(nodes.IterableWrapper(items()), BATCHES_AHEAD)
     return map(work, nodes.Loader(ahead))
 
 
-def mapper(method: str) -> Way:
+def mapper(method: Literal["thread", "process"]) -> Implementation:
+    """Return the implementation with torchdata's ParallelMapper."""
+
     def run(items: Callable[[], Iterable[Any]], work: Work) -> Iterable[Sized]:
         mapped = nodes.ParallelMapper(
             nodes.IterableWrapper(items()), work, num_workers=WORKERS, in_order=True, method=method
@@ -80,7 +85,7 @@ def mapper(method: str) -> Way:
 
 
 PLAIN = "plain loop"
-WAYS: dict[str, Way] = {
+IMPLEMENTATIONS: dict[str, Implementation] = {
     PLAIN: lambda items, work: map(work, items()),
     f"pool of {WORKERS} threads": pool(ThreadPoolExecutor),
     f"pool of {WORKERS} processes": pool(ProcessPoolExecutor),
@@ -91,7 +96,7 @@ WAYS: dict[str, Way] = {
 
 
 class Job(NamedTuple):
-    """What is done, to how many, and to which pieces."""
+    """Work, the number of its results, and the items it is done on."""
 
     name: str
     number: int
@@ -99,40 +104,48 @@ class Job(NamedTuple):
     work: Work
 
 
-def measure(turns: int = TURNS) -> Result:
-    """Time all ways in turns; recordings where ESC-10 is in a mirror."""
+def measure(rounds: int = ROUNDS) -> Result:
+    """Time all implementations, on recordings too if a mirror has ESC-10."""
     totals: dict[str, set[int]] = {}
 
-    def run(job: Job, way: Way) -> float:
-        found = totals.setdefault(job.name, set())
-        return timed(lambda: found.add(sum(map(len, way(job.items, job.work)))))
+    def run(job: Job, implementation: Implementation) -> float:
+        job_totals = totals.setdefault(job.name, set())
+        return measure_seconds(
+            lambda: job_totals.add(sum(map(len, implementation(job.items, job.work))))
+        )
 
     with TemporaryDirectory() as folder:
-        make_workspace(Path(folder), source)
-        bring_archive(Path(folder))
-        shards = partial(batches, Path(folder) / ARCHIVE)
+        make_workspace(Path(folder), select_source)
+        provide_archive(Path(folder))
+        shards = partial(read_batches, Path(folder) / ARCHIVE)
         jobs = [
-            Job("records out of the archive", sum(map(len, map(parse, shards()))), shards, parse)
+            Job("records of the archive parsed", sum(map(len, map(parse, shards()))), shards, parse)
         ]
         with suppress(NotMeasured):
-            recordings = esc10()
-            jobs.append(Job("recordings decoded", len(recordings), lambda: recordings, waveform))
-        turned = {(job, name): partial(run, job, way) for job in jobs for name, way in WAYS.items()}
-        with Progress("read_ahead", turns * len(turned), "run") as progress:
-            seconds = alternate(turned, turns, progress)
-    assert all(len(found) == 1 for found in totals.values()), totals
+            recordings = read_esc10()
+            jobs.append(
+                Job("recordings decoded", len(recordings), lambda: recordings, decode_recording)
+            )
+        runs = {
+            (job, name): partial(run, job, implementation)
+            for job in jobs
+            for name, implementation in IMPLEMENTATIONS.items()
+        }
+        with Progress("read_ahead", rounds * len(runs), "run") as progress:
+            seconds = interleave(runs, rounds, progress)
+    assert all(len(job_totals) == 1 for job_totals in totals.values()), totals
     rows = [
         {
-            "what": job.name,
-            "way": name,
-            "a second": round(job.number / statistics.median(times)),
-            "its time / the plain loop's": spread(ratios(times, seconds[job, PLAIN])),
+            "work": job.name,
+            "implementation": name,
+            "per second": round(job.number / statistics.median(times)),
+            "time / plain loop's": spread(ratios(times, seconds[job, PLAIN])),
         }
         for (job, name), times in seconds.items()
     ]
-    told = " and ".join(f"{job.number:,} {job.name}" for job in jobs)
-    about = (
-        f"{told}, on all cores. `convert` parses in the plain loop, `decode` decodes on a pool of "
-        "threads."
+    amounts = " and ".join(f"{job.number:,} {job.name}" for job in jobs)
+    description = (
+        f"{amounts}, on all cores. `convert` parses in the plain loop, `decode` decodes on a "
+        "pool of threads."
     )
-    return Result("Reading ahead", about, rows, [])
+    return Result("Prefetching", description, rows, [])

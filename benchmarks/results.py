@@ -1,62 +1,61 @@
-"""What a benchmark gives: rows of a table, and targets with what was reached of them."""
+"""The result of a benchmark: rows of a table, and targets with the measured values."""
 
 from typing import Any, Literal, NamedTuple
 
-from benchmarks.ratios import Spread
+from benchmarks.timing import Spread
 from tagging.base.errors import UserError
 
 Cell = str | int | float | Spread | None
 
 
 class NotMeasured(UserError):
-    """What a benchmark takes is not there: the text says what."""
+    """A benchmark lacks something that it needs; the text says what."""
 
 
 class Target(NamedTuple):
-    """A number that was promised.
+    """A limit that a quantity is compared with.
 
     Attributes:
-        what: the quantity, in words, with its unit.
-        bound: whether the limit is to be reached (`at least`) or kept (`at most`).
-        limit: the number promised.
-        got: the number measured; None where it was not.
-        why: what a miss comes from, or why nothing was measured; a sentence without its stop.
+        quantity: the quantity, in words, with its unit.
+        bound: whether the limit is a minimum (`at least`) or a maximum (`at most`).
+        limit: the limit.
+        measured: the measured value; None where it was not measured.
+        reason: why the limit is missed, or why nothing was measured; without a full stop.
     """
 
-    what: str
+    quantity: str
     bound: Literal["at least", "at most"]
     limit: float
-    got: float | None
-    why: str = ""
+    measured: float | None
+    reason: str = ""
 
 
 class Result(NamedTuple):
-    """A benchmark's result.
+    """The result of a benchmark.
 
     Attributes:
         title: a few words.
-        about: what was measured on what, in a sentence or two.
-        rows: all with the same columns; None is an empty cell.
-        targets: what the numbers are held against; none where a benchmark only informs.
+        description: what was measured, on which data, in one or two sentences.
+        rows: mappings with equal keys, the columns; None is an empty cell.
+        targets: limits that the numbers are compared with; empty where there are none.
     """
 
     title: str
-    about: str
+    description: str
     rows: list[dict[str, Cell]]
     targets: list[Target]
 
 
 def as_json(result: Result, machine: dict[str, Any]) -> dict[str, Any]:
-    """Return a result and the machine it was measured on as `results.json` holds them."""
+    """Return a result, with the machine it was measured on, as `results.json` stores it."""
     rows = [
         {name: v._asdict() if isinstance(v, Spread) else v for name, v in row.items()}
         for row in result.rows
     ]
-    targets = [target._asdict() for target in result.targets]
     return {
         "title": result.title,
-        "about": result.about,
+        "description": result.description,
         "machine": machine,
         "rows": rows,
-        "targets": targets,
+        "targets": [target._asdict() for target in result.targets],
     }

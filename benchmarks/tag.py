@@ -1,7 +1,7 @@
-"""`tagging tag` with mn04_as: beside EfficientAT's own way, and beside the ONNX file.
+"""`tagging tag` with mn04_as, EfficientAT's procedure, and ONNX Runtime.
 
-On one core and one thread, on ESC-10's Ogg files of five seconds. That PyTorch and ONNX Runtime
-give the same is checked before time is taken; beside it stands how large each one's file is.
+On one core and one thread, on ESC-10's Ogg files of five seconds. Before anything is timed, the
+probabilities of PyTorch and ONNX Runtime are compared.
 """
 
 import os
@@ -20,26 +20,26 @@ import torch
 
 from benchmarks.machine import on_cores
 from benchmarks.peak import Usage, measure_command
-from benchmarks.ratios import alternate, ratios, spread, timed
 from benchmarks.results import NotMeasured, Result, Target
-from benchmarks.sound import esc10
-from benchmarks.turns import ROOT
+from benchmarks.sound import read_esc10
+from benchmarks.timing import interleave, measure_seconds, ratios, spread
+from benchmarks.workers import ROOT
 from tagging.base.errors import UserError
 from tagging.base.progress import Progress
 from tagging.commands.export_onnx import export_onnx
 from tagging.commands.tagger import BLOCK_SECONDS, Tagger
-from tagging.features.decoding import blocks, decode
+from tagging.features.decoding import decode, decode_blocks
 from tagging.sources.published import fetch_published
 
-TURNS = 5
+ROUNDS = 5
 WEIGHTS = "mn04_as"
-ALONE = 5  # files that get a process each
+SINGLE_FILES = 5  # that EfficientAT's procedure tags
 HOURS, RATE = 3.0, 16_000  # of the long recording
 TOLERANCE = 1e-4
 MB = 1_000_000
 OURS, PYTHON, ONNX, THEIRS = (
     "tagging tag, all files", "tagging.load, file by file", "ONNX Runtime, file by file",
-    "EfficientAT's way, a process a file",
+    "EfficientAT's procedure, one process per file",
 )  # fmt: skip
 FIRST, LONG = "tagging tag, one file", "tagging tag, one long recording"
 
@@ -50,7 +50,7 @@ def command(*words: str) -> list[str]:
 
 
 def run(words: list[str]) -> None:
-    """Run a command and drop what it prints.
+    """Run a command and discard its output.
 
     Raises:
         UserError: if it fails.
@@ -60,51 +60,51 @@ def run(words: list[str]) -> None:
         raise UserError(f"{' '.join(words)} failed: {done.stderr.strip()[-500:]}")
 
 
-def heard_by_onnx(path: Path, rate: int) -> Callable[[bytes], np.ndarray]:
-    """Return a recording's probabilities, as the exported file gives them."""
+def onnx_function(path: Path, rate: int) -> Callable[[bytes], np.ndarray]:
+    """Return a function from a recording to the probabilities of the exported file."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def of_recording(content: bytes) -> np.ndarray:
+    def predict(content: bytes) -> np.ndarray:
         waveform = decode(content, "a recording", rate)[None]
         return session.run(None, {"waveform": waveform})[0][0]
 
-    return of_recording
+    return predict
 
 
-def long_recording(path: Path, recordings: list[bytes], hours: float) -> None:
-    """Write the recordings one after the other, again and again, until they last so long."""
+def write_long_recording(path: Path, recordings: list[bytes], hours: float) -> None:
+    """Write a recording of `hours` that repeats the recordings, one after the other."""
     once = np.concatenate([decode(content, "a recording", RATE) for content in recordings])
-    left = round(hours * 3600 * RATE)
+    remaining = round(hours * 3600 * RATE)
     with soundfile.SoundFile(path, "w", RATE, 1) as file:
-        while left > 0:
-            file.write(once[:left])
-            left -= len(once)
+        while remaining > 0:
+            file.write(once[:remaining])
+            remaining -= len(once)
 
 
-def usage(model: Path, *files: Path) -> Usage:
-    """Return what it takes to tag files in one process."""
+def measure_tagging(model: Path, *files: Path) -> Usage:
+    """Return time and peak memory of one process that tags files."""
     words = command("tagging.commands.main", "tag", *map(str, files), "--model", str(model))
     return measure_command([*words, "--json"], ROOT, dict(os.environ))
 
 
 def measure(
-    turns: int = TURNS, recordings: list[bytes] | None = None, hours: float = HOURS
+    rounds: int = ROUNDS, recordings: list[bytes] | None = None, hours: float = HOURS
 ) -> Result:
-    """Time all ways in turns, then the long recording once.
+    """Time all implementations, interleaved, then the long recording once.
 
     Args:
-        turns: how often.
-        recordings: files; None for those of ESC-10.
-        hours: how long the long recording is.
+        rounds: number of rounds.
+        recordings: the content of files; None for those of ESC-10.
+        hours: duration of the long recording.
 
     Raises:
-        NotMeasured: if there is no mirror with the weights, and ESC-10.
+        NotMeasured: if no mirror has the weights and ESC-10.
     """
     if not os.environ.get("DOWNLOAD_MIRROR"):
-        raise NotMeasured(f"it takes {WEIGHTS} in a mirror; set DOWNLOAD_MIRROR to its folder")
-    recordings = recordings or esc10()
+        raise NotMeasured(f"DOWNLOAD_MIRROR must be a folder with {WEIGHTS}, got none")
+    recordings = recordings or read_esc10()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with on_cores(1), TemporaryDirectory() as name:
@@ -114,88 +114,94 @@ def measure(
         files = [folder / f"{number:03}.ogg" for number in range(len(recordings))]
         for file, content in zip(files, recordings, strict=True):
             file.write_bytes(content)
-        sound = sum(soundfile.info(BytesIO(content)).duration for content in recordings)
+        duration = sum(soundfile.info(BytesIO(content)).duration for content in recordings)
         model_mb, onnx_mb = (file.stat().st_size / MB for file in (model, onnx))
         tagger = Tagger(model)
-        by_onnx = heard_by_onnx(onnx, tagger.sample_rate)
+        predict_by_onnx = onnx_function(onnx, tagger.sample_rate)
 
-        def by_tagger(content: bytes) -> np.ndarray:
-            pieces = blocks(content, "a recording", tagger.sample_rate, BLOCK_SECONDS)
+        def predict_by_tagger(content: bytes) -> np.ndarray:
+            pieces = decode_blocks(content, "a recording", tagger.sample_rate, BLOCK_SECONDS)
             return tagger.predict(pieces).mean
 
-        away = np.abs(by_onnx(recordings[0]) - by_tagger(recordings[0])).max()
-        if away > TOLERANCE:
-            raise UserError(f"ONNX Runtime's probabilities are {away:.2g} from PyTorch's")
+        difference = np.abs(predict_by_onnx(recordings[0]) - predict_by_tagger(recordings[0])).max()
+        if difference > TOLERANCE:
+            raise UserError(f"probabilities of ONNX Runtime and PyTorch differ by {difference:.2g}")
 
-        def alone() -> float:
-            for file in files[:ALONE]:
+        def tag_singly() -> None:
+            for file in files[:SINGLE_FILES]:
                 run(command("benchmarks.taggers.efficientat", str(model), str(file)))
-            return 0.0
 
-        used: list[Usage] = []
+        usages: list[Usage] = []
 
-        def all_files() -> float:
-            used.append(usage(model, *files))
-            return used[-1].seconds
+        def tag_all() -> float:
+            usages.append(measure_tagging(model, *files))
+            return usages[-1].seconds
 
-        ways: dict[str, Callable[[], float]] = {
-            OURS: all_files,
-            PYTHON: lambda: timed(lambda: deque(map(by_tagger, recordings), maxlen=0)),
-            ONNX: lambda: timed(lambda: deque(map(by_onnx, recordings), maxlen=0)),
-            THEIRS: lambda: timed(alone) * len(files) / min(ALONE, len(files)),
-            FIRST: lambda: usage(model, files[0]).seconds,
+        single_files = min(SINGLE_FILES, len(files))
+        implementations: dict[str, Callable[[], float]] = {
+            OURS: tag_all,
+            PYTHON: lambda: measure_seconds(
+                lambda: deque(map(predict_by_tagger, recordings), maxlen=0)
+            ),
+            ONNX: lambda: measure_seconds(
+                lambda: deque(map(predict_by_onnx, recordings), maxlen=0)
+            ),
+            THEIRS: lambda: measure_seconds(tag_singly) * len(files) / single_files,
+            FIRST: lambda: measure_tagging(model, files[0]).seconds,
         }
-        with Progress("tag", turns * len(ways) + 1, "run") as progress:
-            seconds = alternate(ways, turns, progress)
+        with Progress("tag", rounds * len(implementations) + 1, "run") as progress:
+            seconds = interleave(implementations, rounds, progress)
             long = folder / "long.flac"
-            long_recording(long, recordings, hours)
-            of_long = usage(model, long)
+            write_long_recording(long, recordings, hours)
+            long_usage = measure_tagging(model, long)
             progress.advance()
     torch.set_num_threads(threads)
-    lengths = {FIRST: sound / len(files)}
+    durations = {FIRST: duration / len(files)}
+    peak_bytes = max(usage.peak_bytes for usage in usages)
     rows = [
         {
-            "way": way,
-            "sound, s": lengths.get(way, sound),
+            "implementation": name,
+            "audio, s": durations.get(name, duration),
             "seconds": spread(times),
-            "times real time": lengths.get(way, sound) / spread(times).median,
-            "peak memory, MB": max(each.peak_bytes for each in used) / MB if way == OURS else None,
-            "model's file, MB": onnx_mb if way == ONNX else model_mb,
+            "times real time": durations.get(name, duration) / spread(times).median,
+            "peak memory, MB": peak_bytes / MB if name == OURS else None,
+            "model file, MB": onnx_mb if name == ONNX else model_mb,
         }
-        for way, times in seconds.items()
+        for name, times in seconds.items()
     ]
-    real_time = hours * 3600 / of_long.seconds
+    real_time = hours * 3600 / long_usage.seconds
     rows.append(
         {
-            "way": LONG,
-            "sound, s": hours * 3600,
-            "seconds": of_long.seconds,
+            "implementation": LONG,
+            "audio, s": hours * 3600,
+            "seconds": long_usage.seconds,
             "times real time": real_time,
-            "peak memory, MB": of_long.peak_bytes / MB,
-            "model's file, MB": model_mb,
+            "peak memory, MB": long_usage.peak_bytes / MB,
+            "model file, MB": model_mb,
         }
     )
-    about = (
-        f"{WEIGHTS}, {len(files)} recordings of {sound / len(files):.1f} s each on average, on one "
-        f"core and one thread. A command's seconds are from its start to its end. EfficientAT's "
-        f"way reads with librosa; {min(ALONE, len(files))} files are timed and counted for all."
+    description = (
+        f"{WEIGHTS}, {len(files)} recordings of {duration / len(files):.1f} s each on average, on "
+        f"one core and one thread. The seconds of a command are those of its process. "
+        f"EfficientAT's procedure reads with librosa; its seconds are extrapolated from "
+        f"{single_files} files."
     )
-    longer = of_long.peak_bytes / max(each.peak_bytes for each in used)
     return Result(
         "Tagging recordings",
-        about,
+        description,
         rows,
         [
-            Target("times real time on one core, the long one", "at least", 100, real_time),
+            Target("times real time on one core, long recording", "at least", 100, real_time),
             Target(
-                "seconds from the start to the answer for one file", "at most", 3,
+                "seconds of the command for one file", "at most", 3,
                 spread(seconds[FIRST]).median,
             ),
             Target(
-                "peak memory with the long recording / with the short ones", "at most", 1.5, longer
+                "peak memory with the long recording / with the short ones", "at most", 1.5,
+                long_usage.peak_bytes / peak_bytes,
             ),
             Target(
-                "EfficientAT's way: its seconds / those of tagging tag", "at least", 10,
+                "seconds of EfficientAT's procedure / those of tagging tag", "at least", 10,
                 spread(ratios(seconds[THEIRS], seconds[OURS])).median,
             ),
         ],

@@ -1,7 +1,7 @@
-"""Training YoutubeAudioClassifier: the published study's recipe against what this project does.
+"""Training YoutubeAudioClassifier: the published study's recipe and the project's trainers.
 
-Trainers take turns of an epoch each, so one run gives the seconds of an epoch and, summed up to
-the first epoch that reaches it, the seconds to the study's best NDCG on validation.
+Each round is an epoch of every trainer. This measures the seconds of an epoch and, as a sum over
+epochs, the seconds until validation reaches the study's best NDCG.
 """
 
 import statistics
@@ -11,15 +11,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from benchmarks.ratios import alternate, ratios, spread
-from benchmarks.results import Result, Target
-from benchmarks.turns import Failed, Worker
-from benchmarks.workspace import make_workspace, prepare, source, stage_environment
+from benchmarks.results import Cell, Result, Target
+from benchmarks.timing import interleave, ratios, spread
+from benchmarks.workers import Worker, WorkerError
+from benchmarks.workspace import (
+    make_workspace,
+    prepare_clips,
+    select_source,
+    stage_environment,
+)
 from tagging.base.errors import UserError
 from tagging.base.processes import cores
 from tagging.base.progress import Progress
 
-TURNS = 5
+ROUNDS = 5
 STUDY_BATCH, DEFAULT_BATCH = 16, 64
 NDCG = 0.9166  # the best cell of the study's table
 MODEL = "yac"
@@ -30,135 +35,139 @@ STACK = "stack of the grid, one core"
 STACKS = "a stack on each core"
 
 
-class Way(NamedTuple):
-    """A trainer: what to run, with which arguments before the batch size, and in how many copies.
+class Trainer(NamedTuple):
+    """A module to run, its arguments before the batch size, and the number of processes.
 
-    Copies take their turns at the same time; the slowest one's seconds count.
+    Several processes train at the same time; the seconds of the slowest count.
     """
 
     module: str
     arguments: tuple[str, ...] = ()
-    copies: int = 1
+    processes: int = 1
 
 
-def ways() -> dict[str, Way]:
-    """Return all trainers."""
+def list_trainers() -> dict[str, Trainer]:
+    """Return all trainers by name."""
     return {
-        RECIPE: Way("benchmarks.trainers.recipe"),
-        PLAIN: Way("benchmarks.trainers.plain"),
-        PIPELINE: Way("benchmarks.trainers.pipeline", (MODEL,)),
-        STACK: Way("benchmarks.trainers.stack"),
-        STACKS: Way("benchmarks.trainers.stack", copies=cores()),
+        RECIPE: Trainer("benchmarks.trainers.recipe"),
+        PLAIN: Trainer("benchmarks.trainers.plain"),
+        PIPELINE: Trainer("benchmarks.trainers.pipeline", (MODEL,)),
+        STACK: Trainer("benchmarks.trainers.stack"),
+        STACKS: Trainer("benchmarks.trainers.stack", processes=cores()),
     }
 
 
 class Team:
-    """The workers of one way, and what each of its turns gave."""
+    """The workers of one trainer, and the NDCG after each epoch."""
 
     def __init__(self, workers: Sequence[Worker]) -> None:
         self.workers = workers
         self.networks = sum(worker.ready.get("networks", 1) for worker in workers)
         self.ndcg: list[float] = []
 
-    def turn(self) -> float:
-        """Train an epoch; return the seconds it took the slowest worker."""
+    def train_epoch(self) -> float:
+        """Train an epoch; return the seconds of the slowest worker."""
         for worker in self.workers:
-            worker.begin()
-        answers = [worker.answer() for worker in self.workers]
-        self.ndcg.append(max(answer["ndcg"] for answer in answers))
-        return max(answer["seconds"] for answer in answers)
+            worker.send_request()
+        results = [worker.receive() for worker in self.workers]
+        self.ndcg.append(max(result["ndcg"] for result in results))
+        return max(result["seconds"] for result in results)
 
 
-def seconds_to(ndcg: float, reached: Sequence[float], seconds: Sequence[float]) -> float | None:
+def seconds_to(ndcg: float, epoch_ndcg: Sequence[float], seconds: Sequence[float]) -> float | None:
     """Return the seconds of all epochs up to the first that reached `ndcg`; None if none did."""
-    for number, value in enumerate(reached, start=1):
+    for number, value in enumerate(epoch_ndcg, start=1):
         if value >= ndcg:
             return sum(seconds[:number])
     return None
 
 
 def measure(
-    turns: int = TURNS,
+    rounds: int = ROUNDS,
     batches: Sequence[int] = (STUDY_BATCH, DEFAULT_BATCH),
-    trainers: dict[str, Way] | None = None,
-    change: Callable[[dict[str, Any]], None] = source,
+    trainers: dict[str, Trainer] | None = None,
+    change: Callable[[dict[str, Any]], None] = select_source,
 ) -> Result:
-    """Train in turns, with one batch size after the other.
+    """Train with all trainers, interleaved, for one batch size after the other.
 
     Args:
-        turns: epochs a trainer.
+        rounds: epochs of each trainer.
         batches: batch sizes.
-        trainers: by their names; None for all. The first is what others are held against.
-        change: makes the parameters of what is trained on.
+        trainers: by name; None for all. Speedups are relative to the first.
+        change: edits the parameters of the data.
     """
-    trainers = trainers or ways()
-    table, seconds, networks = [], {}, {}
+    trainers = trainers or list_trainers()
+    table: list[dict[str, Cell]] = []
+    seconds, networks = {}, {}
     with TemporaryDirectory() as name:
         folder = Path(name)
         make_workspace(folder, change)
-        counts = prepare(folder)
-        real = counts["source"] == "AudioSet"
-        with Progress("training", turns * len(trainers) * len(batches), "epoch") as progress:
+        summary = prepare_clips(folder)
+        is_audioset = summary["source"] == "AudioSet"
+        with Progress("training", rounds * len(trainers) * len(batches), "epoch") as progress:
             for batch in batches:
                 with ExitStack() as stack:
-                    teams = {way: _team(stack, trainers[way], batch, folder) for way in trainers}
-                    times = alternate({way: teams[way].turn for way in teams}, turns, progress)
+                    teams = {
+                        name: _start_team(stack, trainer, batch, folder)
+                        for name, trainer in trainers.items()
+                    }
+                    epochs = {name: team.train_epoch for name, team in teams.items()}
+                    times = interleave(epochs, rounds, progress)
                 seconds[batch] = times
-                networks = {way: team.networks for way, team in teams.items()}
-                table += rows(batch, times, teams, NDCG if real else None)
-    about = (
-        f"{counts['split']['train']:,} clips of "
-        f"{'AudioSet' if real else 'the generated sample'}, {turns} epochs each, by turns. An "
-        "epoch is training alone, without validation; where several networks share it, its seconds "
-        f"are divided among them. NDCG {NDCG} on validation is the best that the study printed, "
-        "after 1000 epochs."
-        + ("" if real else " (The sample's labels are other ones: its NDCG would say nothing.)")
+                networks = {name: team.networks for name, team in teams.items()}
+                table += make_rows(batch, times, teams, NDCG if is_audioset else None)
+    description = (
+        f"{summary['split']['train']:,} clips of "
+        f"{'AudioSet' if is_audioset else 'the generated sample'}, {rounds} epochs each, "
+        "interleaved. An epoch is training without validation; networks that are trained together "
+        f"share its seconds. NDCG {NDCG} is the best that the study printed, after 1000 epochs."
+        + ("" if is_audioset else " (The labels of the sample are others: no NDCG is compared.)")
     )
     return Result(
-        "Training against the study's recipe", about, table, targets(seconds, networks, table)
+        "Training and the study's recipe", description, table, targets(seconds, networks, table)
     )
 
 
-def _team(stack: ExitStack, way: Way, batch: int, folder: Path) -> Team:
+def _start_team(stack: ExitStack, trainer: Trainer, batch: int, folder: Path) -> Team:
     try:
         return Team(
             [
                 stack.enter_context(
                     Worker(
-                        way.module,
-                        [*way.arguments, str(batch)],
+                        trainer.module,
+                        [*trainer.arguments, str(batch)],
                         folder=folder,
                         environment=stage_environment(),
                     )
                 )
-                for _ in range(way.copies)
+                for _ in range(trainer.processes)
             ]
         )
-    except Failed as problem:
-        raise UserError(f"{problem}; make bench installs what is needed") from None
+    except WorkerError as problem:
+        raise UserError(f"{problem}; make bench installs the packages it needs") from None
 
 
 def per_network(times: Sequence[float], networks: int) -> list[float]:
-    """Return the seconds of an epoch that one of several networks answers for."""
+    """Return the seconds of epochs divided by the number of networks that share them."""
     return [seconds / networks for seconds in times]
 
 
-def rows(
+def make_rows(
     batch: int, times: dict[str, list[float]], teams: dict[str, Team], ndcg: float | None
-) -> list[dict]:
-    """Return the rows of one batch size; `ndcg` is None where it is not to be reached."""
-    base = next(iter(times.values()))
+) -> list[dict[str, Cell]]:
+    """Return the rows of one batch size; `ndcg` is None where none is compared."""
+    reference = next(iter(times.values()))
     table = []
-    for way, team in teams.items():
-        own = per_network(times[way], team.networks)
+    for name, team in teams.items():
+        own = per_network(times[name], team.networks)
         table.append(
             {
-                "way": way,
+                "implementation": name,
                 "batch": batch,
                 "networks": team.networks,
-                "s an epoch and network": spread(own),
-                "times as fast as the recipe": spread(ratios(base, own)),
-                f"s to NDCG {NDCG}": seconds_to(ndcg, team.ndcg, times[way]) if ndcg else None,
+                "s per epoch and network": spread(own),
+                "speedup over the recipe": spread(ratios(reference, own)),
+                f"s to NDCG {NDCG}": seconds_to(ndcg, team.ndcg, times[name]) if ndcg else None,
                 "highest NDCG": max(team.ndcg),
             }
         )
@@ -166,31 +175,35 @@ def rows(
 
 
 def targets(
-    seconds: dict[int, dict[str, list[float]]], networks: dict[str, int], table: list[dict]
+    seconds: dict[int, dict[str, list[float]]],
+    networks: dict[str, int],
+    table: list[dict[str, Cell]],
 ) -> list[Target]:
-    """Hold the study's batch against the project's targets."""
+    """Return the targets of the study's batch size."""
 
-    def faster(way: str) -> float | None:
+    def speedup(name: str) -> float | None:
         times = seconds.get(STUDY_BATCH, {})
-        if RECIPE not in times or way not in times:
+        if RECIPE not in times or name not in times:
             return None
-        return statistics.median(ratios(times[RECIPE], per_network(times[way], networks[way])))
+        return statistics.median(ratios(times[RECIPE], per_network(times[name], networks[name])))
 
     to_ndcg = [
         row[f"s to NDCG {NDCG}"]
         for row in table
-        if (row["way"], row["batch"]) == (PIPELINE, DEFAULT_BATCH)
+        if (row["implementation"], row["batch"]) == (PIPELINE, DEFAULT_BATCH)
     ]
-    many = "recipe's seconds an epoch / those of a network of the grid, batch 16"
+    quantity = "speedup of a network of the grid over the recipe, batch 16"
     return [
-        Target(f"{many}, a stack on each core", "at least", 8, faster(STACKS)),
-        Target(f"{many}, a stack on each core: the aim", "at least", 20, faster(STACKS)),
-        Target(f"{many}, on one core", "at least", 8, faster(STACK)),
+        Target(f"{quantity}, a stack on each core", "at least", 8, speedup(STACKS)),
+        Target(f"{quantity}, a stack on each core: the aim", "at least", 20, speedup(STACKS)),
+        Target(f"{quantity}, on one core", "at least", 8, speedup(STACK)),
         Target(
             f"train@{MODEL}: seconds to NDCG {NDCG}",
             "at most",
             10,
             to_ndcg[0] if to_ndcg else None,
-            "" if to_ndcg and to_ndcg[0] else "not reached in these epochs, or not AudioSet",
+            ""
+            if to_ndcg and to_ndcg[0]
+            else "not reached in these epochs, or the data are not AudioSet's",
         ),
     ]

@@ -1,4 +1,4 @@
-"""Benchmarks: their arithmetic, and each of them on tiny inputs. No number of seconds is tested."""
+"""The arithmetic of benchmarks, and each benchmark on tiny inputs. No duration is tested."""
 
 import importlib.util
 import io
@@ -32,16 +32,16 @@ from benchmarks import (
 )
 from benchmarks.large_archive import subsets, write_large_archive
 from benchmarks.machine import machine, on_cores
-from benchmarks.page import page, shown, verdict
+from benchmarks.page import format_cell, page, verdict
 from benchmarks.peak import measure_command
-from benchmarks.ratios import Spread, alternate, ratios, spread
 from benchmarks.readers.serve import fingerprint
 from benchmarks.results import NotMeasured, Result, Target, as_json
-from benchmarks.turns import Failed, Worker
+from benchmarks.timing import Spread, interleave, ratios, spread
+from benchmarks.workers import Worker, WorkerError
 from tagging.base.errors import UserError
 from tagging.base.processes import cores
 from tagging.base.progress import Progress
-from tagging.sources.audioset.archive import read_shards as shards_of
+from tagging.sources.audioset.archive import read_shards
 from tagging.sources.audioset.records import read_clips
 
 SILENT = Progress("", None, "run", "none")
@@ -51,10 +51,10 @@ MB = 1_000_000
 # --- arithmetic ---
 
 
-def test_ways_take_turns_and_a_ratio_is_of_one_turn():
+def test_implementations_are_interleaved_and_a_ratio_is_of_one_round():
     clock = itertools.count(1)
-    ways = {name: lambda: float(next(clock)) for name in "ab"}
-    assert alternate(ways, 2, SILENT) == {"a": [1, 3], "b": [2, 4]}
+    implementations = {name: lambda: float(next(clock)) for name in "ab"}
+    assert interleave(implementations, 2, SILENT) == {"a": [1, 3], "b": [2, 4]}
     assert ratios([2, 9], [1, 3]) == [2, 3]
     with pytest.raises(ValueError):
         ratios([1, 2], [1])
@@ -66,70 +66,74 @@ def test_seconds_are_summed_to_the_first_epoch_that_reaches_the_score():
     assert training.seconds_to(0.9, [0.5, 0.89], [1, 2]) is None
 
 
-def test_seconds_of_an_epoch_are_divided_among_networks_that_share_it():
+def test_networks_that_are_trained_together_share_the_seconds_of_an_epoch():
     seconds = {16: {training.RECIPE: [8.0, 9.0, 10.0], training.STACKS: [5.0, 10.0, 5.0]}}
     networks = {training.RECIPE: 1, training.STACKS: 10}
-    met, aim, one, to_ndcg = training.targets(seconds, networks, [])
+    minimum, aim, one, to_ndcg = training.targets(seconds, networks, [])
     # 8 / 0.5, 9 / 1.0 and 10 / 0.5: the median is 16.
-    assert (met.got, aim.got, one.got, to_ndcg.got) == (16, 16, None, None)
-    assert (met.limit, aim.limit, one.limit, to_ndcg.limit) == (8, 20, 8, 10)
+    targets = (minimum, aim, one, to_ndcg)
+    assert [target.measured for target in targets] == [16, 16, None, None]
+    assert (minimum.limit, aim.limit, one.limit, to_ndcg.limit) == (8, 20, 8, 10)
 
 
-def test_convert_is_held_against_the_others_of_the_same_turn():
+def test_convert_is_compared_with_the_others_in_the_same_round():
     seconds = {
         convert.CONVERT: [1.0, 2.0],
         convert.TFRECORD: [5.0, 16.0],
         convert.TORCHDATA: [20.0, 60.0],
         convert.ZLIB: [0.5, 0.5],
     }
-    python, in_c, tensorflow, gunzip = convert.targets(seconds, {convert.TENSORFLOW: "not there"})
+    python, in_c, tensorflow, gunzip = convert.targets(seconds, {convert.TENSORFLOW: "missing"})
     assert python[1:4] == ("at least", 5, 25)  # 20 / 1 and 60 / 2
     assert in_c[1:4] == ("at least", 5, 6.5)  # 5 / 1 and 16 / 2
-    assert tensorflow[1:] == ("at most", 1, None, "not there")
+    assert tensorflow[1:] == ("at most", 1, None, "missing")
     assert gunzip[1:4] == ("at most", 3, 3)
 
 
-def test_full_size_is_held_against_memory_time_and_growth():
+def test_full_size_has_targets_of_memory_time_and_growth():
     table = []
     for clips, cost in ((200_000, 100), (2_040_000, 150)):
-        used = {
+        usage_of_steps = {
             scale.CONVERT: scale.Usage(clips * cost / 1e6 / 2, 400 * MB),
             scale.PREPARE: scale.Usage(clips * cost / 1e6 / 4, 3000 * MB),
             scale.EPOCH: scale.Usage(clips * cost / 1e6 / 4, 1500 * MB),
         }
-        table += scale.rows(clips, used, prepared=1500 * MB)
-    assert [(target.limit, target.got) for target in scale.targets(table)] == [
+        table += scale.make_rows(clips, usage_of_steps, feature_bytes=1500 * MB)
+    assert [(target.limit, target.measured) for target in scale.targets(table)] == [
         (500, 400), (1.5, 2), (1.3, 1), (300, 306), (1.1, 1.5),
     ]  # fmt: skip
-    small = scale.targets(scale.rows(200_000, used, prepared=MB))
-    assert all(target.got is None and target.why for target in small)
+    small = scale.targets(scale.make_rows(200_000, usage_of_steps, feature_bytes=MB))
+    assert all(target.measured is None and target.reason for target in small)
 
 
-def test_a_verdict_says_by_how_much_and_why():
-    for bound, limit, got, expected in (
+def test_a_verdict_has_the_amount_and_the_reason():
+    for bound, limit, measured, expected in (
         ("at least", 5, 5.0, "met"),
         ("at least", 5, 4.0, "missed by 20%: it is slow"),
         ("at most", 3, 3.0, "met"),
         ("at most", 3, 4.5, "missed by 50%: it is slow"),
-        ("at most", 3, 9.0, "missed: 3.0 times that: it is slow"),
+        ("at most", 3, 9.0, "missed: 3.0 times: it is slow"),
         ("at most", 0, 1, "missed: it is slow"),
         ("at most", 3, None, "not measured: it is slow"),
     ):
-        assert verdict(Target("time", bound, limit, got, "it is slow")._asdict()) == expected
+        assert verdict(Target("time", bound, limit, measured, "it is slow")._asdict()) == expected
 
 
-def test_numbers_are_shown_with_three_digits_that_count():
+def test_numbers_have_three_significant_digits():
     cells = [None, "no", 7, 12345, 0.1234, 1.234, 12.34, 123.4, 12345.6]
-    assert [shown(cell) for cell in cells] == [
+    assert [format_cell(cell) for cell in cells] == [
         "", "no", "7", "12,345", "0.123", "1.23", "12.3", "123", "12,346",
     ]  # fmt: skip
-    assert shown(Spread(2.0, 1.0, 30.0)._asdict()) == "2.00 (1.00 to 30.0)"
+    assert format_cell(Spread(2.0, 1.0, 30.0)._asdict()) == "2.00 (1.00 to 30.0)"
 
 
 RESULT = Result(
     "Boiling water",
     "One litre.",
-    [{"way": "kettle", "seconds": Spread(2.0, 1.0, 3.0)}, {"way": "pan", "seconds": None}],
+    [
+        {"implementation": "kettle", "seconds": Spread(2.0, 1.0, 3.0)},
+        {"implementation": "pan", "seconds": None},
+    ],
     [Target("seconds", "at most", 1, 2.0, "it is cold")],
 )
 
@@ -141,14 +145,14 @@ def test_the_page_has_each_result_with_its_machine():
     text = page({"kettle": one, "pan": one})
     assert text.count(f"{here['processor']}, {here['cores']} cores") == 1
     assert "| kettle | 2.00 (1.00 to 3.00) |\n| pan |  |" in text
-    assert "| seconds | at most 1 | 2.00 | missed: 2.0 times that: it is cold |" in text
+    assert "| seconds | at most 1 | 2.00 | missed: 2.0 times: it is cold |" in text
     text = page({"kettle": one, "pan": one | {"machine": here | {"cores": 64}}})
     assert "The machine: " not in text
     assert text.count("Measured on ") == 2
     assert "Not measured yet: pot, lid.\n" in page({"kettle": one}, ("pot", "kettle", "lid"))
 
 
-def test_the_committed_page_is_of_the_committed_results():
+def test_the_committed_page_shows_the_committed_results():
     if not entry.RESULTS.exists():
         pytest.skip("no results yet: make bench")
     results = json.loads(entry.RESULTS.read_text(encoding="utf-8"))
@@ -159,21 +163,22 @@ def test_the_committed_page_is_of_the_committed_results():
 # --- processes ---
 
 
-def test_a_worker_works_when_it_is_its_turn_or_says_why_not():
-    with Worker("tests.turn_worker", ["work", "x"]) as worker:
+def test_a_worker_answers_requests_or_reports_its_error():
+    with Worker("tests.benchmark_worker", ["work", "x"]) as worker:
         assert worker.ready == {"fingerprint": 0}
-        assert [worker.turn()["seconds"] for _ in range(2)] == [1, 2]
-    for way, says in (("fail", "is not there"), ("stop", "no memory")):
-        with pytest.raises(Failed, match=says), Worker("tests.turn_worker", [way]) as worker:
-            worker.turn()
-    with Worker("tests.turn_worker", "ab") as one, Worker("tests.turn_worker", "ab") as two:
+        assert [worker.run()["seconds"] for _ in range(2)] == [1, 2]
+    module = "tests.benchmark_worker"
+    for mode, message in (("fail", "library is missing"), ("stop", "no memory")):
+        with pytest.raises(WorkerError, match=message), Worker(module, [mode]) as worker:
+            worker.run()
+    with Worker(module, "ab") as one, Worker(module, "ab") as two:
         team = training.Team([one, two])
-        assert (team.networks, team.turn(), team.ndcg) == (2, 1, [1])
-    with pytest.raises(Failed, match="its environment is not there"):
-        Worker("tests.turn_worker", [], "/nowhere/python")
+        assert (team.networks, team.train_epoch(), team.ndcg) == (2, 1, [1])
+    with pytest.raises(WorkerError, match="/nowhere/python does not exist"):
+        Worker(module, [], "/nowhere/python")
 
 
-def test_peak_memory_is_the_command_s_own(tmp_path):
+def test_peak_memory_is_that_of_the_command(tmp_path):
     ballast = bytearray(300 * MB)
     command = [sys.executable, "-I", "-S", "-c", f"x = bytearray({100 * MB}); print(len(x))"]
     usage = measure_command(command, tmp_path, {})
@@ -184,7 +189,7 @@ def test_peak_memory_is_the_command_s_own(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores cannot be chosen here")
-def test_cores_are_given_back():
+def test_cores_are_restored():
     before = os.sched_getaffinity(0)
     for number in (1, 2):
         with on_cores(number):
@@ -195,20 +200,24 @@ def test_cores_are_given_back():
 # --- the large archive ---
 
 
-def test_the_large_archive_is_read_as_audioset_s(tmp_path):
+def test_the_large_archive_is_read_like_audioset_s(tmp_path):
     assert subsets(2_084_320) == {"bal_train": 22_160, "eval": 20_371, "unbal_train": 2_041_789}
     assert sum(subsets(100).values()) == 100
     assert min(subsets(100).values()) == 1
     archive = tmp_path / "features.tar.gz"
-    told = []
-    write_large_archive(archive, 1500, told.append)
-    assert sum(told) == 1500
-    clips = {
-        subset: [clip for s in shards_of(archive, subset) for clip in read_clips(s.content, s.name)]
+    written = []
+    write_large_archive(archive, 1500, written.append)
+    assert sum(written) == 1500
+    by_subset = {
+        subset: [
+            clip
+            for shard in read_shards(archive, subset)
+            for clip in read_clips(shard.content, shard.name)
+        ]
         for subset in subsets(1500)
     }
-    assert {subset: len(each) for subset, each in clips.items()} == subsets(1500)
-    every = [clip for each in clips.values() for clip in each]
+    assert {subset: len(clips) for subset, clips in by_subset.items()} == subsets(1500)
+    every = [clip for clips in by_subset.values() for clip in clips]
     assert len({clip.video_id for clip in every}) == 1500
     assert len({clip.audio_embedding for clip in every}) == 1500
     assert len(Counter(label for clip in every for label in clip.labels)) > 20
@@ -223,18 +232,18 @@ def test_the_large_archive_is_read_as_audioset_s(tmp_path):
 
 @pytest.fixture
 def tiny(mirror, tmp_path, monkeypatch):
-    """The tests' archive instead of what the project has downloaded."""
-    monkeypatch.setattr(workspace, "OWN_DATA", tmp_path / "nothing")
+    """The archive of the tests instead of the project's."""
+    monkeypatch.setattr(workspace, "PROJECT_DATA", tmp_path / "nothing")
     monkeypatch.setenv("AUDIOSET_MIRROR", str(mirror))
     monkeypatch.delenv("DOWNLOAD_MIRROR", raising=False)
 
 
 def small(params):
-    params["prepare"]["top_labels"] = 5
+    params["prepare"]["top_k_labels"] = 5
 
 
-def whole(result: Result) -> dict:
-    """Return a result as its file and its page have it, its rows alike."""
+def check(result: Result) -> dict:
+    """Return a result as `results.json` stores it, after checks of its rows and its page."""
     stored = json.loads(json.dumps(as_json(result, machine())))
     assert len({tuple(row) for row in stored["rows"]}) == 1
     assert result.title in page({"x": stored})
@@ -243,72 +252,73 @@ def whole(result: Result) -> dict:
 
 @pytest.mark.parametrize("name", convert.READERS)
 def test_convert_is_measured(tiny, name):
-    stored = whole(convert.measure(1, {name: convert.READERS[name]}))
-    assert "200 records of the generated sample" in stored["about"]
-    rows = {row["way"]: row for row in stored["rows"]}
+    stored = check(convert.measure(1, {name: convert.READERS[name]}))
+    assert "200 records of the generated sample" in stored["description"]
+    rows = {row["implementation"]: row for row in stored["rows"]}
     reader = rows.pop(name)
     assert set(rows) == {convert.CONVERT, convert.PARSE, convert.ZLIB, convert.ISAL}
     assert all(row["records/s"] > 0 for row in rows.values())
     *_, gunzip = stored["targets"]
-    assert gunzip["got"] > 0
-    if reader["what it does"] == "not installed":
-        why = "".join(target["why"] for target in stored["targets"] if target["got"] is None)
-        assert re.search("No module named|is not there", why), why
-        pytest.skip(f"{name}: {why}; make bench installs it")
+    assert gunzip["measured"] > 0
+    if reader["work"] == "not installed":
+        missed = [target for target in stored["targets"] if target["measured"] is None]
+        reasons = "".join(target["reason"] for target in missed)
+        assert re.search("No module named|does not exist", reasons), reasons
+        pytest.skip(f"{name}: {reasons}; make bench installs it")
     assert reader["records/s"] > 0
 
 
 def test_a_reader_of_other_clips_is_refused(tiny):
-    reader = {convert.TFRECORD: ("tests.turn_worker", sys.executable)}
-    with pytest.raises(UserError, match="tfrecord reads other clips than convert"):
+    reader = {convert.TFRECORD: ("tests.benchmark_worker", sys.executable)}
+    with pytest.raises(UserError, match="tfrecord and convert read different clips"):
         convert.measure(1, reader)
 
 
-def test_fingerprints_tell_clips_apart_and_not_their_order():
+def test_fingerprints_depend_on_clips_and_not_on_their_order():
     clips = [(b"a", [1, 2], b"xyz"), (b"b", [3], b"uvw")]
     assert fingerprint(clips) == fingerprint(clips[::-1])
     for other in ((b"c", [3], b"uvw"), (b"b", [4], b"uvw"), (b"b", [3], b"uvv")):
         assert fingerprint([clips[0], other]) != fingerprint(clips)
 
 
-def test_reading_ahead_is_measured(tiny):
-    stored = whole(read_ahead.measure(1))
-    assert "200 records" in stored["about"]
+def test_prefetching_is_measured(tiny):
+    stored = check(read_ahead.measure(1))
+    assert "200 records" in stored["description"]
     jobs = 2 if os.environ.get("DOWNLOAD_MIRROR") else 1
-    assert len(stored["rows"]) == jobs * len(read_ahead.WAYS)
+    assert len(stored["rows"]) == jobs * len(read_ahead.IMPLEMENTATIONS)
 
 
 def test_training_is_measured(tiny, monkeypatch):
     monkeypatch.setenv("AUDIOSET_KERNELS", "0")
-    trainers = {way: training.ways()[way] for way in (training.PLAIN, training.PIPELINE)}
-    trainers[training.STACK] = training.ways()[training.STACK]
+    names = [training.PLAIN, training.PIPELINE, training.STACK]
     if importlib.util.find_spec("lightning"):  # requirements-bench.txt
-        trainers = {training.RECIPE: training.ways()[training.RECIPE]} | trainers
-    stored = whole(training.measure(2, [16], trainers, small))
-    assert {row["way"]: row["networks"] for row in stored["rows"]} == dict.fromkeys(trainers, 1) | {
-        training.STACK: 5
-    }
-    assert stored["rows"][0]["times as fast as the recipe"] == {"median": 1, "low": 1, "high": 1}
+        names.insert(0, training.RECIPE)
+    trainers = {name: training.list_trainers()[name] for name in names}
+    stored = check(training.measure(2, [16], trainers, small))
+    networks = {row["implementation"]: row["networks"] for row in stored["rows"]}
+    assert networks == dict.fromkeys(trainers, 1) | {training.STACK: 5}
+    assert stored["rows"][0]["speedup over the recipe"] == {"median": 1, "low": 1, "high": 1}
     assert all(0.3 < row["highest NDCG"] <= 1 for row in stored["rows"])
-    assert "the generated sample" in stored["about"]
-    assert stored["targets"][-1]["got"] is None
+    assert "the generated sample" in stored["description"]
+    assert stored["targets"][-1]["measured"] is None
 
 
 def test_a_trainer_that_is_missing_is_named(tiny, monkeypatch):
-    monkeypatch.setattr(training, "prepare", lambda folder: {"source": "", "split": {"train": 0}})
-    trainers = {"recipe": training.Way("benchmarks.trainers.nothing")}
+    summary = {"source": "", "split": {"train": 0}}
+    monkeypatch.setattr(training, "prepare_clips", lambda folder: summary)
+    trainers = {"recipe": training.Trainer("benchmarks.trainers.nothing")}
     with pytest.raises(UserError, match=r"trainers\.nothing.*make bench installs"):
         training.measure(1, [16], trainers, small)
 
 
 def test_stacks_are_measured():
-    stored = whole(stack.measure(1, 1))
-    assert all(row["s an epoch and network"] > 0 for row in stored["rows"])
+    stored = check(stack.measure(1, 1))
+    assert all(row["s per epoch and network"] > 0 for row in stored["rows"])
 
 
-def test_the_attention_network_is_measured_against_convolutions_that_are_the_same_function():
-    stored = whole(attention.measure(1, 1))
-    assert all(row["milliseconds a step"]["median"] > 0 for row in stored["rows"])
+def test_the_attention_network_is_compared_with_convolutions_of_the_same_function():
+    stored = check(attention.measure(1, 1))
+    assert all(row["ms per step"]["median"] > 0 for row in stored["rows"])
     network = attention.Network(attention.SETTINGS, attention.SPEC, attention.LABELS).eval()
     x = torch.rand(3, *attention.SPEC[:3])
     with torch.inference_mode():
@@ -316,7 +326,7 @@ def test_the_attention_network_is_measured_against_convolutions_that_are_the_sam
 
 
 def test_scale_is_measured():
-    stored = whole(scale.measure([600]))
+    stored = check(scale.measure([600]))
     *steps, total = stored["rows"]
     assert [row["step"] for row in steps] == [scale.CONVERT, scale.PREPARE, scale.EPOCH]
     assert all(row["clips"] == 600 and row["peak memory, MB"] > 20 for row in steps)
@@ -324,20 +334,20 @@ def test_scale_is_measured():
 
 
 def test_sizes_come_from_the_environment_and_must_fit_the_disk(monkeypatch):
-    for given, expected in (("", list(scale.SIZES)), ("200000 20000", [20_000, 200_000])):
-        monkeypatch.setenv("CLIPS", given)
-        assert scale.sizes() == expected
+    for text, expected in (("", list(scale.SIZES)), ("200000 20000", [20_000, 200_000])):
+        monkeypatch.setenv("CLIPS", text)
+        assert scale.read_sizes() == expected
     for wrong in ("20k", "99", "-5"):
         monkeypatch.setenv("CLIPS", wrong)
-        with pytest.raises(UserError, match="it takes numbers of clips, 100 or more"):
-            scale.sizes()
-    monkeypatch.setattr(scale, "DISK_BYTES_A_CLIP", 10**15)
-    with pytest.raises(UserError, match="is too full; 100 clips take"):
+        with pytest.raises(UserError, match="CLIPS must be numbers of clips, 100 or more, got"):
+            scale.read_sizes()
+    monkeypatch.setattr(scale, "DISK_BYTES_PER_CLIP", 10**15)
+    with pytest.raises(UserError, match=r"must have .* GB free for 100 clips"):
         scale.measure([100])
 
 
 def pipeline(folder):
-    """Make a repository of three stages; the last one takes what the others write."""
+    """Make a repository with three stages, of which the last reads the outputs of the others."""
     overhead.make_empty(folder)
     (folder / "metrics").mkdir()
     stages = {
@@ -350,66 +360,105 @@ def pipeline(folder):
 
 
 def test_overhead_is_measured(tmp_path, monkeypatch):
+    monkeypatch.delenv("BASELINE", raising=False)
     project = tmp_path / "project"
     pipeline(project)
-    with pytest.raises(UserError, match="has something to do"):
+    with pytest.raises(UserError, match="dvc repro must have nothing to do"):
         overhead.measure(1, project, project, [])
     workspace.run([*overhead.DVC, "repro"], project)
-    assert overhead.up_to_date(project)
-    assert not overhead.up_to_date(tmp_path)
+    assert overhead.is_up_to_date(project)
+    assert not overhead.is_up_to_date(tmp_path)
     expected = {"stages.prepare": False, "torch": True}
     assert {module: overhead.imports_torch(module) for module in expected} == expected
-    monkeypatch.setattr(overhead, "up_to_date", lambda folder: folder == project)
+    monkeypatch.setattr(overhead, "is_up_to_date", lambda folder: folder == project)
     monkeypatch.setattr(overhead, "imports_torch", lambda module: module == "json")
-    stored = whole(overhead.measure(1, project, tmp_path, ["json", "sys"]))
+    stored = check(overhead.measure(1, project, tmp_path, ["json", "sys"]))
     assert [row["PyTorch"] for row in stored["rows"][-2:]] == ["yes", "no"]
-    of_root, needless = stored["targets"]
-    assert (of_root["limit"], of_root["got"], needless["got"]) == (2, None, 1)
-    assert "is not up to date" in of_root["why"]
-    monkeypatch.setattr(overhead, "timed_run", lambda command, folder: lambda: len(folder.name))
-    of_root, _ = overhead.measure(1, project, project, []).targets
-    assert of_root.got == len("project")
+    repro_target, *compared, imports = stored["targets"]
+    assert (repro_target["limit"], repro_target["measured"], imports["measured"]) == (2, None, 1)
+    assert "has something to do" in repro_target["reason"]
+    assert [(target["limit"], target["measured"]) for target in compared] == [(0.5, None)] * 2
+    monkeypatch.setattr(overhead, "time_command", lambda command, folder: lambda: len(folder.name))
+    repro_target, *_ = overhead.measure(1, project, project, []).targets
+    assert repro_target.measured == len("project")
 
 
-def test_every_stage_s_start_is_measured():
+def test_a_baseline_s_commands_are_interleaved_with_this_project_s(tmp_path, monkeypatch):
+    projects = [tmp_path / "project", tmp_path / "old"]
+    for project in projects:
+        pipeline(project)
+        assert not overhead.has_earlier_commit(project)
+    monkeypatch.setenv("BASELINE", str(projects[1]))
+    monkeypatch.setattr(overhead, "is_up_to_date", lambda folder: folder in projects)
+    monkeypatch.setattr(overhead, "has_earlier_commit", lambda folder: folder in projects)
+    monkeypatch.setattr(overhead, "run", lambda command, folder: "one line\nand another\n")
+    monkeypatch.setattr(overhead, "make_empty", lambda folder: None)
+    monkeypatch.setattr(overhead, "time_command", lambda command, folder: lambda: len(folder.name))
+    result = overhead.measure(1, *projects[:1], projects[0], [])
+    lines = {row["command"]: row["lines"] for row in result.rows}
+    assert lines["dvc metrics diff, this project"] == 2
+    assert lines["dvc metrics show, baseline"] == 2
+    assert lines["dvc repro, nothing to do, baseline"] is None
+    _, *compared, _ = result.targets
+    assert [target.measured for target in compared] == [len("project") / len("old")] * 2
+    added = {row["command"]: row["seconds added"] for row in result.rows}
+    empty = len("empty")
+    assert added["dvc metrics diff, baseline"].median == len("old") - empty
+    assert added[overhead.EMPTY] is None
+
+
+def test_commands_need_a_project_in_their_state(tmp_path):
+    project = tmp_path / "project"
+    pipeline(project)
+    assert overhead.dvc_commands(project, "here") == {}
+    workspace.run([*overhead.DVC, "repro"], project)
+    assert list(overhead.dvc_commands(project, "here")) == ["dvc repro, nothing to do, here"]
+    for message in ("one", "two"):
+        workspace.run(["git", "commit", "--quiet", "--allow-empty", "-m", message], project)
+    assert list(overhead.dvc_commands(project, "here")) == [
+        "dvc repro, nothing to do, here", "dvc metrics show, here", "dvc metrics diff, here",
+    ]  # fmt: skip
+
+
+def test_imports_of_every_stage_are_measured():
     assert set(overhead.WITH_TORCH) < set(overhead.STAGES)
 
 
-def test_both_ways_to_run_stages_are_measured(monkeypatch):
-    stored = whole(repro.measure(1, pipeline))
-    assert [row["way"] for row in stored["rows"]] == [repro.PLAIN, repro.SIDE_BY_SIDE]
+def test_both_commands_that_run_stages_are_measured(monkeypatch):
+    stored = check(repro.measure(1, pipeline))
+    assert [row["command"] for row in stored["rows"]] == [repro.PLAIN, repro.PARALLEL]
     (target,) = stored["targets"]
     assert target["limit"] == 1.6
-    assert (target["got"] is None) == (cores() < 2)
+    assert (target["measured"] is None) == (cores() < 2)
 
-    def other_scores(command, folder):
+    def write_other_scores(command, folder):
         (folder / "metrics/yac.json").write_text(command[-1])
 
-    monkeypatch.setattr(repro, "run", other_scores)
-    with pytest.raises(UserError, match="make repro gives other scores than dvc repro"):
+    monkeypatch.setattr(repro, "run", write_other_scores)
+    with pytest.raises(UserError, match="the scores of make repro differ from those of dvc repro"):
         repro.measure(1, lambda folder: (folder / "metrics").mkdir(parents=True))
 
 
-def test_what_stages_side_by_side_are_measured_on_is_trainings_alone(tiny, tmp_path):
+def test_the_project_for_stages_in_parallel_has_trainings_alone(tiny, tmp_path):
     project = tmp_path / "project"
     assert "of the generated sample" in repro.make_project(project, small)
-    shown = workspace.run([*overhead.DVC, "repro", "--dry", "--force"], project)
-    kinds = Counter(re.findall(r"Running stage '(\w+)", shown))
+    output = workspace.run([*overhead.DVC, "repro", "--dry", "--force"], project)
+    kinds = Counter(re.findall(r"Running stage '(\w+)", output))
     assert {kind: kinds[kind] for kind in kinds if kind != "ensemble"} == {
         "train": len(repro.EPOCHS), "evaluate": len(repro.EPOCHS), "compare": 1,
     }  # fmt: skip
     ensembles = workspace.read_params(project)["ensembles"].values()
     assert len(ensembles) == kinds["ensemble"] >= 1
     assert all(len(ensemble["members"]) > 1 for ensemble in ensembles)
-    assert [file.name for file in (project / "metrics").iterdir()] == ["data.json"]
+    assert not (project / "metrics").exists()
 
 
-# librosa's other decoder, which is not used, imports modules that Python will drop.
-of_librosa = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+# librosa's unused other decoder imports modules that Python will drop.
+ignore_librosa = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 def recordings():
-    """Return two recordings of a second, as files."""
+    """Yield the content of two recordings of one second."""
     for seed in range(2):
         file = io.BytesIO()
         noise = np.random.default_rng(seed).normal(0, 0.1, 44100)
@@ -417,58 +466,59 @@ def recordings():
         yield file.getvalue()
 
 
-@of_librosa
+@ignore_librosa
 def test_sound_is_measured(tiny):
-    stored = whole(sound.measure(1, list(recordings())))
-    ways = Counter(row["way"] for row in stored["rows"])
-    assert ways == {sound.OURS: 4, sound.LIBROSA: 3, sound.TRANSFORMERS: 1}
+    stored = check(sound.measure(1, list(recordings())))
+    implementations = Counter(row["implementation"] for row in stored["rows"])
+    assert implementations == {sound.OURS: 4, sound.LIBROSA: 3, sound.TRANSFORMERS: 1}
     assert all(row["times real time"] > 0 for row in stored["rows"])
     assert [target["limit"] for target in stored["targets"]] == [3, 1.5]
 
 
-@of_librosa
-def test_sound_that_others_make_something_else_of_is_refused(tiny):
-    found = sound.ways(list(recordings()), None)
-    of_others = found[sound.LOG_MEL, sound.LIBROSA]
-    worse = of_others._replace(work=lambda waveform: of_others.work(2 * waveform))
-    with pytest.raises(UserError, match="librosa gives something else"):
-        sound.check(found | {(sound.LOG_MEL, sound.LIBROSA): worse})
+@ignore_librosa
+def test_a_library_with_other_results_is_refused(tiny):
+    implementations = sound.make_implementations(list(recordings()), None)
+    key = sound.LOG_MEL, sound.LIBROSA
+    librosa = implementations[key]
+    louder = librosa._replace(work=lambda waveform: librosa.work(2 * waveform))
+    with pytest.raises(UserError, match="the result of librosa differs from that of this project"):
+        sound.check(implementations | {key: louder})
 
 
-@of_librosa
+@ignore_librosa
 @pytest.mark.skipif("DOWNLOAD_MIRROR" not in os.environ, reason="DOWNLOAD_MIRROR is not set")
-def test_sound_is_esc_10_s():
-    files = sound.esc10()
+def test_sound_is_measured_on_esc_10():
+    files = sound.read_esc10()
     assert len(files) == 400 / sound.EVERY
-    stored = whole(sound.measure(1, files[:2]))
+    stored = check(sound.measure(1, files[:2]))
     assert stored["rows"][-1]["step"] == sound.SCORES
 
 
-@of_librosa
+@ignore_librosa
 @pytest.mark.skipif("DOWNLOAD_MIRROR" not in os.environ, reason="DOWNLOAD_MIRROR is not set")
 def test_tagging_is_measured():
-    stored = whole(tag.measure(1, list(recordings())[:1], hours=0.001))
-    ways = [row["way"] for row in stored["rows"]]
-    assert ways == [tag.OURS, tag.PYTHON, tag.ONNX, tag.THEIRS, tag.FIRST, tag.LONG]
+    stored = check(tag.measure(1, list(recordings())[:1], hours=0.001))
+    implementations = [row["implementation"] for row in stored["rows"]]
+    assert implementations == [tag.OURS, tag.PYTHON, tag.ONNX, tag.THEIRS, tag.FIRST, tag.LONG]
     assert all(row["times real time"] > 0 for row in stored["rows"])
-    sizes = {row["way"]: row["model's file, MB"] for row in stored["rows"]}
-    # Both hold a million of numbers, ONNX's the graph besides.
+    sizes = {row["implementation"]: row["model file, MB"] for row in stored["rows"]}
+    # Both have a million parameters; the ONNX file also has the graph.
     assert 3.5 < sizes[tag.PYTHON] < sizes[tag.ONNX] < 10
-    assert stored["rows"][-1]["sound, s"] == pytest.approx(3.6)
+    assert stored["rows"][-1]["audio, s"] == pytest.approx(3.6)
 
 
-def test_tagging_takes_weights(monkeypatch):
+def test_tagging_needs_weights(monkeypatch):
     monkeypatch.delenv("DOWNLOAD_MIRROR", raising=False)
-    with pytest.raises(NotMeasured, match="mn04_as in a mirror"):
+    with pytest.raises(NotMeasured, match="DOWNLOAD_MIRROR must be a folder with mn04_as"):
         tag.measure()
 
 
 # --- the command ---
 
 
-def test_one_benchmark_by_name_keeps_what_others_gave(tmp_path, monkeypatch, capsys):
+def test_one_benchmark_by_name_keeps_the_results_of_others(tmp_path, monkeypatch, capsys):
     def missing():
-        raise NotMeasured("there is no water")
+        raise NotMeasured("the water is missing")
 
     monkeypatch.setattr(entry, "RESULTS", tmp_path / "results.json")
     monkeypatch.setattr(entry, "PAGE", tmp_path / "README.md")
@@ -483,12 +533,12 @@ def test_one_benchmark_by_name_keeps_what_others_gave(tmp_path, monkeypatch, cap
     assert (tmp_path / "README.md").read_text() == page(results, entry.NAMES)
     printed = capsys.readouterr()
     assert "Melting ice" in printed.out
-    assert "convert: not measured: there is no water" in printed.err
+    assert "convert: not measured: the water is missing" in printed.err
 
 
-def test_benchmarks_are_those_named():
-    with pytest.raises(SystemExit, match="no benchmark is called boil; there are convert, "):
+def test_only_benchmarks_are_named():
+    with pytest.raises(SystemExit, match=r"ONLY must name benchmarks of convert, .*, got boil"):
         entry.main("stack boil")
-    assert entry.chosen([]) == list(entry.NAMES)
+    assert entry.select_benchmarks([]) == list(entry.NAMES)
     for name in entry.NAMES:
         assert importlib.import_module(f"benchmarks.{name}").measure

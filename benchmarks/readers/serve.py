@@ -1,4 +1,4 @@
-"""What all readers of other packages share: a turn reads every shard of a folder once."""
+"""The loop of all readers of other packages: a request reads every shard of a folder once."""
 
 import sys
 import time
@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.turns import Turns
+from benchmarks.workers import Channel
 
 Plain = tuple[bytes, list[int], bytes]  # video id, labels, frames
 
 
 def fingerprint(clips: Iterable[Plain]) -> int:
-    """Return a number that two readers share when they read the same clips, in whatever order."""
+    """Return a number that is equal for readers of the same clips, in any order."""
     total = 0
     for video_id, labels, frames in clips:
         total += zlib.crc32(b"%b %b %b" % (video_id, str(labels).encode(), frames))
@@ -25,18 +25,18 @@ def serve(
     count: Callable[[Any], int],
     clips: Callable[[Any], Iterator[Plain]],
 ) -> None:
-    """Read the shards of the folder named on the command line, once a turn.
+    """Read the shards of the folder on the command line, once per request.
 
     Args:
-        read: yields what the package gives, for the paths of shards.
-        count: returns the number of records in one thing that `read` gave.
-        clips: returns them as plain values; not used where time is measured.
+        read: yields the package's objects for the paths of shards.
+        count: returns the number of records in an object.
+        clips: returns the clips of an object as plain values; not part of the measured time.
     """
-    turns = Turns()
+    channel = Channel()
     files = sorted(map(str, Path(sys.argv[1]).iterdir()))
-    # Also warms up.
-    turns.tell(fingerprint=fingerprint(clip for given in read(files) for clip in clips(given)))
-    while turns.wait():
+    # This also warms up.
+    channel.send(fingerprint=fingerprint(clip for item in read(files) for clip in clips(item)))
+    while channel.wait():
         begin = time.perf_counter()
-        records = sum(count(given) for given in read(files))
-        turns.tell(seconds=time.perf_counter() - begin, records=records)
+        records = sum(count(item) for item in read(files))
+        channel.send(seconds=time.perf_counter() - begin, records=records)

@@ -1,7 +1,7 @@
-"""Reader of TensorFlow: its own parser, given batches, which is its fastest way.
+"""Reader of TensorFlow: its own parser on batches, which is its fastest.
 
-It checks both checksums of a record. One by one (`parse_single_sequence_example` under `map`) it
-takes twenty times as long.
+It verifies both checksums of a record. `parse_single_sequence_example` under `map` takes twenty
+times as long.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Reader of the package tfrecord: parses in C with protobuf, checks no checksums."""
+"""Reader of the package tfrecord: parses in C with protobuf, without verifying checksums."""
 
 from collections.abc import Iterator
 

@@ -1,13 +1,13 @@
-"""Reader of torchdata 0.9, the published study's: the DataPipe `load_from_tfrecord`.
+"""Reader of torchdata 0.9, which the published study used: the DataPipe `load_from_tfrecord`.
 
-Its generated messages take protobuf 3.20, which for this Python parses in Python. It checks no
-checksums.
+Its generated messages need protobuf 3.20, which parses in Python for this version of Python. It
+verifies no checksums.
 """
 
 import warnings
 from collections.abc import Iterator
 
-warnings.simplefilter("ignore")  # that DataPipes are deprecated
+warnings.simplefilter("ignore")  # DataPipes are deprecated
 
 from torchdata.datapipes.iter import FileOpener, IterableWrapper  # noqa: E402
 

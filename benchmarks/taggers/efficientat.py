@@ -1,8 +1,8 @@
-"""Tagger: one file a process, as `python -m benchmarks.taggers.efficientat <weights> <file>`.
+"""Tagger of one file: `python -m benchmarks.taggers.efficientat <weights> <file>`.
 
-As EfficientAT's `inference.py` does it: librosa reads and resamples, PyTorch tags the whole file at
-once. EfficientAT is no package that installs, so the spectrogram and the network are this
-project's, which give the same.
+It follows EfficientAT's `inference.py`: librosa reads and resamples, PyTorch tags the whole file at
+once. EfficientAT cannot be installed as a package, so the spectrogram and the network are this
+project's, which compute the same.
 """
 
 import sys

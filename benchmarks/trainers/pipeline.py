@@ -1,7 +1,7 @@
-"""Trainer: the stage `train` with a configured model, in the folder of a params.yaml.
+"""Trainer of the project: `python -m benchmarks.trainers.pipeline <model> <batch size>`.
 
-As `python -m benchmarks.trainers.pipeline <model> <batch size>`. A turn is an epoch of
-tagging/learning/trainer.py; seconds are those that it counts as training.
+The model is one of the params.yaml in the working directory. Seconds are those that
+tagging/learning/trainer.py counts as training.
 """
 
 import sys
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.trainers.splits import mapped, validation
-from benchmarks.turns import Turns
+from benchmarks.trainers.splits import make_validation, map_split
+from benchmarks.workers import Channel
 from tagging.data.task_folder import TaskFolder
 from tagging.learning.device import pick_device
 from tagging.learning.factory import build_network
@@ -22,22 +22,22 @@ from tagging.parameters import Params
 
 
 def main(name: str, batch_size: int) -> None:
-    turns = Turns()
+    channel = Channel()
     params = Params.read(TaskFolder(Path()).params)
     model = read_model(params, name)
     settings = read_train_settings(params, model, name)
     settings = settings.model_copy(update={"batch_size": batch_size})
     pick_device("cpu")
     torch.manual_seed(0)
-    dataset, index = mapped("train")
+    dataset, index = map_split("train")
     network = build_network(model, dataset.spec, len(index.classes), name)
     loader = BatchLoader(dataset, settings, seed=0)
-    trainer = Trainer(network, settings, 0, loader, validation())
-    turns.tell()
-    while turns.wait():
+    trainer = Trainer(network, settings, 0, loader, make_validation())
+    channel.send()
+    while channel.wait():
         before = trainer.seconds
         epoch = trainer.train_epoch(len(trainer.history))
-        turns.tell(seconds=trainer.seconds - before, ndcg=epoch.val)
+        channel.send(seconds=trainer.seconds - before, ndcg=epoch.val)
 
 
 if __name__ == "__main__":

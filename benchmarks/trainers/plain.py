@@ -1,6 +1,6 @@
-"""Trainer: a plain loop in PyTorch, as `python -m benchmarks.trainers.plain <batch size>`.
+"""Trainer with a plain loop in PyTorch: `python -m benchmarks.trainers.plain <batch size>`.
 
-The recipe's network, loss and optimizer; clips in memory, batches by indexing, one thread.
+Network, loss and optimizer of the recipe, clips in memory, batches by indexing, one thread.
 """
 
 import sys
@@ -8,8 +8,8 @@ import time
 
 import torch
 
-from benchmarks.trainers.splits import in_memory, validation
-from benchmarks.turns import Turns
+from benchmarks.trainers.splits import load_split, make_validation
+from benchmarks.workers import Channel
 from tagging.learning.losses import Msml
 from tagging.networks.yac import Network, Settings
 
@@ -17,14 +17,14 @@ LR = 0.001
 
 
 def main(batch_size: int) -> None:
-    turns = Turns()
+    channel = Channel()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    train, validate, loss = in_memory("train"), validation(), Msml()
+    train, validate, loss = load_split("train"), make_validation(), Msml()
     network = Network(Settings(head="softmax"), train.spec, train.labels.shape[1])
     optimizer = torch.optim.Adam(network.parameters(), lr=LR)
-    turns.tell()
-    while turns.wait():
+    channel.send()
+    while channel.wait():
         begin = time.perf_counter()
         network.train()
         for batch in torch.randperm(len(train.labels)).split(batch_size):
@@ -33,7 +33,7 @@ def main(batch_size: int) -> None:
             loss(network(x), train.labels[batch]).backward()
             optimizer.step()
         seconds = time.perf_counter() - begin
-        turns.tell(seconds=seconds, ndcg=validate(network))
+        channel.send(seconds=seconds, ndcg=validate(network))
 
 
 if __name__ == "__main__":

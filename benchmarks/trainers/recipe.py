@@ -1,8 +1,8 @@
-"""Trainer: the published study's recipe, as `python -m benchmarks.trainers.recipe <batch size>`.
+"""Trainer of the published study's recipe: `python -m benchmarks.trainers.recipe <batch size>`.
 
-PyTorch Lightning, a Dataset that gives a clip at a time, a DataLoader with a worker a core, Adam at
-a constant rate, one model a process, PyTorch's own number of threads. What only costs time
-(progress bar, log, checkpoints) is off. A turn is an epoch; its validation is not in its seconds.
+PyTorch Lightning, a Dataset of single clips, a DataLoader with one worker per core, Adam at a
+constant rate, one model per process and PyTorch's default number of threads. Progress bar, log and
+checkpoints are off. Seconds do not include validation.
 """
 
 import logging
@@ -14,8 +14,8 @@ import lightning
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.trainers.splits import Split, in_memory, validation
-from benchmarks.turns import Turns
+from benchmarks.trainers.splits import Split, load_split, make_validation
+from benchmarks.workers import Channel
 from tagging.base.processes import cores
 from tagging.data.spec import InputSpec
 from tagging.learning.losses import Msml
@@ -26,7 +26,7 @@ LR = 0.001  # the study's best cell
 
 
 class ClipDataset(Dataset):
-    """Clips in memory, one at a time."""
+    """Clips in memory, read one by one."""
 
     def __init__(self, clips: Split) -> None:
         self.clips = clips
@@ -54,34 +54,34 @@ class Classifier(lightning.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=LR)
 
 
-class OneEpochATurn(lightning.Callback):
-    """Waits for a turn before every epoch and tells what it gave."""
+class EpochOnRequest(lightning.Callback):
+    """Waits for a request before every epoch and sends its seconds and NDCG."""
 
-    def __init__(self, turns: Turns, validate: Validation) -> None:
-        self.turns, self.validate = turns, validate
+    def __init__(self, channel: Channel, validate: Validation) -> None:
+        self.channel, self.validate = channel, validate
         self.begin = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, module: Classifier) -> None:
-        self.turns.tell()
+        self.channel.send()
         self._wait(trainer)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: Classifier) -> None:
         seconds = time.perf_counter() - self.begin
-        self.turns.tell(seconds=seconds, ndcg=self.validate(module.network))
+        self.channel.send(seconds=seconds, ndcg=self.validate(module.network))
         module.network.train()
         self._wait(trainer)
 
     def _wait(self, trainer: lightning.Trainer) -> None:
-        trainer.should_stop = not self.turns.wait()
+        trainer.should_stop = not self.channel.wait()
         self.begin = time.perf_counter()
 
 
 def main(batch_size: int) -> None:
-    turns = Turns()
+    channel = Channel()
     warnings.simplefilter("ignore")  # Lightning's advice
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.manual_seed(0)
-    train = in_memory("train")
+    train = load_split("train")
     loader = DataLoader(ClipDataset(train), batch_size, shuffle=True, num_workers=cores())
     trainer = lightning.Trainer(
         accelerator="cpu",
@@ -90,7 +90,7 @@ def main(batch_size: int) -> None:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[OneEpochATurn(turns, validation())],
+        callbacks=[EpochOnRequest(channel, make_validation())],
     )
     trainer.fit(Classifier(train.spec, train.labels.shape[1]), loader)
 

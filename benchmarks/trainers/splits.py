@@ -1,4 +1,4 @@
-"""The splits that trainers read in their working directory, and the validation of all of them."""
+"""The splits that trainers read in their working directory, and their common validation."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +24,7 @@ class Split(NamedTuple):
     spec: InputSpec
 
 
-def mapped(name: str) -> tuple[ClipDataset, Index]:
+def map_split(name: str) -> tuple[ClipDataset, Index]:
     """Return a split as the project trains on it, memory-mapped."""
     folder = TaskFolder(Path())
     index, features = read_index(folder.index), read_features(folder.feature(FEATURE))
@@ -32,13 +32,13 @@ def mapped(name: str) -> tuple[ClipDataset, Index]:
     return ClipDataset.select(features, index.labels, clips, torch.device("cpu")), index
 
 
-def in_memory(name: str) -> Split:
-    """Return a split as the bytes it is."""
-    dataset, _ = mapped(name)
+def load_split(name: str) -> Split:
+    """Return a split in memory, as stored bytes."""
+    dataset, _ = map_split(name)
     stored = torch.from_numpy(dataset.values[dataset.places])
     return Split(stored, torch.from_numpy(dataset.labels).float(), dataset.spec)
 
 
-def validation() -> Validation:
+def make_validation() -> Validation:
     """Return the validation of all trainers: NDCG on the validation split."""
-    return Validation(mapped("val")[0], load_metric(MetricSettings(name="ndcg")), "sigmoid")
+    return Validation(map_split("val")[0], load_metric(MetricSettings(name="ndcg")), "sigmoid")

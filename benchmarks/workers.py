@@ -1,8 +1,9 @@
-"""Ways that run in processes of their own and work when it is their turn.
+"""Implementations that run in processes of their own, each working only when it is asked to.
 
-Both ends are here: `Worker` starts such a process and asks it; `Turns` is what the process has.
-They speak in lines of JSON. A worker says that it is ready before its first turn, so that what it
-takes to begin is in nobody's time. Only the standard library is used: other environments run this.
+`Worker` starts a process and sends it requests; `Channel` is the other end, in that process. They
+exchange lines of JSON. A process reports that it is ready before its first request, so that no
+measured time includes its start. Only the standard library is imported, as the processes may run in
+other environments.
 """
 
 import json
@@ -17,41 +18,41 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 
 
-class Turns:
-    """The worker's end. What else the process prints goes to stderr."""
+class Channel:
+    """The end in the worker's process. Everything else that the process prints goes to stderr."""
 
     def __init__(self) -> None:
         self._out = os.fdopen(os.dup(1), "w", encoding="utf-8")
         os.dup2(2, 1)
 
-    def tell(self, **answer: Any) -> None:
-        """Say that the worker is ready, the first time; later, what a turn gave."""
-        print(json.dumps(answer), file=self._out, flush=True)
+    def send(self, **message: Any) -> None:
+        """Send a message: the first says that the worker is ready, others are results."""
+        print(json.dumps(message), file=self._out, flush=True)
 
     def wait(self) -> bool:
-        """Wait for the next turn; return whether there is one."""
+        """Wait for a request; return False if there are no more."""
         return bool(sys.stdin.readline())
 
 
-class Failed(Exception):
-    """A worker does not start, or ended before it should: the text says which and why."""
+class WorkerError(Exception):
+    """A worker does not start, or ended early; the text says which and why."""
 
 
 class Worker:
-    """A process that works in turns, in a folder of its own choice.
+    """A process that answers requests.
 
     Attributes:
-        ready: what it told when it was ready.
+        ready: its first message.
 
     Args:
         module: run as `python -m <module> <arguments>`.
-        arguments: given to it.
-        python: the interpreter, of another environment perhaps.
-        folder: where it runs.
+        arguments: command-line arguments.
+        python: the interpreter, which may be that of another environment.
+        folder: the working directory.
         environment: replaces variables of this process's environment.
 
     Raises:
-        Failed: if it ends before it is ready.
+        WorkerError: if it ends before it is ready.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Worker:
         environment: dict[str, str] | None = None,
     ) -> None:
         self._module = module
-        self._errors = TemporaryFile()  # noqa: SIM115 -- closed at the end, as the process
+        self._errors = TemporaryFile()  # noqa: SIM115 -- closed with the process
         try:
             self._process = subprocess.Popen(
                 [python, "-m", module, *arguments],
@@ -76,10 +77,10 @@ class Worker:
             )
         except FileNotFoundError:
             self._errors.close()
-            raise Failed(f"{module}: its environment is not there") from None
+            raise WorkerError(f"{module}: {python} does not exist") from None
         try:
-            self.ready = self.answer()
-        except Failed:
+            self.ready = self.receive()
+        except WorkerError:
             self.__exit__()
             raise
 
@@ -96,25 +97,27 @@ class Worker:
         self._process.stdout.close()
         self._errors.close()
 
-    def begin(self) -> None:
-        """Give it a turn."""
+    def send_request(self) -> None:
+        """Ask the worker to work once."""
         self._process.stdin.write("\n")
         self._process.stdin.flush()
 
-    def answer(self) -> dict[str, Any]:
-        """Wait for what the turn gives.
+    def receive(self) -> dict[str, Any]:
+        """Wait for the next message of the worker.
 
         Raises:
-            Failed: if it gives nothing.
+            WorkerError: if the process ends without one.
         """
         if line := self._process.stdout.readline():
             return json.loads(line)
         self._process.wait()
         self._errors.seek(0)
         printed = self._errors.read().decode("utf-8", "replace").strip().splitlines()
-        raise Failed(f"{self._module}: {printed[-1] if printed else 'it ended without a word'}")
+        raise WorkerError(
+            f"{self._module}: {printed[-1] if printed else 'ended without a message'}"
+        )
 
-    def turn(self) -> dict[str, Any]:
-        """Give it a turn and wait for what that gives."""
-        self.begin()
-        return self.answer()
+    def run(self) -> dict[str, Any]:
+        """Ask the worker to work once and return its result."""
+        self.send_request()
+        return self.receive()
