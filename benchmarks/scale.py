@@ -172,7 +172,7 @@ def measure(clips: Sequence[int] | None = None) -> Result:
         "Generated clips in the three subsets of AudioSet; `convert` runs once for each and "
         "gunzips the whole archive each time. Every stage is a process, run once; its time "
         "includes its imports. The epoch has the default settings, one seed and validation. Peak "
-        "memory includes the pages of memory-mapped files that a process has read, which the system can "
-        "reclaim. At small sizes it is mostly that of the libraries."
+        "memory includes the pages of memory-mapped files that a process has read, which the "
+        "system can reclaim. At small sizes it is mostly that of the libraries."
     )
     return Result("Up to AudioSet's full size", description, table, targets(table))
