@@ -14,10 +14,10 @@ PARAMS_NAME = "params.yaml"
 LOCATION_SECTIONS = ("root", "folder", "in")  # read by dvc.yaml alone
 SECTIONS = (
     *LOCATION_SECTIONS, "task", "download", "convert", "prepare", "decode", "split", "features",
-    "embeddings", "weights", "train", "models", "ensembles", "students", "evaluate", "compare",
-    "index", "artifact", "grid", "runtime",
+    "embeddings", "weights", "train", "models", "finetuned", "ensembles", "students", "evaluate",
+    "compare", "search", "index", "artifact", "grid", "runtime",
 )  # fmt: skip
-SCORED = ("models", "students", "ensembles")  # entries of these share one name space
+SCORED = ("models", "finetuned", "students", "ensembles")  # entries of these share one name space
 
 
 def _refuse_bool(value: object) -> object:
@@ -186,13 +186,13 @@ def _describe(
 
 def _data_path(values: object, location: tuple[int | str, ...]) -> Iterator[int | str]:
     """Yield the keys and positions of a location, without pydantic's names of union members."""
-    for place, part in enumerate(location):
+    for part in location:
         if isinstance(values, dict) and part in values:
             values = values[part]
         elif isinstance(values, list | tuple) and part in range(len(values)):
             values = values[int(part)]
-        elif place or not isinstance(part, str):  # the first part is a field, which may be missing
-            continue
+        elif not isinstance(values, dict if isinstance(part, str) else list | tuple):
+            continue  # the name of a union's member, such as `constrained-float`
         yield part
 
 
