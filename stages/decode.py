@@ -1,11 +1,11 @@
-"""Stage `decode`: the recordings of a source as clips: waveforms at one rate, labels and splits.
+"""Stage `decode`: the recordings of a source as clips: waveforms of one rate, labels and splits.
 
-Each file is decoded once, from its archive or folder, on all cores, and cut while it is decoded: of
-a long one no more is held than a window, some seconds and, of one in an archive, its bytes there. A
-clip is a window of a recording: short recordings are padded, long ones cut into several.
+Each file is decoded once, on all cores, and cut into windows while it is decoded, so that memory
+does not grow with its length (except by the compressed bytes of a file in an archive). A clip is a
+window of a recording: short recordings are padded, long ones cut into several windows.
 
-Files are read ahead by plain threads: torchdata.nodes was not faster, and its import of PyTorch
-takes a second.
+Files are read ahead by plain threads: torchdata.nodes was not faster, and importing PyTorch for it
+costs a second.
 """
 
 import math
@@ -18,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile
 from threading import Lock
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -28,318 +28,356 @@ from tagging.base.processes import num_workers
 from tagging.base.progress import Progress
 from tagging.data.classes import Class
 from tagging.data.clips import SPLITS, Fold, Index, write_features, write_index, write_json
-from tagging.data.splits import SplitSettings, make_folds
 from tagging.data.spec import InputSpec
-from tagging.data.task import Task, load_task
-from tagging.features.decoding import blocks
-from tagging.parameters import Float, Int, Machine, Section, load
-from tagging.sources import esc, folder, nsynth, sounds
+from tagging.data.splits import SplitSettings, make_folds
+from tagging.data.task import Task
+from tagging.data.task_folder import TaskFolder
+from tagging.features.decoding import decode_blocks
+from tagging.parameters import Float, Int, Params, Section
+from tagging.sources import esc, nsynth, sounds
+from tagging.sources import folder as folder_source
 from tagging.sources.recording import Recording
 
-METRICS = Path("metrics/data.json")
 FEATURE = "waveform"
+RECORDINGS = "recordings"  # the default folder of recordings, in the task's folder
 FULL_SCALE = 32768  # of 16-bit samples
-PIECE_SECONDS = 10  # of a recording that are decoded at a time
+BLOCK_SECONDS = 10  # of a recording, decoded at a time
 
 
 class Decode(Section):
-    """Where recordings come from, and what of them is a clip."""
+    """The section `decode`: the recordings, and how they are cut into clips."""
 
-    source: Literal["esc", "nsynth", "folder"] = Field(description="esc, nsynth or folder")
-    path: str = Field(description="the path of the source's archive or folder")
-    labels: Literal["family", "qualities"] = Field(
-        "family", description="family or qualities (of the source nsynth)"
-    )
-    rate: Int = Field(description="a whole number of samples a second, 1,000 or more", ge=1000)
-    seconds: Float = Field(description="a number above 0: how long a clip is at most", gt=0)
-    windows: Int | None = Field(
-        1,
-        description="how many clips a recording gives at most, one after the other; null for all",
-        ge=1,
-    )
-    silence: Float | None = Field(
-        None,
-        description="a number of decibels below full scale, such as -60: windows whose mean power "
-        "is lower are no clips, and the next ones are taken; null for none",
-    )
+    source: Literal["esc", "nsynth", "folder"]
+    path: str | None = None
+    """The source's archive or folder, relative to the repository's root; null for recordings/ in
+    the task's folder."""
+    labels: Literal["family", "qualities"] = "family"  # for nsynth
+    sample_rate: Int = Field(ge=1000)  # Hz
+    clip_seconds: Float = Field(gt=0)  # the longest clip; shorter recordings are padded
+    max_windows: Int | None = Field(1, ge=1)  # clips of a recording; null for all
+    min_level_db: Float | None = None
+    """Windows whose mean power, in decibels relative to full scale, is lower are skipped; null for
+    none."""
+
+
+Source = esc.Source | nsynth.Source | folder_source.Source
 
 
 class Window(NamedTuple):
-    """A clip: the place of its recording, where it begins, and how many samples it has."""
+    """A clip: the number of its recording, its first sample, and its number of samples."""
 
     recording: int
     start: int
     samples: int
 
 
-def open_source(settings: Decode) -> esc.Source | nsynth.Source | folder.Source:
+def open_source(settings: Decode, task_folder: TaskFolder) -> Source:
     """Return the source of recordings."""
-    path = Path(settings.path)
+    path = Path(settings.path or task_folder.path / RECORDINGS)
     if settings.source == "nsynth":
         return nsynth.Source(path, settings.labels)
-    return (esc if settings.source == "esc" else folder).Source(path)
+    return esc.Source(path) if settings.source == "esc" else folder_source.Source(path)
 
 
 def multi_hot(recordings: list[Recording], task: Task) -> tuple[np.ndarray, list[Class]]:
-    """Return labels, uint8 (recordings, classes), and the classes in the order of their names.
+    """Return labels, uint8 (recordings, classes), and the classes, sorted by name.
 
     Raises:
-        UserError: if a task of one label a clip has a recording with another number.
+        UserError: if a recording of a single-label task does not have exactly one label.
     """
     names = sorted({label for recording in recordings for label in recording.labels})
-    column = {name: place for place, name in enumerate(names)}
+    columns = {name: column for column, name in enumerate(names)}
     labels = np.zeros((len(recordings), len(names)), np.uint8)
     for row, recording in zip(labels, recordings, strict=True):
-        if task.kind == "single_label" and len(recording.labels) != 1:
+        if task.type == "single_label" and len(recording.labels) != 1:
             raise UserError(
-                f"{recording.id} has {len(recording.labels)} labels; task.kind single_label takes "
-                "one: multi_label takes several"
+                f"{recording.id} must have one label, as task.type is single_label, got "
+                f"{len(recording.labels)}; multi_label allows several"
             )
-        row[[column[label] for label in recording.labels]] = 1
+        row[[columns[label] for label in recording.labels]] = 1
     return labels, [Class(name, name) for name in names]
 
 
-def cut(
-    pieces: Iterable[np.ndarray], recordings: Mapping[int, Recording], settings: Decode
+def cut_windows(
+    blocks: Iterable[np.ndarray], recordings: Mapping[int, Recording], settings: Decode
 ) -> Iterator[tuple[Window, np.ndarray | None]]:
-    """Yield the windows of a file's recordings while it goes by, and the samples of each.
+    """Yield the windows of a file's recordings while the file is decoded.
 
-    Windows of one recording come in their order. A rest shorter than half a window is one only
-    where there is no other.
+    Windows of one recording keep their order. A last window shorter than half a clip is left out,
+    unless it is the recording's only one.
 
     Args:
-        pieces: the whole file, float32 (samples,) each.
-        recordings: the parts of it that are meant, by their places.
-        settings: how long a window is, and how many are clips.
+        blocks: the whole file, float32 (samples,) each.
+        recordings: the parts of the file to cut, by their numbers.
+        settings: the section `decode`.
 
     Yields:
-        The window, and float32 (samples,); None in place of them where it is softer than
-        `settings.silence`, and no clip.
+        The window, and its samples, float32 (samples,), or None where its level is below
+        `settings.min_level_db`, so that it is not a clip.
 
     Raises:
-        UserError: if the file ends before a recording begins, or one is shorter than a sample.
+        UserError: if a recording starts after the end of the file or is shorter than a sample.
     """
-    size = round(settings.seconds * settings.rate)
+    rate = settings.sample_rate
+    size = round(settings.clip_seconds * rate)
     ends: dict[int, float] = {}
-    # Of each recording the next window: where it ends at most, where it begins, its recording's
-    # place, and how many clips there are before it.
-    following: list[tuple[float, int, int, int]] = []
-    for place, recording in recordings.items():
-        start = round(recording.start * settings.rate)
-        ends[place] = math.inf if recording.end is None else round(recording.end * settings.rate)
-        stop = min(start + size, ends[place])
-        if start >= stop:
+    # The next window of each recording: its latest end, its start, the recording's number, and the
+    # number of clips before it.
+    queue: list[tuple[float, int, int, int]] = []
+    for number, recording in recordings.items():
+        start = round(recording.start * rate)
+        ends[number] = math.inf if recording.end is None else round(recording.end * rate)
+        end = min(start + size, ends[number])
+        if start >= end:
             raise UserError(
-                f"{recording.id} gives a clip without a sample at {settings.rate} Hz; it takes "
-                "longer parts of recordings, and decode.seconds"
+                f"{recording.id} must have at least one sample at {rate} Hz, got none; see its "
+                "start and end, and decode.clip_seconds"
             )
-        following.append((stop, start, place, 0))
-    heapify(following)
-    held, begins = np.zeros(0, np.float32), 0  # what is held of the file, and where that begins
-    for piece in chain(pieces, [None]):
-        if piece is not None:
-            held = np.concatenate([held, piece])
-        reached = begins + len(held)
-        while following and (piece is None or following[0][0] <= reached):
-            stop, start, place, found = heappop(following)
-            recording = recordings[place]
-            stop = min(stop, reached)
-            if start >= stop and start == round(recording.start * settings.rate):
+        queue.append((end, start, number, 0))
+    heapify(queue)
+    buffer, buffer_start = np.zeros(0, np.float32), 0
+    for block in chain(blocks, [None]):
+        if block is not None:
+            buffer = np.concatenate([buffer, block])
+        buffer_end = buffer_start + len(buffer)
+        while queue and (block is None or queue[0][0] <= buffer_end):
+            end, start, number, clips = heappop(queue)
+            recording = recordings[number]
+            stop = int(min(end, buffer_end))
+            if start >= stop and start == round(recording.start * rate):
                 raise UserError(
-                    f"{recording.id} begins at {recording.start:g} s, but {recording.file} has "
-                    f"{reached / settings.rate:.2f} s"
+                    f"{recording.id} must start before the end of {recording.file}, "
+                    f"{buffer_end / rate:.2f} s, got {recording.start:g} s"
                 )
-            if start >= stop or (found and stop - start < size / 2):
+            if start >= stop or (clips and stop - start < size / 2):
                 continue
-            samples = held[start - begins : stop - begins]
-            sounds = settings.silence is None or level(samples) >= settings.silence
-            yield Window(place, start, stop - start), samples if sounds else None
-            found += sounds
-            if found != settings.windows and stop < ends[place]:
-                heappush(following, (min(stop + size, ends[place]), stop, place, found))
-        # No window begins more than its length before the first end.
-        needed = min(following[0][0] - size, reached) if following else reached
-        held, begins = held[max(0, needed - begins) :], max(begins, needed)
+            samples = buffer[start - buffer_start : stop - buffer_start]
+            is_loud = settings.min_level_db is None or level_db(samples) >= settings.min_level_db
+            yield Window(number, start, stop - start), samples if is_loud else None
+            clips += is_loud
+            if clips != settings.max_windows and stop < ends[number]:
+                heappush(queue, (min(stop + size, ends[number]), stop, number, clips))
+        # No window starts more than its length before the first end.
+        needed = int(min(queue[0][0] - size, buffer_end)) if queue else buffer_end
+        buffer = buffer[max(0, needed - buffer_start) :]
+        buffer_start = max(buffer_start, needed)
 
 
-def level(samples: np.ndarray) -> float:
-    """Return the mean power of samples, float32 (samples,), in decibels below full scale."""
+def level_db(samples: np.ndarray) -> float:
+    """Return the mean power of samples, float32 (samples,), in decibels relative to full scale."""
     power = np.mean(np.square(samples, dtype=np.float64))
     return 10 * np.log10(max(power, 1e-20))
 
 
 def cut_all(
+    source: Source,
     settings: Decode,
     recordings: list[Recording],
-    put: Callable[[Window, np.ndarray | None], None],
+    receive: Callable[[Window, np.ndarray | None], None],
     progress: Progress,
 ) -> None:
-    """Give `put` all windows and their samples, as `cut` does, from several threads, in any order.
+    """Pass all windows, as `cut_windows` yields them, to `receive`, from threads in any order.
 
     Raises:
-        UserError: if a file cannot be read, is no sound, or ends before its clip begins.
+        UserError: if a file cannot be decoded, or a recording starts after its end.
         OSError: if the archive cannot be read.
     """
-    of_file: dict[str, list[int]] = {}
-    for place, recording in enumerate(recordings):
-        of_file.setdefault(recording.file, []).append(place)
-    files = list(of_file.items())
+    file_recordings: dict[str, list[int]] = {}
+    for number, recording in enumerate(recordings):
+        file_recordings.setdefault(recording.file, []).append(number)
+    files = list(file_recordings.items())
 
-    def cut_file(number: int, content: bytes | Path) -> int:
-        """Cut what is listed of a file; return how many recordings that are."""
-        file, places = files[number]
-        listed = {place: recordings[place] for place in places}
-        pieces = blocks(content, file, settings.rate, PIECE_SECONDS)
-        for window, samples in cut(pieces, listed, settings):
-            put(window, samples)
-        return len(places)
+    def cut_file(position: int, content: bytes | Path) -> int:
+        """Cut the recordings of a file; return their number."""
+        file, numbers = files[position]
+        parts = {number: recordings[number] for number in numbers}
+        blocks = decode_blocks(content, file, settings.sample_rate, BLOCK_SECONDS)
+        for window, samples in cut_windows(blocks, parts, settings):
+            receive(window, samples)
+        return len(numbers)
 
-    # Threads: libsndfile and soxr work without the interpreter's lock. Files are read ahead, but
-    # not all of them.
-    at_work: deque[Future] = deque()
+    # Threads suffice: libsndfile and soxr release the interpreter's lock. A few files are read
+    # ahead.
+    pending: deque[Future[int]] = deque()
     with ThreadPoolExecutor(threads := num_workers()) as pool:
-        firsts = [recordings[places[0]] for _, places in files]
-        for number, content in open_source(settings).contents(firsts):
-            at_work.append(pool.submit(cut_file, number, content))
-            if len(at_work) > 2 * threads:
-                progress.advance(at_work.popleft().result())
-        for done in at_work:
-            progress.advance(done.result())
+        firsts = [recordings[numbers[0]] for _, numbers in files]
+        for position, content in source.contents(firsts):
+            pending.append(pool.submit(cut_file, position, content))
+            if len(pending) > 2 * threads:
+                progress.advance(pending.popleft().result())
+        for future in pending:
+            progress.advance(future.result())
 
 
 def write_clips(
-    settings: Decode, recordings: list[Recording], progress: Progress
+    source: Source,
+    settings: Decode,
+    recordings: list[Recording],
+    feature: Path,
+    progress: Progress,
 ) -> tuple[list[Window], int]:
     """Write the waveforms of all clips, in the order of the recordings.
 
+    Args:
+        source: the source of the recordings.
+        settings: the section `decode`.
+        recordings: the source's recordings.
+        feature: the folder of the waveforms.
+        progress: counts recordings.
+
     Returns:
-        The clips, and how many windows were left out as softer than `settings.silence`.
+        The clips, and the number of windows whose level is below `settings.min_level_db`.
 
     Raises:
         UserError: as by `cut_all`, or if there is no clip.
-        OSError: likewise, or if the disk takes no more.
+        OSError: as by `cut_all`, or if the disk is full.
     """
-    size = round(settings.seconds * settings.rate)
+    size = round(settings.clip_seconds * settings.sample_rate)
     windows: list[Window] = []
     silent: list[Window] = []
-    writing = Lock()
-    # How many clips there are is known at the end only; their order is the recordings'.
-    with TemporaryFile(dir=".") as given:
+    lock = Lock()
+    feature.mkdir(parents=True, exist_ok=True)
+    # The number of clips is known at the end only, and threads finish in any order.
+    with TemporaryFile(dir=feature) as unsorted:
 
-        def put(window: Window, samples: np.ndarray | None) -> None:
+        def receive(window: Window, samples: np.ndarray | None) -> None:
             if samples is None:
                 silent.append(window)
                 return
-            whole = np.clip(np.rint(samples * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1)
-            padded = np.pad(whole.astype(np.int16), (0, size - len(whole)))
-            with writing:
+            scaled = np.clip(np.rint(samples * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1)
+            padded = np.pad(scaled.astype(np.int16), (0, size - len(scaled)))
+            with lock:
                 windows.append(window)
-                given.write(padded.tobytes())
+                unsorted.write(padded.tobytes())
 
-        cut_all(settings, recordings, put, progress)
+        cut_all(source, settings, recordings, receive, progress)
         if not windows:
-            raise UserError("no recording has a clip that is loud enough; see decode.silence")
-        given.flush()
-        order = sorted(range(len(windows)), key=lambda place: windows[place])
-        came = np.memmap(given, np.int16, "r", shape=(len(windows), 1, size, 1))
+            raise UserError(
+                f"decode.min_level_db must be below the level of some clips, got "
+                f"{settings.min_level_db}: all of them are lower"
+            )
+        unsorted.flush()
+        order = sorted(range(len(windows)), key=lambda position: windows[position])
+        waveforms = np.memmap(unsorted, np.int16, "r", shape=(len(windows), 1, size, 1))
         spec = InputSpec(1, size, 1, scale=1 / FULL_SCALE)
-        about = {"name": FEATURE, "sample_rate": settings.rate}
-        with write_features(FEATURE, (came.shape, np.int16), spec, about) as (values, frames):
-            for row, place in enumerate(order):
-                values[row] = came[place]
-                frames[row] = windows[place].samples
-    return [windows[place] for place in order], len(silent)
+        about = {"name": FEATURE, "sample_rate": settings.sample_rate}
+        with write_features(feature, len(windows), np.int16, spec, about) as (values, frames):
+            for row, position in enumerate(order):
+                values[row] = waveforms[position]
+                frames[row] = windows[position].samples
+    return [windows[position] for position in order], len(silent)
 
 
-def split_up(
-    protocol: SplitSettings,
+def split_clips(
+    settings: SplitSettings,
     recordings: list[Recording],
     labels: np.ndarray,
-    names: list[str],
+    class_names: list[str],
     task: Task,
 ) -> list[Fold]:
-    """Return the folds of the clips; classes are in all parts in which the task takes them.
+    """Return the folds of the clips, with every class in the splits that the task needs.
 
     Args:
-        protocol: the settings.
-        recordings: each clip's.
+        settings: the section `split`.
+        recordings: the recording of each clip.
         labels: 0 or 1, (clips, classes).
-        names: of the classes.
-        task: whose clips they are.
+        class_names: the names of the classes.
+        task: the section `task`.
 
     Raises:
-        UserError: if a class is missing from a part, or the clips are too few or lack what the
-            protocol takes.
+        UserError: if a class is missing from a split, there are too few clips, or the source lacks
+            what the method needs.
     """
-    fold_of = [recording.fold for recording in recordings]
+    fold_numbers = [recording.fold for recording in recordings]
     try:
         folds = make_folds(
-            protocol,
+            settings,
             labels,
-            names,
+            class_names,
             [recording.split for recording in recordings],
-            None if None in fold_of else np.array(fold_of),
+            None if None in fold_numbers else np.array(fold_numbers),
             [recording.group or recording.file for recording in recordings],
         )
     except UserError as error:
-        if protocol.split != "groups" or protocol.folds == 2:  # fewer are none
+        if settings.method != "group_k_fold" or settings.folds == 2:  # fewer are not possible
             raise
         raise UserError(
-            f"{error}: fewer protocol.folds, another protocol.seed, or more files or groups of "
-            "each class"
+            f"{error}: use fewer split.folds, another split.seed, or more files or groups of each "
+            "class"
         ) from None
-    for part in task.complete:
-        for places in (getattr(fold, part) for fold in folds):
-            missing = ~labels[places].any(axis=0)
-            if len(places) and missing.any():
+    for split in task.complete_splits:
+        for clips in (getattr(fold, split) for fold in folds):
+            missing = ~labels[clips].any(axis=0)
+            if len(clips) and missing.any():
                 raise UserError(
-                    f"no clip of {names[missing.argmax()]} is in {part}; protocol.split "
-                    f"{protocol.split} takes clips of each class in {', '.join(task.complete)}: "
-                    "more files of it, or another split"
+                    f"split.method {settings.method} must have clips of each class in "
+                    f"{', '.join(task.complete_splits)}, got none of "
+                    f"{class_names[missing.argmax()]} in {split}: add files of it, or use another "
+                    "method"
                 )
     return folds
 
 
+def summarize(
+    settings: Decode,
+    recordings: list[Recording],
+    index: Index,
+    silent_windows: int,
+    path: Path,
+) -> dict[str, Any]:
+    """Return the counts of a task's recordings, clips and classes."""
+    assert index.recordings is not None
+    is_sample = {label.name for label in index.classes} == set(sounds.CLASSES)
+    counts = index.labels.sum(axis=0, dtype=int)
+    return {
+        "source": "generated sample" if is_sample else settings.source,
+        "records": {path.name: len(recordings)},
+        "clips": {"all": len(index.ids)},
+        "clip_seconds": settings.clip_seconds,
+        "max_windows": settings.max_windows,
+        "recordings_without_clips": len(recordings) - len(set(index.recordings.tolist())),
+        "silent_windows": silent_windows,
+        "classes": {
+            label.name: {"id": label.id, "clips": int(count)}
+            for label, count in zip(index.classes, counts, strict=True)
+        },
+        "folds": len(index.folds),
+        "split": {
+            split: sum(len(getattr(fold, split)) for fold in index.folds) for split in SPLITS
+        },
+    }
+
+
 @entry_point
-def main() -> None:
-    """Run the stage."""
-    settings, protocol, task = load(Decode, "decode"), load(SplitSettings, "protocol"), load_task()
-    machine = load(Machine, "run")
-    recordings = open_source(settings).recordings()
-    of_recording, classes = multi_hot(recordings, task)
-    with Progress("decode", len(recordings), "recording", machine.progress) as progress:
-        windows, silent = write_clips(settings, recordings, progress)
-    places = np.array([window.recording for window in windows])
-    labels = of_recording[places]
-    of_clip = [recordings[place] for place in places]
-    names = [of.name for of in classes]
-    folds = split_up(protocol, of_clip, labels, names, task)
+def main(folder: str) -> None:
+    """Decode the recordings of a task."""
+    task_folder = TaskFolder(Path(folder))
+    params = Params.read(task_folder.params)
+    settings = params.section(Decode, "decode")
+    split, task = params.section(SplitSettings, "split"), params.section(Task, "task")
+    source = open_source(settings, task_folder)
+    recordings = source.recordings()
+    recording_labels, classes = multi_hot(recordings, task)
+    style = params.runtime().progress
+    with Progress("decode", len(recordings), "recording", style) as progress:
+        windows, silent_windows = write_clips(
+            source, settings, recordings, task_folder.feature(FEATURE), progress
+        )
+    numbers = np.array([window.recording for window in windows])
+    labels = recording_labels[numbers]
+    clip_recordings = [recordings[number] for number in numbers]
+    names = [label.name for label in classes]
+    folds = split_clips(split, clip_recordings, labels, names, task)
     ids = np.array(
         [
-            f"{recordings[window.recording].id}@{window.start / settings.rate:g}".encode()
-            for window in windows
+            f"{recording.id}@{window.start / settings.sample_rate:g}".encode()
+            for recording, window in zip(clip_recordings, windows, strict=True)
         ]
     )
-    write_index(Index(ids, labels, classes, folds, places.astype(np.int32)))
-    of_split = {split: sum(len(getattr(fold, split)) for fold in folds) for split in SPLITS}
-    write_json(
-        METRICS,
-        {
-            "source": "generated sample" if set(names) == set(sounds.CLASSES) else settings.source,
-            "records": {Path(settings.path).name: len(recordings)},
-            "clips": {"all": len(windows)},
-            "seconds": settings.seconds,
-            "clips_of_a_recording": settings.windows,
-            "recordings_without_a_clip": len(recordings) - len(set(places.tolist())),
-            "silent_windows": silent,
-            "classes": {
-                of.name: {"id": of.id, "clips": int(count)}
-                for of, count in zip(classes, labels.sum(axis=0, dtype=int), strict=True)
-            },
-            "folds": len(folds),
-            "split": of_split,
-        },
-    )
+    index = Index(ids, labels, classes, folds, numbers.astype(np.int32))
+    write_index(index, task_folder.index)
+    summary = summarize(settings, recordings, index, silent_windows, source.path)
+    write_json(task_folder.summary, summary)
 
 
 if __name__ == "__main__":

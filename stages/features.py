@@ -1,170 +1,202 @@
-"""Stage `features@<name>`: one feature of all clips, from their waveforms, on all cores.
+"""Stage `features@<name>`: one feature of all clips, computed from their waveforms on all cores.
 
-An entry of `features` is computed from the waveform alone; one of `embeddings` is what a network of
-`data/weights` says of it. Each clip is computed at its own length, as a recording would be, unless
-the entry is `filled`. Where it asks for copies with `changed` waveforms, `<name>/changed1` and so
-on are features as well, which training alone reads.
+An entry of `features` is a transform of the waveform; one of `embeddings` is the output of a
+trained network of `data/weights`. Each clip is transformed at its own length, as a recording is
+when it is tagged, unless the entry has `pad_to_clip`. Copies of the clips with augmented waveforms
+are features too, `<name>/augmented1` and so on, which training alone reads.
 """
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import soxr
 import torch
 from pydantic import Field
-from torch import nn
 
 from tagging.base.errors import UserError, entry_point
 from tagging.base.processes import num_workers
 from tagging.base.progress import Progress
-from tagging.data.augmentation import Changed, change
-from tagging.data.clips import read_features, read_index, write_features
+from tagging.data.clips import Features, read_features, read_index, write_features
 from tagging.data.spec import InputSpec
+from tagging.data.task_folder import TaskFolder
+from tagging.features.base import WaveformTransform
+from tagging.features.waveform_augmentation import AugmentedCopies, augment_waveform
 from tagging.learning import embedding
-from tagging.parameters import Machine, Section, load, parse, read_params
+from tagging.parameters import Params, Section
 
-CLIPS_AT_A_TIME = 16
+CLIPS_PER_CHUNK = 16
 
 
 class Feature(Section):
-    """One entry of `features`."""
+    """An entry of `features`."""
 
-    transform: str = Field(description="the name of a file in tagging/features, without its .py")
-    settings: dict[str, Any] = Field({}, description="a mapping of the transform's settings")
-    filled: bool = Field(
-        False,
-        description="true (shorter clips are filled up with silence, so that all have one length: "
-        "networks are then faster) or false",
-        strict=True,
-    )
-    changed: Changed | None = Field(
-        None,
-        description=f"a mapping of {', '.join(Changed.model_fields)}: copies of the clips, whose "
-        "waveforms are changed; or null",
-    )
+    transform: str  # the name of a file in tagging/features, without .py
+    settings: dict[str, Any] = Field({})  # of the transform
+    # Pads shorter clips with silence: networks are faster where all clips have one length.
+    pad_to_clip: bool = Field(False, strict=True)
+    augmented_copies: AugmentedCopies | None = None
 
 
 class Embedding(Section):
-    """One entry of `embeddings`."""
+    """An entry of `embeddings`."""
 
-    weights: str = Field(description="the name of an entry of weights")
-    architecture: str | None = Field(
-        None,
-        description="the name of the file in tagging/networks that these weights are for, which "
-        "dvc.yaml takes for a dep; or null",
-    )
-    gives: Literal["embedding", "scores"] = Field(description="embedding or scores")
-    classes: dict[str, str] | None = Field(
-        None,
-        description="a mapping of the task's classes to the network's, whose scores are given; "
-        "null for all of the network's",
-    )
+    weights: str  # a name in `weights`
+    architecture: str | None = None  # of the weights; dvc.yaml has its file as a dependency
+    output: Literal["embedding", "probabilities"]
+    classes: dict[str, str] | None = None
+    """The network's class for each class of the task, of which probabilities are computed; null for
+    all classes of the network."""
 
 
-def transform_of(name: str) -> tuple[nn.Module, dict[str, Any], bool, Changed | None]:
-    """Return an entry's transform, its settings as they are kept with weights, `filled`, `changed`.
+class Extractor(NamedTuple):
+    """The computation of a feature.
+
+    `settings` are stored with the feature, and with the models trained on it.
+    """
+
+    transform: WaveformTransform
+    settings: dict[str, Any]
+    pad_to_clip: bool = False
+    augmented_copies: AugmentedCopies | None = None
+
+
+def load_extractor(name: str, params: Params, folder: TaskFolder) -> Extractor:
+    """Return the extractor of an entry of `features` or `embeddings`.
 
     Raises:
-        UserError: if there is no such entry, or it is not as it should be.
+        UserError: if the entry does not exist or is not valid.
     """
-    params = read_params()
-    features, embeddings = (params.get(key) or {} for key in ("features", "embeddings"))
+    features, embeddings = params.entries("features"), params.entries("embeddings")
     if name in embeddings:
-        entry = parse(Embedding, embeddings[name], f"embeddings.{name}")
-        path = Path(f"data/weights/{entry.weights}.safetensors")
-        classes = None if entry.classes is None else in_order(entry.classes, name)
-        transform = embedding.Transform(path, entry.gives, classes)
-        if entry.architecture not in (None, transform.architecture):
+        entry = params.parse(Embedding, embeddings[name], f"embeddings.{name}")
+        path = folder.weights(entry.weights)
+        classes = None
+        if entry.classes is not None:
+            classes = order_classes(entry.classes, f"embeddings.{name}.classes", params, folder)
+        network = embedding.Transform(path, entry.output, classes)
+        if entry.architecture not in (None, network.architecture):
             raise UserError(
-                f"params.yaml: embeddings.{name}.architecture is {entry.architecture!r}; it takes "
-                f"{transform.architecture}, which {path} is of"
+                f"{params.path}: embeddings.{name}.architecture must be {network.architecture}, "
+                f"that of {path}, got {entry.architecture!r}"
             )
-        return transform, {"name": "embedding", **entry.model_dump()}, False, None
+        return Extractor(network, {"name": "embedding", **entry.model_dump()})
     if name not in features:
         raise UserError(
-            f"params.yaml: features.{name} is missing; features and embeddings have "
+            f"{params.path}: features.{name} is missing; features and embeddings have "
             f"{', '.join([*features, *embeddings])}"
         )
-    entry = parse(Feature, features[name], f"features.{name}")
-    transform = embedding.build_transform(entry.transform, entry.settings, f"features.{name}")
-    about = {"name": entry.transform, **entry.settings}
-    return transform, about, entry.filled, entry.changed
+    feature = params.parse(Feature, features[name], f"features.{name}")
+    return Extractor(
+        embedding.build_transform(
+            feature.transform, feature.settings, f"features.{name}", params.path
+        ),
+        {"name": feature.transform, **feature.settings},
+        feature.pad_to_clip,
+        feature.augmented_copies,
+    )
 
 
-def in_order(classes: dict[str, str], name: str) -> list[str]:
-    """Return the network's classes in the order of the task's, which `classes` maps to them.
+def order_classes(
+    classes: dict[str, str], key: str, params: Params, folder: TaskFolder
+) -> list[str]:
+    """Return the network's classes in the order of the task's classes, the keys of `classes`.
 
     Raises:
-        UserError: if a class of the task is missing, or one is none of the task's.
+        UserError: if a class of the task is missing, or a key is not a class of the task.
     """
-    names = [of.name for of in read_index().classes]
+    names = [label.name for label in read_index(folder.index).classes]
     if wrong := set(names) ^ set(classes):
+        problem = "missing" if min(wrong) in names else "not one of them"
         raise UserError(
-            f"params.yaml: embeddings.{name}.classes takes the task's {len(names)} classes; "
-            f"{min(wrong)!r} is {'missing' if min(wrong) in names else 'none of them'}"
+            f"{params.path}: {key} must have the task's {len(names)} classes; {min(wrong)!r} is "
+            f"{problem}"
         )
-    return [classes[of] for of in names]
+    return [classes[name] for name in names]
+
+
+class ClipReader:
+    """Read the waveforms of clips, and of their augmented copies, as a transform expects them."""
+
+    def __init__(self, waveforms: Features, extractor: Extractor) -> None:
+        self.waveforms = waveforms
+        self.extractor = extractor
+        self.sample_rate: int = waveforms.settings["sample_rate"]
+
+    def resample(self, samples: np.ndarray) -> torch.Tensor:
+        """Return a waveform, float32 (samples,), at the transform's rate: (1, samples)."""
+        if self.sample_rate != self.extractor.transform.sample_rate:
+            rate = self.extractor.transform.sample_rate
+            samples = soxr.resample(samples, self.sample_rate, rate)
+        return torch.from_numpy(samples).unsqueeze(0)
+
+    def longest(self) -> int:
+        """Return the number of samples of the longest clip, at the transform's rate."""
+        return self.resample(np.zeros(self.waveforms.spec.frames, np.float32)).shape[1]
+
+    def read(self, clip: int, copy: int) -> torch.Tensor:
+        """Return the waveform of a clip (copy 0) or of a copy of it, float32 (1, samples)."""
+        waveforms, extractor = self.waveforms, self.extractor
+        # Silence is stored after the end of a shorter clip.
+        end = waveforms.spec.frames if extractor.pad_to_clip else waveforms.frames[clip]
+        stored = waveforms.values[clip, 0, :end, 0]
+        samples = waveforms.spec.as_input(torch.from_numpy(stored.copy())).numpy()
+        if copy and extractor.augmented_copies:
+            rng = np.random.default_rng([extractor.augmented_copies.seed, copy, clip])
+            samples = augment_waveform(samples, self.sample_rate, extractor.augmented_copies, rng)
+        return self.resample(samples)
+
+
+def write_feature(
+    feature: Path,
+    copy: int,
+    reader: ClipReader,
+    spec: InputSpec,
+    threads: ThreadPoolExecutor,
+    progress: Progress,
+) -> None:
+    """Write the feature of all clips (copy 0) or of a copy of them to the folder `feature`."""
+    num_clips = len(reader.waveforms.values)
+    extractor = reader.extractor
+    with write_features(feature, num_clips, np.float32, spec, extractor.settings) as arrays:
+        values, frames = arrays
+
+        @torch.inference_mode()
+        def compute(start: int) -> int:
+            """Compute the features of a chunk of clips; return their number."""
+            clips = range(start, min(start + CLIPS_PER_CHUNK, num_clips))
+            for clip in clips:
+                computed = extractor.transform(reader.read(clip, copy))[0].numpy()
+                frames[clip] = number = min(computed.shape[1], spec.frames)
+                values[clip, :, :number] = computed[:, :number]
+            return len(clips)
+
+        for number in threads.map(compute, range(0, num_clips, CLIPS_PER_CHUNK)):
+            progress.advance(number)
 
 
 @entry_point
-def main(name: str) -> None:
-    """Run the stage for the feature `name`."""
-    machine = load(Machine, "run")
+def main(folder: str, name: str) -> None:
+    """Compute the feature `name` of a task."""
+    task_folder = TaskFolder(Path(folder))
+    params = Params.read(task_folder.params)
     torch.set_num_threads(1)
-    transform, about, filled, changed = transform_of(name)
-    waveforms = read_features("waveform")
-    rate = waveforms.settings["sample_rate"]
-
-    def at_rate(samples: np.ndarray) -> torch.Tensor:
-        """Return a waveform, float32 (samples,), as the transform takes it: (1, samples)."""
-        if rate != transform.sample_rate:
-            samples = soxr.resample(samples, rate, transform.sample_rate)
-        return torch.from_numpy(samples).unsqueeze(0)
-
-    def read_clip(place: int, copy: int) -> np.ndarray:
-        """Return a clip's waveform, float32 (samples,), or that of a copy from 1 on."""
-        # Behind a shorter clip's end silence is stored.
-        end = waveforms.spec.frames if filled else waveforms.frames[place]
-        stored = waveforms.values[place, 0, :end, 0]
-        samples = waveforms.spec.as_input(torch.from_numpy(stored.copy())).numpy()
-        if copy:
-            rng = np.random.default_rng([changed.seed, copy, place])
-            samples = change(samples, rate, changed, rng)
-        return samples
-
-    longest = at_rate(np.zeros(waveforms.spec.frames, np.float32)).shape[1]
-    spec = InputSpec(transform.channels, transform.frames(longest), transform.bins)
-    clips = len(waveforms.values)
-    copies = changed.copies if changed else 0
-
-    def write(name: str, copy: int) -> None:
-        """Write the feature of all clips, or of a copy of them."""
-        with write_features(name, ((clips, *spec[:3]), np.float32), spec, about) as found:
-            values, frames = found
-
-            @torch.inference_mode()
-            def compute(start: int) -> int:
-                """Write the features of some clips; return how many."""
-                places = range(start, min(start + CLIPS_AT_A_TIME, clips))
-                for place in places:
-                    computed = transform(at_rate(read_clip(place, copy)))[0].numpy()
-                    frames[place] = number = min(computed.shape[1], spec.frames)
-                    values[place, :, :number] = computed[:, :number]
-                return len(places)
-
-            for done in threads.map(compute, range(0, clips, CLIPS_AT_A_TIME)):
-                progress.advance(done)
-
+    extractor = load_extractor(name, params, task_folder)
+    reader = ClipReader(read_features(task_folder.feature("waveform")), extractor)
+    transform = extractor.transform
+    spec = InputSpec(transform.channels, transform.frames(reader.longest()), transform.bins)
+    copies = extractor.augmented_copies.copies if extractor.augmented_copies else 0
+    total = len(reader.waveforms.values) * (1 + copies)
     with (
-        Progress(f"features {name}", clips * (1 + copies), "clip", machine.progress) as progress,
+        Progress(f"features {name}", total, "clip", params.runtime().progress) as progress,
         ThreadPoolExecutor(num_workers()) as threads,
     ):
-        write(name, 0)
+        feature = task_folder.feature(name)
+        write_feature(feature, 0, reader, spec, threads, progress)
         for copy in range(1, copies + 1):
-            write(f"{name}/changed{copy}", copy)
+            write_feature(feature / f"augmented{copy}", copy, reader, spec, threads, progress)
 
 
 if __name__ == "__main__":

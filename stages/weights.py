@@ -10,11 +10,11 @@ from tagging.sources.published import fetch_published
 
 
 @entry_point
-def main(task: str, name: str) -> None:
-    """Run the stage for the published weights `name` of the task in the folder `task`."""
-    folder = TaskFolder(Path(task))
-    runtime = Params.read(folder.params).runtime()
-    fetch_published(name, folder.weights(name).parent, runtime.progress)
+def main(folder: str, name: str) -> None:
+    """Fetch and convert the published weights `name`."""
+    task_folder = TaskFolder(Path(folder))
+    style = Params.read(task_folder.params).runtime().progress
+    fetch_published(name, task_folder.weights(name).parent, style)
 
 
 if __name__ == "__main__":

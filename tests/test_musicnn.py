@@ -18,7 +18,7 @@ from tagging.base.errors import UserError
 from tagging.data.spec import InputSpec
 from tagging.networks.musicnn import FrontendConv, Network, Settings
 from tagging.parameters import parse
-from tagging.sources.weights import convert, find
+from tagging.sources.weights import convert_weights, find_published
 
 MIRROR = os.environ.get("DOWNLOAD_MIRROR")
 
@@ -167,9 +167,9 @@ def test_published_weights_reproduce_published_probabilities():
     expected = json.loads(Path(MIRROR, "../pretrained/expected.json").read_text())
     sounds = recordings(list(expected["MTT_musicnn"]))
     for ours, theirs in (("musicnn_mtt", "MTT_musicnn"), ("musicnn_msd", "MSD_musicnn")):
-        published = find(ours)
+        published = find_published(ours)
         net = Network(Settings(**published.network), InputSpec(1, 187, 96), 50).eval()
-        net.load_state_dict(convert(ours, Path(MIRROR, published.address.split("//")[1])))
+        net.load_state_dict(convert_weights(ours, Path(MIRROR, published.address.split("//")[1])))
         for name, prediction in expected[theirs].items():
             frames = log_mel(sounds[name])
             windows = frames[: len(frames) // 187 * 187].reshape(-1, 1, 187, 96)

@@ -33,7 +33,9 @@ from tagging.commands.tagger import Tagger, load_tagger
 from tagging.commands.windows import Windows
 from tagging.data.classes import Class
 from tagging.data.spec import InputSpec
-from tagging.learning.model import Model, ModelSpec, build, save_network
+from tagging.learning.factory import build_network
+from tagging.learning.model import Model, ModelSpec
+from tagging.learning.model_file import save_network
 from tagging.sources.audioset.records import Clip, write_clip
 from tests.archives import ROOT
 
@@ -52,7 +54,7 @@ def classes(number: int) -> list[Class]:
 
 def save(path: Path, model: Model, shape: ModelSpec, thresholds: dict | None = None) -> Path:
     torch.manual_seed(1)
-    network = build(model, shape.spec, len(shape.classes), "test").eval()
+    network = build_network(model, shape.spec, len(shape.classes), "test").eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
@@ -66,7 +68,7 @@ def save(path: Path, model: Model, shape: ModelSpec, thresholds: dict | None = N
 
 
 def sound_model(path: Path, thresholds: dict | None = None) -> Path:
-    """A network that hears windows of a second."""
+    """Save a network whose clips last a second."""
     spec = InputSpec(1, 1 + RATE // 128, 16)
     return save(path, SOUND, ModelSpec(spec, classes(6), "sigmoid", MEL), thresholds)
 
@@ -85,7 +87,7 @@ def noise(seconds: float, seed: int = 0, rate: int = RATE) -> np.ndarray:
 
 
 def embedding(frames: int = 10, seed: int = 0) -> np.ndarray:
-    """Bytes with AudioSet's statistic: a common part, and one of each frame."""
+    """Return uint8 (frames, 128) with AudioSet's statistics: all frames share a component."""
     rng = np.random.default_rng(seed)
     values = 126 + 75 * (0.7 * rng.standard_normal(128) + 0.7 * rng.standard_normal((frames, 128)))
     return values.clip(0, 255).astype(np.uint8)
@@ -96,77 +98,96 @@ def clip(number: int, frames: int = 10) -> Clip:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with models as defaults, a short and a long recording, and records."""
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with default models, a short and a long recording, and records."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(models, "DEFAULT_SOUND_MODEL", str(sound_model(tmp_path / "ears.safetensors")))
-    monkeypatch.setattr(models, "DEFAULT_EMBEDDING_MODEL", yac_model(tmp_path / "records.safetensors"))
+    monkeypatch.setattr(
+        models, "DEFAULT_SOUND_MODEL", str(sound_model(tmp_path / "ears.safetensors"))
+    )
+    monkeypatch.setattr(
+        models, "DEFAULT_EMBEDDING_MODEL", yac_model(tmp_path / "records.safetensors")
+    )
     soundfile.write("short.wav", noise(0.8), RATE, "FLOAT")
     soundfile.write("long.flac", noise(3.5, 1), RATE)
     Path("clips.tfrecord").write_bytes(b"".join(write_clip(clip(k)) for k in range(3)))
     return tmp_path
 
 
-def answers(capsys: pytest.CaptureFixture, *arguments: str) -> tuple[int, list[dict], str]:
+def run_tag(capsys: pytest.CaptureFixture, *arguments: str) -> tuple[int, list[dict], str]:
     status = run(["tag", "--json", *arguments])
-    said = capsys.readouterr()
-    return status, json.loads(said.out), said.err
+    streams = capsys.readouterr()
+    return status, json.loads(streams.out), streams.err
 
 
-def test_each_file_is_tagged_by_the_default_of_its_kind(here: Path, capsys):
-    status, found, said = answers(capsys, "short.wav", "clips.tfrecord", "long.flac", "--top", "2")
-    assert (status, said) == (0, "")
-    assert [entry["file"] for entry in found] == ["short.wav", *["clips.tfrecord"] * 3, "long.flac"]
-    assert [entry["model"] for entry in found] == ["ears", *["records"] * 3, "ears"]
-    assert found[1]["clip"] == "clip0000000"
-    assert (found[1]["windows"][0]["start"], found[1]["windows"][0]["end"]) == (30.0, 40.0)
-    for entry in found:
+def test_each_file_is_tagged_by_the_default_of_its_kind(workspace: Path, capsys):
+    status, results, stderr = run_tag(
+        capsys, "short.wav", "clips.tfrecord", "long.flac", "--top", "2"
+    )
+    assert (status, stderr) == (0, "")
+    assert [entry["file"] for entry in results] == [
+        "short.wav",
+        *["clips.tfrecord"] * 3,
+        "long.flac",
+    ]
+    assert [entry["model"] for entry in results] == ["ears", *["records"] * 3, "ears"]
+    assert results[1]["clip"] == "clip0000000"
+    assert (results[1]["windows"][0]["start"], results[1]["windows"][0]["end"]) == (30.0, 40.0)
+    for entry in results:
         assert list(entry)[-3:] == ["duration", "labels", "windows"]
         first, second = entry["labels"]
         assert first["probability"] >= second["probability"]
         assert first["confident"] is None
 
 
-def test_what_the_network_says_is_what_is_printed(here: Path, capsys):
-    tagger = Tagger(here / "ears.safetensors")
+def test_printed_probabilities_are_the_network_s(workspace: Path, capsys):
+    tagger = Tagger(workspace / "ears.safetensors")
     whole = noise(3.5, 1)
     soundfile.write("long.wav", whole, RATE, "FLOAT")
-    (entry,) = answers(capsys, "long.wav", "--top", "all")[1]
+    (entry,) = run_tag(capsys, "long.wav", "--top", "all")[1]
     # Windows of a second, and a last one that ends with the recording.
     starts = [0, 1, 2, 2.5]
-    assert [of["start"] for of in entry["windows"]] == starts
+    assert [window["start"] for window in entry["windows"]] == starts
     cut = np.stack([whole[round(s * RATE) :][:RATE] for s in starts])
     with torch.inference_mode():
         expected = tagger.network(tagger.frontend(torch.from_numpy(cut))).sigmoid().numpy()
-    for of, row in zip([*entry["windows"], entry], [*expected, expected.mean(0)], strict=True):
-        found = {label["label"]: label["probability"] for label in of["labels"]}
-        assert [found[name] for name in tagger.classes] == pytest.approx(row.tolist(), abs=2e-6)
+    sections = [*entry["windows"], entry]
+    for section, row in zip(sections, [*expected, expected.mean(0)], strict=True):
+        probabilities = {label["label"]: label["probability"] for label in section["labels"]}
+        assert [probabilities[name] for name in tagger.classes] == pytest.approx(
+            row.tolist(), abs=2e-6
+        )
 
 
-def test_python_gives_the_answer_of_the_command(here: Path, capsys):
-    (entry,) = answers(capsys, "short.wav", "--top", "all")[1]
+def test_python_and_the_command_return_equal_results(workspace: Path, capsys):
+    (entry,) = run_tag(capsys, "short.wav", "--top", "all")[1]
     del entry["file"]
-    ears = load_tagger(str(here / "ears.safetensors"))
+    ears = load_tagger(str(workspace / "ears.safetensors"))
     assert ears(noise(0.8), RATE) == entry
     stereo = np.stack([noise(0.8)] * 2, 1)
     assert ears(stereo, RATE)["labels"][0]["label"] == entry["labels"][0]["label"]
     assert ears(noise(1.6, rate=2 * RATE), 2 * RATE)["duration"] == 1.6
-    records = load_tagger(str(here / "records.safetensors"))
-    (first, *_) = answers(capsys, "clips.tfrecord", "--top", "all")[1]
+    records = load_tagger(str(workspace / "records.safetensors"))
+    (first, *_) = run_tag(capsys, "clips.tfrecord", "--top", "all")[1]
     assert records(embedding())["labels"] == first["labels"]
 
 
 @pytest.mark.parametrize(
-    ("given", "sentence"),
+    ("arguments", "sentence"),
     [
         ((np.zeros(0), RATE), "shape"),
         ((np.zeros((2, 3, 4)), RATE), "shape"),
         ((np.zeros(RATE),), "needs the waveform's sample rate, got None"),
-        ((np.zeros((1, RATE)), RATE), r"shape \(samples,\) or \(samples, channels\), got \(1, 8000\)"),
+        (
+            (np.zeros((1, RATE)), RATE),
+            r"shape \(samples,\) or \(samples, channels\), got \(1, 8000\)",
+        ),
         ((np.zeros((2, RATE)), RATE), "shape"),
         ((np.full(RATE, np.nan), RATE), "must have finite samples, got NaN"),
-        ((np.full(RATE, 30_000.0), RATE), r"floats in \[-1, 1\], got a peak of 30000; pass integers"),
+        (
+            (np.full(RATE, 30_000.0), RATE),
+            r"floats in \[-1, 1\], got a peak of 30000; pass integers",
+        ),
         ((np.full(RATE, "loud"), RATE), "must have floats or integers, got <U4"),
         ((np.zeros(RATE), 0), "sample rate must be a number from 1,000 to 1,000,000 Hz, got 0"),
         ((np.zeros(RATE), -5), "got -5"),
@@ -174,14 +195,14 @@ def test_python_gives_the_answer_of_the_command(here: Path, capsys):
         ((np.zeros(RATE), np.nan), "got nan"),
     ],
 )
-def test_waveforms_that_are_none_are_refused(here: Path, given: tuple, sentence: str):
+def test_invalid_waveforms_are_refused(workspace: Path, arguments: tuple, sentence: str):
     with pytest.raises(UserError, match=sentence):
-        load_tagger(str(here / "ears.safetensors"))(*given)
+        load_tagger(str(workspace / "ears.safetensors"))(*arguments)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint16, np.int16, np.int32, np.uint32])
-def test_whole_numbers_of_any_type_are_answered_as_floats_are(here: Path, kind: type):
-    ears = load_tagger(str(here / "ears.safetensors"))
+def test_integers_of_any_type_are_scaled_to_floats(workspace: Path, kind: type):
+    ears = load_tagger(str(workspace / "ears.safetensors"))
     floats = np.round(noise(1) * 100) / 128
     full = 2.0 ** (8 * np.dtype(kind).itemsize - 1)
     middle = full if np.issubdtype(kind, np.unsignedinteger) else 0
@@ -208,102 +229,102 @@ def test_windows_cover_all_of_a_recording():
     assert around[2] == (13, [*range(12, 24), 0, 0])
 
 
-def test_windows_and_hops_are_as_asked_for(here: Path, capsys):
-    (entry,) = answers(capsys, "long.flac", "--window", "1.5", "--hop", "0.5")[1]
-    assert [of["start"] for of in entry["windows"]] == [0, 0.5, 1, 1.5, 2]
+def test_window_and_hop_are_options(workspace: Path, capsys):
+    (entry,) = run_tag(capsys, "long.flac", "--window", "1.5", "--hop", "0.5")[1]
+    assert [window["start"] for window in entry["windows"]] == [0, 0.5, 1, 1.5, 2]
     assert entry["windows"][0]["end"] == 1.5
     for window in ([], ["--window", "1"]):
-        status, found, said = answers(capsys, "long.flac", *window, "--hop", "2")
-        assert (status, found) == (1, [])
-        assert said.startswith("error: --hop must be at most the window's 1 s")
+        status, results, stderr = run_tag(capsys, "long.flac", *window, "--hop", "2")
+        assert (status, results) == (1, [])
+        assert stderr.startswith("error: --hop must be at most the window's 1 s")
 
 
-def test_many_files_come_in_their_order(here: Path, capsys, monkeypatch):
+def test_results_come_in_the_order_of_the_files(workspace: Path, capsys, monkeypatch):
     monkeypatch.setenv("TAGGING_WORKERS", "4")
     names = []
     for k in range(12):
-        names.append(f"of{k:02}.wav")
+        names.append(f"file{k:02}.wav")
         soundfile.write(names[-1], noise(4 if k % 3 == 0 else 0.3, k), RATE)
-    many = answers(capsys, *names)[1]
-    assert [entry["file"] for entry in many] == names
+    parallel = run_tag(capsys, *names)[1]
+    assert [entry["file"] for entry in parallel] == names
     monkeypatch.setenv("TAGGING_WORKERS", "1")
-    for one, other in zip(answers(capsys, *names)[1], many, strict=True):
+    for one, other in zip(run_tag(capsys, *names)[1], parallel, strict=True):
         assert one["labels"][0]["probability"] == pytest.approx(
             other["labels"][0]["probability"], abs=1e-5
         )
 
 
-def test_folders_patterns_and_lists_are_taken(here: Path, capsys, monkeypatch):
+def test_files_are_named_by_folders_patterns_and_lists(workspace: Path, capsys, monkeypatch):
     Path("more/.hidden").mkdir(parents=True)
     for name in ("more/b.wav", "more/.hidden/c.wav", "more/a.FLAC"):
         soundfile.write(name, noise(0.2), RATE, format="WAV")
     Path("more/notes.txt").write_text("no sound")
     monkeypatch.setattr(sys, "stdin", io.StringIO("short.wav\n\nmore/b.wav\n"))
-    found = answers(capsys, "more", "*.wav", "-")[1]
-    assert [entry["file"] for entry in found] == ["more/a.FLAC", "more/b.wav", "short.wav"]
+    results = run_tag(capsys, "more", "*.wav", "-")[1]
+    assert [entry["file"] for entry in results] == ["more/a.FLAC", "more/b.wav", "short.wav"]
     Path("empty").mkdir()
     assert find_input_files(["empty"])[1] == ["empty is a folder without recordings or records"]
 
 
-def test_brackets_in_a_name_are_not_only_a_pattern(here: Path):
+def test_brackets_are_a_pattern_or_a_part_of_a_name(workspace: Path):
     Path("a [live]").mkdir()
     shutil.copy("short.wav", "a [live]/b.wav")
     for name in ("a [live]/*.wav", "a [live]/b.wav", "a [[]live]/*.wav", "* [[k-l]live]/b.wav"):
-        assert [given.path for given in find_input_files([name])[0]] == [Path("a [live]/b.wav")], name
+        assert [file.path for file in find_input_files([name])[0]] == [Path("a [live]/b.wav")], name
 
 
-def test_what_is_no_file_is_one_sentence(here: Path):
+def test_missing_files_and_pipes_are_one_sentence(workspace: Path):
     os.mkfifo("pipe")
     for name, sentence in (("pipe", "must be a file"), ("a" * 300, "does not exist; use a file")):
-        found, (problem,) = find_input_files([name])
-        assert not found and problem.startswith(f"{name} {sentence}")
+        files, (problem,) = find_input_files([name])
+        assert not files and problem.startswith(f"{name} {sentence}")
 
 
-def test_an_empty_list_is_told(here: Path, monkeypatch):
+def test_an_empty_list_of_files_is_refused(workspace: Path, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
     with pytest.raises(UserError, match=r"^no file is named; standard input must list files"):
         run(["tag", "-"])
 
 
-@pytest.mark.parametrize("given", ["abc", "0", "nan"])
-def test_what_is_no_time_is_told(here: Path, capsys, given: str):
+@pytest.mark.parametrize("value", ["abc", "0", "nan"])
+def test_an_invalid_duration_is_refused(workspace: Path, capsys, value: str):
     with pytest.raises(SystemExit):
-        run(["tag", "short.wav", "--window", given])
-    said = f"--window: must be seconds from 0.01 to 3600, got '{given}'"
-    assert said in capsys.readouterr().err
+        run(["tag", "short.wav", "--window", value])
+    sentence = f"--window: must be seconds from 0.01 to 3600, got '{value}'"
+    assert sentence in capsys.readouterr().err
 
 
-def test_a_file_is_taken_for_what_it_is_whatever_its_name(here: Path):
+def test_formats_are_detected_by_content(workspace: Path):
     Path("clips.tfrecord").rename("clips.wav")
     Path("short.wav").rename("short")
-    found = find_input_files(["clips.wav", "short"])[0]
-    assert [file.format for file in found] == ["tfrecord", "sound"]
+    files = find_input_files(["clips.wav", "short"])[0]
+    assert [file.format for file in files] == ["tfrecord", "sound"]
 
 
-def test_good_files_are_answered_beside_bad_ones(here: Path, capsys):
+def test_damaged_files_do_not_affect_others(workspace: Path, capsys):
     Path("text.wav").write_text("hello")
     Path("cut.tfrecord").write_bytes(Path("clips.tfrecord").read_bytes()[:-100])
     Path("none.parquet").write_bytes(b"PAR1 and no more")
     Path("nothing.mp3").touch()
-    status, found, said = answers(
+    status, results, stderr = run_tag(
         capsys, "text.wav", "gone.wav", "cut.tfrecord", "none.parquet", "nothing.mp3", "short.wav"
     )
     assert status == 1
     # Two of three records are whole.
-    assert [entry["file"] for entry in found] == ["cut.tfrecord", "cut.tfrecord", "short.wav"]
-    lines = said.splitlines()
+    assert [entry["file"] for entry in results] == ["cut.tfrecord", "cut.tfrecord", "short.wav"]
+    lines = stderr.splitlines()
     assert len(lines) == 5
     for name in ("text.wav", "gone.wav", "cut.tfrecord", "none.parquet", "nothing.mp3"):
         (line,) = [line for line in lines if name in line]
         assert line.startswith(f"error: {name}")
 
 
-def test_a_file_that_is_gone_or_fails_while_read_leaves_others_alone(
-    here: Path, capsys, monkeypatch
+def test_files_that_fail_while_they_are_read_do_not_affect_others(
+    workspace: Path, capsys, monkeypatch
 ):
     shutil.copy("short.wav", "gone.wav")
     shutil.copy("short.wav", "bad.wav")
-    real = tag.blocks
+    real = tag.decode_blocks
 
     def blocks(path: Path, *arguments):
         if path.name == "bad.wav":
@@ -311,26 +332,28 @@ def test_a_file_that_is_gone_or_fails_while_read_leaves_others_alone(
         return real(path, *arguments)
 
     def find_and_lose(names: list[str]):
-        found = find_input_files(names)
+        files = find_input_files(names)
         Path("gone.wav").unlink()
-        return found
+        return files
 
     monkeypatch.setattr(tag, "find_input_files", find_and_lose)
-    monkeypatch.setattr(tag, "blocks", blocks)
-    status, found, said = answers(capsys, "gone.wav", "bad.wav", "clips.tfrecord", "short.wav")
-    assert (status, len(found)) == (1, 4)
-    assert said == (
+    monkeypatch.setattr(tag, "decode_blocks", blocks)
+    status, results, stderr = run_tag(capsys, "gone.wav", "bad.wav", "clips.tfrecord", "short.wav")
+    assert (status, len(results)) == (1, 4)
+    assert stderr == (
         "error: gone.wav cannot be read: No such file or directory\n"
         "error: bad.wav cannot be read: Input/output error\n"
     )
 
 
 @pytest.mark.parametrize("form", ["tfrecord", "parquet"])
-def test_good_clips_are_answered_beside_bad_ones(here: Path, capsys, form: str):
+def test_invalid_clips_do_not_affect_others(workspace: Path, capsys, form: str):
     embeddings = [embedding(10, k).tobytes() for k in range(600)]
     embeddings[300] = bytes(1280)
     if form == "tfrecord":
-        clips = [Clip(f"clip{k:07}", 0.0, 10.0, [0], of) for k, of in enumerate(embeddings)]
+        clips = [
+            Clip(f"clip{k:07}", 0.0, 10.0, [0], content) for k, content in enumerate(embeddings)
+        ]
         Path("some.tfrecord").write_bytes(b"".join(map(write_clip, clips)))
         first, bad = "clip0000300: all numbers are 0", 1
     else:
@@ -338,42 +361,43 @@ def test_good_clips_are_answered_beside_bad_ones(here: Path, capsys, form: str):
         embeddings[210] = bytes(127)
         pq.write_table(pa.table({"audio_embedding": embeddings}), "some.parquet")
         first = "200: the embedding is empty"
-    status, found, said = answers(capsys, f"some.{form}", "short.wav", "--top", "1")
-    assert (status, len(found)) == (1, 601 - bad)
+    status, results, stderr = run_tag(capsys, f"some.{form}", "short.wav", "--top", "1")
+    assert (status, len(results)) == (1, 601 - bad)
     start = f"error: some.{form}: {bad} of 600 clips are not valid and were skipped, first {first}"
-    assert said.startswith(start) and said.count("\n") == 1
+    assert stderr.startswith(start) and stderr.count("\n") == 1
 
 
-def test_a_cache_that_cannot_be_made_leaves_records_alone(here: Path, capsys, monkeypatch):
+def test_a_cache_without_a_folder_does_not_affect_records(workspace: Path, capsys, monkeypatch):
     Path("cache").write_text("a file")
     monkeypatch.setattr(models, "DEFAULT_SOUND_MODEL", "mn04_as")
-    status, found, said = answers(capsys, "short.wav", "clips.tfrecord")
-    assert (status, len(found)) == (1, 3)
-    assert "mn04_as.safetensors cannot be written to" in said
-    assert "set XDG_CACHE_HOME to another folder" in said and said.count("\n") == 1
+    status, results, stderr = run_tag(capsys, "short.wav", "clips.tfrecord")
+    assert (status, len(results)) == (1, 3)
+    assert "mn04_as.safetensors cannot be written to" in stderr
+    assert "set XDG_CACHE_HOME to another folder" in stderr and stderr.count("\n") == 1
 
 
-def test_a_model_of_another_kind_is_refused_in_a_sentence(here: Path, capsys):
-    status, found, said = answers(capsys, "short.wav", "--model", "records.safetensors")
-    assert (status, found) == (1, [])
-    assert said == (
-        "error: short.wav: records reads AudioSet's embeddings (TFRecord or parquet), got a recording\n"
+def test_a_model_of_other_inputs_is_refused(workspace: Path, capsys):
+    status, results, stderr = run_tag(capsys, "short.wav", "--model", "records.safetensors")
+    assert (status, results) == (1, [])
+    assert stderr == (
+        "error: short.wav: records reads AudioSet's embeddings (TFRecord or parquet), got a "
+        "recording\n"
     )
-    status, found, said = answers(capsys, "clips.tfrecord", "--model", "ears.safetensors")
-    assert (status, found) == (1, [])
-    assert said == "error: clips.tfrecord: ears reads recordings, got a file of records\n"
+    status, results, stderr = run_tag(capsys, "clips.tfrecord", "--model", "ears.safetensors")
+    assert (status, results) == (1, [])
+    assert stderr == "error: clips.tfrecord: ears reads recordings, got a file of records\n"
 
 
 @pytest.mark.parametrize("name", ["gone", "gone.safetensors", "../gone/x", "text.wav"])
-def test_a_model_that_is_none_is_refused_before_anything_is_done(here: Path, capsys, name: str):
+def test_a_missing_model_is_refused_before_any_work(workspace: Path, capsys, name: str):
     Path("text.wav").write_text("hello")
-    with pytest.raises(UserError, match=r"does not exist|is no trained network"):
+    with pytest.raises(UserError, match=r"does not exist|must be a trained network"):
         run(["tag", "short.wav", "--model", name])
     assert capsys.readouterr().out == ""
 
 
-def damaged(path: Path, how: str) -> None:
-    """Spoil a model's file."""
+def damage(path: Path, how: str) -> None:
+    """Damage a model's file."""
     with safe_open(path, "pt") as file:
         about = file.metadata()["model"]
         tensors = {key: file.get_tensor(key) for key in file.keys()}
@@ -399,22 +423,23 @@ def damaged(path: Path, how: str) -> None:
     "how", ["without a tensor", "of another shape", "no JSON", "input", "features", "a folder"]
 )
 @pytest.mark.parametrize("kind", ["itself", "its embedding"])
-def test_a_damaged_model_is_refused_in_a_sentence(here: Path, how: str, kind: str):
-    path = sound_model(here / "models/broken.safetensors")
+def test_a_damaged_model_is_refused_in_one_sentence(workspace: Path, how: str, kind: str):
+    path = sound_model(workspace / "models/broken.safetensors")
     name = "models"
     if kind == "its embedding":
-        about = {"name": "embedding", "weights": str(path), "gives": "embedding", "classes": None}
+        about = {"name": "embedding", "weights": str(path), "output": "embedding", "classes": None}
         shape = ModelSpec(InputSpec(1, 1, 4), classes(2), "sigmoid", about)
-        name = str(save(here / "probe.safetensors", Model(architecture="linear"), shape))
-    damaged(path, how)
-    with pytest.raises(UserError, match=r"broken\.safetensors.*; (it takes|use) a file") as refused:
+        name = str(save(workspace / "probe.safetensors", Model(architecture="linear"), shape))
+    damage(path, how)
+    refusal = "( must be a trained network.* but is not: .*|' does not exist; use a file)"
+    with pytest.raises(UserError, match=rf"broken\.safetensors{refusal}") as refused:
         run(["tag", "short.wav", "--model", name])
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 400
 
 
-def test_a_model_of_an_unknown_feature_is_refused(here: Path):
+def test_a_model_of_an_unknown_feature_is_refused(workspace: Path):
     path = save(
-        here / "odd.safetensors",
+        workspace / "odd.safetensors",
         Model(architecture="linear"),
         ModelSpec(InputSpec(1, 1, 4), classes(2), "sigmoid", {"name": "smell"}),
     )
@@ -422,20 +447,20 @@ def test_a_model_of_an_unknown_feature_is_refused(here: Path):
         run(["tag", "short.wav", "--model", str(path)])
 
 
-def test_a_default_that_cannot_be_had_leaves_other_files_alone(here: Path, capsys, monkeypatch):
+def test_a_missing_default_model_does_not_affect_other_files(workspace: Path, capsys, monkeypatch):
     monkeypatch.setattr(models, "DEFAULT_EMBEDDING_MODEL", Path("gone.safetensors"))
-    status, found, said = answers(capsys, "clips.tfrecord", "short.wav")
-    assert (status, len(found)) == (1, 1)
-    assert said.startswith("error: clips.tfrecord: its default model is not available")
+    status, results, stderr = run_tag(capsys, "clips.tfrecord", "short.wav")
+    assert (status, len(results)) == (1, 1)
+    assert stderr.startswith("error: clips.tfrecord: its default model is not available")
 
 
-def test_models_are_found_by_name_run_and_folder(here: Path):
+def test_models_are_found_by_name_run_and_folder(workspace: Path):
     Path(".dvc").mkdir()
     for name in ("models/yac/seed1", "models/yac/seed0", "tasks/a/models/cnn/fold10-seed0",
                  "tasks/a/models/cnn/fold2-seed0", "tasks/a/models/twice/seed0",
                  "models/twice/seed0"):  # fmt: skip
         sound_model(Path(f"{name}.safetensors"))
-    root = here.resolve()
+    root = workspace.resolve()
     assert models.find_model("yac") == root / "models/yac/seed0.safetensors"
     assert models.find_model("yac/seed1") == root / "models/yac/seed1.safetensors"
     assert models.find_model("cnn").name == "fold2-seed0.safetensors"
@@ -451,16 +476,16 @@ def test_models_are_found_by_name_run_and_folder(here: Path):
         models.find_model("tasks")
 
 
-def keep_with_dvc(path: str) -> None:
-    """Have DVC keep a file or a folder, in a new repository here."""
+def track_with_dvc(path: str) -> None:
+    """Track a file or a folder with DVC, in a new repository in the working directory."""
     for command in (["git", "init", "-q"], ["dvc", "init", "-q"], ["dvc", "add", "-q", path]):
         subprocess.run(command, check=True, capture_output=True)
 
 
-def lack_model(path: str) -> bytes:
-    """Have DVC keep a model's file or folder that is not checked out; return the file's bytes."""
+def track_removed_model(path: str) -> bytes:
+    """Track a model's file or folder that is not checked out; return the file's bytes."""
     model = sound_model(Path("models/kept/seed0.safetensors"))
-    keep_with_dvc(path)
+    track_with_dvc(path)
     content = model.read_bytes()
     model.unlink()
     return content
@@ -470,65 +495,65 @@ DVC_NAMES = ("models/kept/seed0.safetensors", "models/kept/seed0", "models/kept"
 
 
 @pytest.mark.parametrize("path", ["models/kept/seed0.safetensors", "models/kept"])
-def test_a_model_that_dvc_keeps_is_had_from_it(here: Path, path: str):
-    content = lack_model(path)
+def test_a_model_that_is_not_checked_out_comes_from_dvc(workspace: Path, path: str):
+    content = track_removed_model(path)
     for name in DVC_NAMES:
-        found = models.find_model(name)
-        assert found.read_bytes() == content
-        assert models.display_name(found) == "kept/seed0"
+        path = models.find_model(name)
+        assert path.read_bytes() == content
+        assert models.display_name(path) == "kept/seed0"
 
 
-def test_a_model_that_dvc_knows_but_cannot_give_asks_for_dvc_pull(here: Path):
-    lack_model("models/kept")
+def test_a_model_missing_in_dvc_s_cache_asks_for_dvc_pull(workspace: Path):
+    track_removed_model("models/kept")
     shutil.rmtree(".dvc/cache")
     for name in DVC_NAMES:
         with pytest.raises(UserError, match=f"{name}.*; run dvc pull or dvc repro$"):
             models.find_model(name)
 
 
-def test_short_clips_of_a_network_of_one_length_are_left_out(here: Path, capsys):
+def test_clips_too_short_for_the_network_are_skipped(workspace: Path, capsys):
     records = [write_clip(clip(0)), write_clip(clip(1, 7)), write_clip(clip(2))]
     Path("clips.tfrecord").write_bytes(b"".join(records))
-    status, found, said = answers(capsys, "clips.tfrecord")
+    status, results, stderr = run_tag(capsys, "clips.tfrecord")
     assert status == 1
-    assert [entry["clip"] for entry in found] == ["clip0000000", "clip0000002"]
-    assert said == (
+    assert [entry["clip"] for entry in results] == ["clip0000000", "clip0000002"]
+    assert stderr == (
         "error: clips.tfrecord: 1 of 3 clips were skipped, as records needs 10 frames or more\n"
     )
 
 
-def test_clips_of_any_length_do_not_depend_on_their_neighbours(here: Path):
+def test_predictions_do_not_depend_on_other_clips_of_a_batch(workspace: Path):
     network = {"hidden": 8, "layers": 1, "dropout": 0.1, "pooling": "decision"}
     path = save(
-        here / "any.safetensors",
+        workspace / "any.safetensors",
         Model(architecture="attention", network=network),
         ModelSpec(InputSpec(1, 10, 128, scale=1 / 256), classes(5), "sigmoid", {"name": "vggish"}),
     )
     tagger = Tagger(path)
     clips = [embedding(10, 0), embedding(4, 1), embedding(23, 2)]
-    together = tagger.predict_clips(clips, "a")
-    assert together[2].starts == [0, 10, 13]
-    for alone, beside in zip(clips, together, strict=True):
-        (found,) = tagger.predict_clips([alone], "a")
-        np.testing.assert_allclose(found.probabilities, beside.probabilities, atol=1e-6)
+    batch = tagger.predict_clips(clips, "a")
+    assert batch[2].starts == [0, 10, 13]
+    for alone, beside in zip(clips, batch, strict=True):
+        (prediction,) = tagger.predict_clips([alone], "a")
+        np.testing.assert_allclose(prediction.probabilities, beside.probabilities, atol=1e-6)
 
 
-def test_parquet_of_bytes_and_of_numbers_is_read(here: Path, capsys):
+def test_parquet_of_bytes_and_of_numbers_is_read(workspace: Path, capsys):
     clips = [embedding(10, k) for k in range(3)]
     columns = {
-        "bytes": [of.tobytes() for of in clips],
-        "flat": [of.ravel().tolist() for of in clips],
-        "frames": [of.tolist() for of in clips],
+        "bytes": [clip.tobytes() for clip in clips],
+        "flat": [clip.ravel().tolist() for clip in clips],
+        "frames": [clip.tolist() for clip in clips],
     }
-    found = {}
+    results = {}
     for name, column in columns.items():
         pq.write_table(pa.table({"audio_embedding": column}), f"{name}.parquet")
-        status, entries, _ = answers(capsys, f"{name}.parquet")
+        status, entries, _ = run_tag(capsys, f"{name}.parquet")
         assert status == 0
-        found[name] = [entry["labels"] for entry in entries]
-    assert found["bytes"] == found["flat"] == found["frames"]
+        results[name] = [entry["labels"] for entry in entries]
+    assert results["bytes"] == results["flat"] == results["frames"]
     pq.write_table(pa.table({"numbers": [1]}), "other.parquet")
-    assert "must have the column audio_embedding" in answers(capsys, "other.parquet")[2]
+    assert "must have the column audio_embedding" in run_tag(capsys, "other.parquet")[2]
 
 
 def quantized_without_pca() -> np.ndarray:
@@ -556,7 +581,9 @@ def test_embeddings_that_cannot_be_audioset_s_are_refused(clips: list, cause: st
 
 def test_embeddings_that_are_noise_together_are_refused():
     clips = [embedding(10, k).T.reshape(10, 128) for k in range(20)]
-    with pytest.raises(UserError, match=r"^clips: neighbouring frames .* not stored frame by frame"):
+    with pytest.raises(
+        UserError, match=r"^clips: neighbouring frames .* not stored frame by frame"
+    ):
         check_embeddings(clips, "clips")
 
 
@@ -573,11 +600,11 @@ def test_audioset_s_own_embeddings_pass():
         pytest.skip("data/parquet/eval.parquet is not there")
     for batch in pq.ParquetFile(path).iter_batches(2048, columns=["audio_embedding"]):
         values = batch["audio_embedding"].to_pylist()
-        clips = [np.frombuffer(of, np.uint8).reshape(-1, 128) for of in values]
+        clips = [np.frombuffer(value, np.uint8).reshape(-1, 128) for value in values]
         assert not any(check_embeddings(clips, "eval"))
 
 
-def test_text_is_aligned_and_within_100_columns(here: Path, capsys):
+def test_text_is_aligned_and_within_100_columns(workspace: Path, capsys):
     name = f"{'a very long name ' * 8}.wav"
     Path("long.flac").rename(name)
     assert run(["tag", name, "short.wav"]) == 0
@@ -590,7 +617,7 @@ def test_text_is_aligned_and_within_100_columns(here: Path, capsys):
     assert re.search("maximum|0:0", rows[0]) and not re.search("maximum", rows[-1])
 
 
-def test_csv_has_rows_of_the_whole_and_of_windows(here: Path, capsys):
+def test_csv_has_rows_of_the_whole_and_of_windows(workspace: Path, capsys):
     assert run(["tag", "long.flac", "short.wav", "--csv", "--top", "2"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     of_long = [row for row in rows if row["file"] == "long.flac"]
@@ -599,19 +626,21 @@ def test_csv_has_rows_of_the_whole_and_of_windows(here: Path, capsys):
     assert rows[0]["label"].startswith("label") and rows[0]["confident"] == ""
 
 
-def test_labels_are_sure_from_their_threshold_on(here: Path, capsys):
+def test_labels_are_confident_from_their_threshold_on(workspace: Path, capsys):
     limits = {
         f"label {k}, a name": {"threshold": t, "recall": 0.5} for k, t in ((0, 0.0), (1, 1.0))
     }
-    path = sound_model(here / "judged.safetensors", limits)
-    (entry,) = answers(capsys, "long.flac", "--model", str(path), "--top", "all")[1]
-    for of in (entry, *entry["windows"]):
-        sure = {label["label"][:7]: label["confident"] for label in of["labels"]}
-        assert [sure[f"label {k}"] for k in range(3)] == [True, False, None]
+    path = sound_model(workspace / "thresholds.safetensors", limits)
+    (entry,) = run_tag(capsys, "long.flac", "--model", str(path), "--top", "all")[1]
+    for section in (entry, *entry["windows"]):
+        confident = {label["label"][:7]: label["confident"] for label in section["labels"]}
+        assert [confident[f"label {k}"] for k in range(3)] == [True, False, None]
 
 
-def test_a_label_of_one_window_is_sure_for_the_whole(here: Path):
-    path = sound_model(here / "judged.safetensors", {"label 0, a name": {"threshold": 0.6}})
+def test_a_label_confident_in_one_window_is_confident_in_the_recording(workspace: Path):
+    path = sound_model(
+        workspace / "thresholds.safetensors", {"label 0, a name": {"threshold": 0.6}}
+    )
     tagger = Tagger(path)
     p = np.full((3, 6), 0.1, np.float32)
     p[1, 0] = 0.7
@@ -625,7 +654,7 @@ def test_a_label_of_one_window_is_sure_for_the_whole(here: Path):
     assert label_times(tagger, prediction, "label 0, a name", 60) == "0:00-0:30"
 
 
-def test_the_report_is_one_page_without_a_network(here: Path):
+def test_the_report_is_one_page_that_loads_nothing(workspace: Path):
     name = "a & <b>.flac"
     Path("long.flac").rename(name)
     arguments = ["tag", name, "clips.tfrecord", "--report", "pages/out.html"]
@@ -640,9 +669,9 @@ def test_the_report_is_one_page_without_a_network(here: Path):
     assert "clip0000002" in page
 
 
-def test_the_report_shows_only_sure_labels_where_there_are_thresholds(here: Path):
+def test_with_thresholds_the_report_shows_only_confident_labels(workspace: Path):
     limits = {f"label {k}, a name": {"threshold": t} for k, t in ((0, 0.0), (1, 1.0))}
-    path = sound_model(here / "judged.safetensors", limits)
+    path = sound_model(workspace / "thresholds.safetensors", limits)
     run(["tag", "long.flac", "--model", str(path), "--report", "out.html"])
     page = Path("out.html").read_text()
     rows = re.findall('<span class="name">(.*?)</span>', page)
@@ -650,13 +679,13 @@ def test_the_report_shows_only_sure_labels_where_there_are_thresholds(here: Path
     assert "no confidence thresholds" not in " ".join(page.split())
 
 
-def test_a_picture_of_a_recording_of_any_length_has_some_hundred_columns():
+def test_a_spectrogram_has_at_most_2400_columns():
     piece = noise(5)
     for pieces, columns in ((2, 500), (11, 1375), (22, 1375)):
-        picture = SpectrogramImage(RATE)
-        for _ in picture.watch(piece for _ in range(pieces)):
+        image = SpectrogramImage(RATE)
+        for _ in image.watch(piece for _ in range(pieces)):
             pass
-        png = picture.png()
+        png = image.png()
         width = int.from_bytes(png[16:20], "big")
         assert png.startswith(b"\x89PNG") and abs(width - columns) <= 1
 
@@ -665,13 +694,16 @@ def test_a_picture_of_a_recording_of_any_length_has_some_hundred_columns():
     ("page", "sentence"),
     [
         (".", ": . must be a file, got a folder"),
-        ("short.wav/x.html", "cannot be created, .*/short.wav must be a folder with write permission"),
+        (
+            "short.wav/x.html",
+            "cannot be created, .*/short.wav must be a folder with write permission",
+        ),
         ("short.wav", ": short.wav exists and is not an HTML page, .* choose a new name"),
         ("clips.tfrecord", ": clips.tfrecord exists and is not an HTML page"),
     ],
 )
-def test_a_report_that_cannot_be_written_is_refused_first(
-    here: Path, capsys, page: str, sentence: str
+def test_a_report_that_cannot_be_written_is_refused_before_any_work(
+    workspace: Path, capsys, page: str, sentence: str
 ):
     before = Path("short.wav").read_bytes()
     with pytest.raises(UserError, match=f"^--report.*{sentence}"):
@@ -680,12 +712,12 @@ def test_a_report_that_cannot_be_written_is_refused_first(
     assert Path("short.wav").read_bytes() == before
 
 
-def test_a_report_replaces_an_earlier_one(here: Path):
+def test_a_report_replaces_an_earlier_one(workspace: Path):
     for _ in range(2):
         assert run(["tag", "short.wav", "--report", "out.html"]) == 0
 
 
-def test_a_full_disk_is_told_with_the_report_s_name(here: Path, monkeypatch):
+def test_an_error_of_a_full_disk_names_the_report(workspace: Path, monkeypatch):
     def full(self, *_, **__):
         raise OSError(28, "No space left on device")
 
@@ -695,16 +727,16 @@ def test_a_full_disk_is_told_with_the_report_s_name(here: Path, monkeypatch):
     assert not Path("out.html").exists() and not Path("out.html.partial").exists()
 
 
-def test_ctrl_c_ends_work_that_is_under_way(here: Path, monkeypatch):
-    """Raised where answers are printed, while other files are being heard."""
+def test_ctrl_c_ends_work_under_way(workspace: Path, monkeypatch):
+    """Raise it where results are printed, while other files are being tagged."""
     soundfile.write("hour.wav", np.tile(noise(60), 60), RATE)
-    heard = []
+    durations = []
     real = Tagger.predict
 
     def predict(self, pieces, *arguments):
-        found = real(self, pieces, *arguments)
-        heard.append(found.duration)
-        return found
+        prediction = real(self, pieces, *arguments)
+        durations.append(prediction.duration)
+        return prediction
 
     monkeypatch.setattr(Tagger, "predict", predict)
     monkeypatch.setenv("TAGGING_WORKERS", "2")
@@ -715,11 +747,11 @@ def test_ctrl_c_ends_work_that_is_under_way(here: Path, monkeypatch):
     monkeypatch.setattr("tagging.commands.tag_formats._print", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(["tag", "short.wav", "hour.wav", "--window", "0.1"])
-    assert 3600.0 not in heard
+    assert 3600.0 not in durations
 
 
 @pytest.mark.parametrize("command", [[], ["tag"], ["search"], ["export"], ["check-vggish"]])
-def test_help_is_there_without_pytorch(command: list[str]):
+def test_help_does_not_import_pytorch(command: list[str]):
     code = (
         "import sys; from tagging.commands.main import run\n"
         "try: run([*sys.argv[1:], '--help'])\n"
@@ -736,7 +768,7 @@ def test_help_is_there_without_pytorch(command: list[str]):
         assert all(word in done.stdout for word in words)
 
 
-def test_the_command_ends_with_its_status(here: Path):
+def test_the_exit_status_is_1_after_a_failure(workspace: Path):
     command = [sys.executable, "-m", "tagging.commands.main", "tag", "gone.wav"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
@@ -756,19 +788,19 @@ def esc_clips(names: list[str]) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "theirs"), [("mn04_as", "mn04_as"), ("musicnn_mtt", "MTT_musicnn")]
 )
-def test_published_weights_answer_as_the_reference(
+def test_published_weights_predict_as_the_reference(
     name: str, theirs: str, tmp_path: Path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     expected = json.loads(Path(MIRROR, "../pretrained/expected.json").read_text())[theirs]
     names = [clip for clip in expected if clip.endswith(".ogg")]
-    status, found, _ = answers(capsys, *esc_clips(names), "--model", name, "--top", "all")
-    assert (status, len(found)) == (0, 3)
+    status, results, _ = run_tag(capsys, *esc_clips(names), "--model", name, "--top", "all")
+    assert (status, len(results)) == (0, 3)
     assert (tmp_path / f"tagging/{name}.safetensors").is_file()
     labels = Tagger(models.find_model(name)).classes
-    for entry, clip in zip(found, names, strict=True):
-        probability = {of["label"]: of["probability"] for of in entry["labels"]}
+    for entry, clip in zip(results, names, strict=True):
+        probability = {label["label"]: label["probability"] for label in entry["labels"]}
         reference = expected[clip]
         if "logits" in reference:
             answer = torch.tensor(reference["logits"]).sigmoid().tolist()

@@ -157,7 +157,7 @@ def _model_index(
         metrics = [
             {
                 "type": "mean_average_precision",
-                "name": tagger.published.score_of,
+                "name": tagger.published.score_description,
                 "value": tagger.published.score,
             }
         ]

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tagging.base.errors import UserError
-from tagging.sources.weights import PUBLISHED
+from tagging.sources.weights import PUBLISHED, require_verified
 
 DEFAULT_SOUND_MODEL = "mn04_as"
 DEFAULT_EMBEDDING_MODEL = Path(__file__).with_name("yac_distilled.safetensors")
@@ -107,6 +107,7 @@ def find_project() -> Path | None:
 
 
 def _published_model(name: str) -> Path:
+    require_verified(name)
     cached = cache_folder() / f"{name}{SUFFIX}"
     if not cached.is_file():
         # Imported here, as only a download needs what converts weights.

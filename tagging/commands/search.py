@@ -18,9 +18,9 @@ from tagging.base.progress import Progress
 from tagging.commands import models
 from tagging.commands.inputs import find_input_files
 from tagging.commands.tagger import BLOCK_SECONDS, Tagger
-from tagging.features.decoding import blocks
-
-INDEX_PATH = "data/index.safetensors"  # in a task's folder
+from tagging.data.task_folder import TaskFolder
+from tagging.features.decoding import decode_blocks
+from tagging.parameters import Params
 
 
 class Match(NamedTuple):
@@ -108,12 +108,17 @@ def find_search_index() -> Path:
         UserError: if it has no index or several.
     """
     root = models.find_project() or Path()
-    folders = (root, *sorted(root.glob("tasks/*")))
-    indexes = [folder / INDEX_PATH for folder in folders if (folder / INDEX_PATH).is_file()]
+    indexes = [
+        path
+        for folder in map(TaskFolder, (root, *sorted(root.glob("tasks/*"))))
+        if folder.params.is_file()
+        for name in Params.read(folder.params).entries("search")
+        if (path := folder.data / f"{name}.safetensors").is_file()
+    ]
     if not indexes:
         raise UserError(
             "the project has no index; name one with --index, or make one with dvc repro "
-            "tasks/similarity/dvc.yaml:index"
+            "tasks/similarity/dvc.yaml:index@index"
         )
     if len(indexes) > 1:
         raise UserError(
@@ -245,5 +250,5 @@ def _embed_recording(tagger: Tagger, path: Path) -> np.ndarray:
     """Return a recording's embedding, normalized to length 1."""
     if not path.is_file():
         raise UserError(f"recording {path} does not exist")
-    embedding = tagger.embed(blocks(path, str(path), tagger.sample_rate, BLOCK_SECONDS))
+    embedding = tagger.embed(decode_blocks(path, str(path), tagger.sample_rate, BLOCK_SECONDS))
     return embedding / max(float(np.linalg.norm(embedding)), 1e-12)

@@ -23,7 +23,7 @@ from tagging.commands.prediction import Prediction
 from tagging.commands.spectrogram import SpectrogramImage
 from tagging.commands.tag_formats import FORMATS
 from tagging.commands.tagger import BLOCK_SECONDS, INPUT_NAMES, Tagger
-from tagging.features.decoding import blocks
+from tagging.features.decoding import decode_blocks
 
 
 class Options(NamedTuple):
@@ -189,7 +189,7 @@ def _tag_recording(
     """Tag a recording while it is decoded, piece by piece."""
     reported = 0  # bytes
     duration = _stated_duration(file.path)
-    pieces = blocks(file.path, str(file.path), tagger.sample_rate, BLOCK_SECONDS)
+    pieces = decode_blocks(file.path, str(file.path), tagger.sample_rate, BLOCK_SECONDS)
     spectrogram = SpectrogramImage(tagger.sample_rate) if options.report else None
     if spectrogram:
         pieces = spectrogram.watch(pieces)

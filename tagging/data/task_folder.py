@@ -73,6 +73,11 @@ class TaskFolder:
         """Return the folder of DVCLive's logs of a model's trainings."""
         return self.path / "plots" / "train" / entry
 
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of unfinished trainings' checkpoints, which neither git nor DVC tracks."""
+        return self.path / ".resume"
+
     def entry_plots(self, entry: str) -> Path:
         """Return the folder of an entry's tables for plots."""
         return self.path / "plots" / "evaluate" / entry

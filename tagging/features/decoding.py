@@ -1,7 +1,7 @@
-"""Recordings as waveforms: WAV, FLAC, Ogg (Vorbis, Opus), MP3 and what else libsndfile reads.
+"""Decode recordings (WAV, FLAC, Ogg, MP3 and libsndfile's other formats) to waveforms.
 
-A waveform is one channel, the mean of the file's, as float32 at the rate asked for; whole numbers
-of the file become numbers in [-1, 1). Resampling is soxr's "HQ".
+A waveform is the mean of the file's channels, float32 at the requested sample rate; integers of the
+file become values in [-1, 1). Resampling is soxr's "HQ".
 """
 
 import io
@@ -16,17 +16,17 @@ import soxr
 
 from tagging.base.errors import UserError
 
-_TAKES = "it takes a whole recording as WAV, FLAC, Ogg or MP3"
+_EXPECTED = "it must be a complete recording as WAV, FLAC, Ogg or MP3"
 _BLOCK = 1 << 18  # samples of each channel that are read at once: 6 s of a CD
-_UNKNOWN = 2**63 - 1  # libsndfile's length of a FLAC that states none
-# A WAV that was written to a pipe states a size near the largest there is, whatever follows.
-_STREAMED = 0x7FFF0000
+_UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's length of a FLAC that states none
+# A WAV that was written to a pipe states a size near the maximum, whatever follows.
+_STREAMED_SIZE = 0x7FFF0000
 
 
 class _Stream(soundfile.SoundFile):
-    """A file that is read from front to back.
+    """A file that is read sequentially.
 
-    Where a file can be sought in, soundfile seeks after each block, and MP3 is wrong at the seams.
+    soundfile seeks after each block of a seekable file, and MP3 then has errors at the boundaries.
     """
 
     def seekable(self) -> bool:
@@ -34,31 +34,35 @@ class _Stream(soundfile.SoundFile):
 
 
 def decode(content: bytes, name: str, rate: int) -> np.ndarray:
-    """Return a recording as one waveform, float32 (samples,), at `rate` (Hz).
+    """Return a recording as one waveform, float32 (samples,).
 
     Args:
         content: the file's bytes.
-        name: what errors call the file.
+        name: the file's name in errors.
+        rate: the sample rate of the waveform, in Hz.
 
     Raises:
-        UserError: if it is empty, no sound, cut off, or has samples that are no numbers.
+        UserError: if the file is empty, not sound, truncated, or has samples that are not finite.
     """
     return np.concatenate(list(_resampled(content, name, rate)))
 
 
-def blocks(source: bytes | Path, name: str, rate: int, seconds: float) -> Iterator[np.ndarray]:
-    """Give a recording piece by piece: in a row they are what `decode` returns.
+def decode_blocks(
+    source: bytes | Path, name: str, rate: int, seconds: float
+) -> Iterator[np.ndarray]:
+    """Yield a recording in blocks, which together are the waveform that `decode` returns.
 
-    Memory is that of a few pieces, however long the recording is. What is wrong with a file may be
-    found after its first pieces were given.
+    Memory does not grow with the length of the recording. An error of the file may be raised after
+    its first blocks.
 
     Args:
-        source: the file's bytes, or where it is.
-        name: what errors call the file.
-        seconds: how long a piece is; the last may be shorter.
+        source: the file's bytes, or its path.
+        name: the file's name in errors.
+        rate: the sample rate of the waveform, in Hz.
+        seconds: the length of a block; the last may be shorter.
 
     Yields:
-        float32 (samples,), at `rate` (Hz).
+        float32 (samples,).
 
     Raises:
         UserError: as `decode` does.
@@ -70,45 +74,45 @@ def blocks(source: bytes | Path, name: str, rate: int, seconds: float) -> Iterat
         waiting.append(part)
         if sum(map(len, waiting)) >= size:
             joined = np.concatenate(waiting)
-            whole = len(joined) // size * size
-            yield from joined[:whole].reshape(-1, size)
-            waiting = [joined[whole:]]
+            complete = len(joined) // size * size
+            yield from joined[:complete].reshape(-1, size)
+            waiting = [joined[complete:]]
     rest = np.concatenate(waiting)
     if len(rest):
         yield rest
 
 
 def _resampled(source: bytes | Path, name: str, rate: int) -> Iterator[np.ndarray]:
-    """Give a recording's waveform in pieces of any length, at least one sample in all.
+    """Yield a recording's waveform in blocks of any length, with at least one sample in all.
 
     Raises:
         UserError: as `decode` does.
     """
     samples = 0
     with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as handle:
-        exact = _states_length(handle, name)
-        with _opened(handle, name) as file:
-            parts = _mono(file, handle, name, exact or file.format != "MP3")
+        exact = _has_length_table(handle, name)
+        with _open(handle, name) as file:
+            blocks = _mix_down(file, handle, name, exact or file.format != "MP3")
             if file.samplerate != rate:
-                parts = _at_rate(parts, file.samplerate, rate)
-            for part in parts:
-                samples += len(part)
-                yield part
+                blocks = _resample(blocks, file.samplerate, rate)
+            for block in blocks:
+                samples += len(block)
+                yield block
     if not samples:
-        raise UserError(f"{name} has no sample at {rate} Hz; {_TAKES}")
+        raise UserError(f"{name} has no samples at {rate} Hz; {_EXPECTED}")
 
 
-def _states_length(handle: BinaryIO, name: str) -> bool:
-    """Tell whether a file, if it is an MP3, begins with a table of its length.
+def _has_length_table(handle: BinaryIO, name: str) -> bool:
+    """Return whether a file, if it is an MP3, begins with a table of its length (Xing).
 
-    Without one libsndfile reckons the length from the size and the first frame's bit rate.
+    Without one libsndfile estimates the length from the size and the first frame's bit rate.
 
     Raises:
         UserError: if the file is empty.
     """
     head = handle.read(10)
     if not head:
-        raise UserError(f"{name} is empty; {_TAKES}")
+        raise UserError(f"{name} is empty; {_EXPECTED}")
     if head.startswith(b"ID3"):
         # The size of the tag before the sound has seven bits a byte.
         size = 0
@@ -120,41 +124,45 @@ def _states_length(handle: BinaryIO, name: str) -> bool:
     return b"Xing" in first or b"Info" in first
 
 
-def _opened(handle: BinaryIO, name: str) -> _Stream:
+def _open(handle: BinaryIO, name: str) -> _Stream:
     """Open a recording.
 
     Raises:
-        UserError: if it is no sound, or cut off as its header tells.
+        UserError: if it is not sound, or shorter than its header states.
     """
     try:
         file = _Stream(handle)
     except soundfile.LibsndfileError as error:
-        # Of an MP3 without two whole frames libsndfile says that the file does not exist.
-        reason = "too little of it" if error.code == 7 else error.error_string.rstrip(".")
-        raise UserError(f"{name} cannot be read as sound ({reason}); {_TAKES}") from None
+        # For an MP3 without two complete frames libsndfile says that the file does not exist.
+        reason = "it is too short" if error.code == 7 else error.error_string.rstrip(".")
+        raise UserError(f"{name} cannot be read as sound ({reason}); {_EXPECTED}") from None
     log = file.extra_info
     if re.search("^Ogg ?: (Last page lacks an end|Junk after the last page)", log, re.MULTILINE):
-        raise UserError(f"{name} is cut off: its last Ogg page does not end it; {_TAKES}")
+        raise UserError(f"{name} is truncated: its last Ogg page does not end it; {_EXPECTED}")
     sizes = re.search(r"^data : (\d+) \(should be (\d+)\)", log, re.MULTILINE)
-    if sizes and int(sizes[2]) < int(sizes[1]) < _STREAMED:
+    if sizes and int(sizes[2]) < int(sizes[1]) < _STREAMED_SIZE:
         raise UserError(
-            f"{name} is cut off: it states {sizes[1]} bytes of samples and has {sizes[2]}; {_TAKES}"
+            f"{name} is truncated: it states {sizes[1]} bytes of samples and has {sizes[2]}; "
+            f"{_EXPECTED}"
         )
     return file
 
 
-def _mono(file: _Stream, handle: BinaryIO, name: str, exact: bool) -> Iterator[np.ndarray]:
-    """Give the mean of a file's channels, float32, in pieces, at the file's rate.
+def _mix_down(file: _Stream, handle: BinaryIO, name: str, exact: bool) -> Iterator[np.ndarray]:
+    """Yield the mean of a file's channels, float32, in blocks, at the file's rate.
 
     Args:
-        exact: whether the length that the file states is no estimate.
+        file: the opened file.
+        handle: the file that it reads.
+        name: the file's name in errors.
+        exact: whether the stated length is exact, not an estimate.
 
     Raises:
-        UserError: if the file ends early, or a sample is no number.
+        UserError: if the file ends early, or a sample is not finite.
     """
     read = 0
-    # libsndfile stops where it reckons the end to be, though more follows. By small steps it goes
-    # no farther in the file either, which tells.
+    # libsndfile stops at an estimated end even if more follows. With small steps it does not read
+    # ahead, so that the position in the file shows whether it stopped early.
     step = _BLOCK if exact else 1 << 12
     while True:
         buffer = np.empty((step, file.channels), np.float32)
@@ -162,31 +170,33 @@ def _mono(file: _Stream, handle: BinaryIO, name: str, exact: bool) -> Iterator[n
             block = file.read(out=buffer)
         except soundfile.LibsndfileError as error:
             reason = error.error_string.removeprefix("Error : ").rstrip(".")
-            raise UserError(f"{name} is cut off or damaged ({reason}); {_TAKES}") from None
+            raise UserError(f"{name} is truncated or damaged ({reason}); {_EXPECTED}") from None
         if not len(block):
             break
         mono = block[:, 0] if file.channels == 1 else block.mean(axis=1)
         finite = np.isfinite(mono)
         if not finite.all():
-            at = (read + finite.argmin()) / file.samplerate
-            raise UserError(f"{name} has a sample at {at:.3f} s that is no finite number")
+            seconds = (read + finite.argmin()) / file.samplerate
+            raise UserError(f"{name} has a sample at {seconds:.3f} s that is not finite")
         read += len(block)
         yield mono
-    if exact and read < file.frames < _UNKNOWN:
-        states, has = file.frames / file.samplerate, read / file.samplerate
-        raise UserError(f"{name} is cut off: it states {states:.2f} s and has {has:.2f}; {_TAKES}")
-    at = handle.tell()
-    size = handle.seek(0, io.SEEK_END)
-    if not exact and size - at > size // 100:
+    if exact and read < file.frames < _UNKNOWN_LENGTH:
+        stated, actual = file.frames / file.samplerate, read / file.samplerate
         raise UserError(
-            f"{name} is an MP3 of variable bit rate without a table of its length (Xing), so that "
-            f"its end is not found; {_TAKES}"
+            f"{name} is truncated: it states {stated:.2f} s and has {actual:.2f}; {_EXPECTED}"
+        )
+    position = handle.tell()
+    size = handle.seek(0, io.SEEK_END)
+    if not exact and size - position > size // 100:
+        raise UserError(
+            f"{name} is an MP3 of variable bit rate without a table of its length (Xing), so its "
+            f"end is unknown; {_EXPECTED}"
         )
 
 
-def _at_rate(parts: Iterator[np.ndarray], given: int, wanted: int) -> Iterator[np.ndarray]:
-    """Resample a waveform that comes in pieces from the rate `given` to `wanted` (Hz)."""
-    resampler = soxr.ResampleStream(given, wanted, 1, dtype="float32")
-    for part in parts:
-        yield resampler.resample_chunk(part)
+def _resample(blocks: Iterator[np.ndarray], rate: int, new_rate: int) -> Iterator[np.ndarray]:
+    """Resample the blocks of a waveform from `rate` to `new_rate` (Hz)."""
+    resampler = soxr.ResampleStream(rate, new_rate, 1, dtype="float32")
+    for block in blocks:
+        yield resampler.resample_chunk(block)
     yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)

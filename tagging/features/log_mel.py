@@ -1,8 +1,8 @@
 """Log-mel spectrograms, with the settings of well-known ones as presets.
 
 `librosa`: McFee et al. (2015), "librosa: audio and music signal analysis in Python": its default
-`melspectrogram`, then the logarithm. (Its spectra come of float64. Those of float32 are as good
-down to 1e-5 or so; with `log: db` and a floor of 1e-10, that of `power_to_db`, the softest bands of
+`melspectrogram`, then the logarithm. (librosa computes spectra in float64. Those of float32 agree
+down to about 1e-5; with `log: db` and a floor of 1e-10, that of `power_to_db`, the softest bands of
 loud frames differ by hundredths of a decibel.) `efficientat`: Schmid, Koutini, Widmer
 (2023), "Efficient large-scale audio tagging via Transformer-to-CNN knowledge distillation", arXiv
 2211.04772. `musicnn`: Pons, Serra (2019), "musicnn: pre-trained convolutional neural networks for
@@ -14,9 +14,16 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import nn
 
-from tagging.features.mel import Band, FilteredSpectrum, Scale, check_sizes, highest, mel_filters
+from tagging.features.base import WaveformTransform
+from tagging.features.mel import (
+    Band,
+    FilteredSpectrum,
+    Scale,
+    check_fft,
+    highest_frequency,
+    mel_filters,
+)
 from tagging.parameters import Float, Int
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -38,11 +45,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "bins": 128,
         "high": 15000.0,
         "scale": "kaldi",
-        "area": False,
+        "mel_norm": False,
         "floor": 1e-5,
-        "floored": "sum",
+        "offset_mode": "sum",
         "mean": -4.5,
-        "deviation": 5.0,
+        "std": 5.0,
     },
     # log10(10000 p + 1) of a power rounded to float16.
     "musicnn": {
@@ -50,13 +57,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "window": 512,
         "hop": 256,
         "bins": 96,
-        "half": True,
+        "float16_power": True,
         "log": "log10",
         "floor": 1e-4,
-        "floored": "sum",
+        "offset_mode": "sum",
         "mean": -4.0,
     },
-    # The floor is float32's epsilon, the deviation twice AudioSet's.
+    # The floor is float32's epsilon; the inputs are divided by twice AudioSet's standard deviation.
     "ast": {
         "sample_rate": 16000,
         "window": 400,
@@ -68,64 +75,50 @@ PRESETS: dict[str, dict[str, Any]] = {
         "bins": 128,
         "low": 20.0,
         "scale": "kaldi",
-        "area": False,
+        "mel_norm": False,
         "floor": 2**-23,
         "mean": -4.2677393,
-        "deviation": 2 * 4.5689974,
+        "std": 2 * 4.5689974,
     },
 }
 
 
 class Settings(Band):
-    """The feature's settings (`features.log_mel`); what they leave out is librosa's or a preset's.
+    """The settings of a log-mel spectrogram; the defaults are librosa's or those of `preset`.
 
-    With `preset`, any other setting stands in place of the preset's.
+    With `preset`, any other setting replaces the preset's.
     """
 
-    preset: Literal["librosa", "efficientat", "musicnn", "ast"] | None = Field(
-        None, description="librosa, efficientat, musicnn, ast or null (none)"
-    )
-    sample_rate: Int = Field(description="a whole number of Hz, 1 or more", ge=1)
-    window: Int = Field(description="a whole number of samples, 2 or more", ge=2)
-    symmetric: bool = Field(
-        False, description="true (the Hann window is symmetric) or false (periodic)"
-    )
-    fft: Int | None = Field(
-        None, description="an even number of samples, the window's or more, or null (the window's)"
-    )
-    hop: Int = Field(description="a whole number of samples, 1 or more", ge=1)
-    framing: Literal["zeros", "reflect", "kaldi"] = Field(
-        "zeros",
-        description="zeros or reflect (frames are centred, with zeros or the mirrored waveform "
-        "beyond its ends) or kaldi (whole windows alone, each less its mean)",
-    )
-    preemphasis: Float = Field(0.0, description="a number from 0 (none) to below 1", ge=0, lt=1)
-    power: Float = Field(
-        2.0, description="a number above 0, such as 2 (power) or 1 (magnitude)", gt=0
-    )
-    bins: Int = Field(description="a whole number of mel filters, 1 or more", ge=1)
-    scale: Scale = Field("slaney", description="slaney, htk or kaldi")
-    area: bool = Field(True, description="true (each filter's area is 1) or false (its peak is 1)")
-    half: bool = Field(False, description="true (powers are rounded to float16) or false")
-    log: Literal["ln", "log10", "db"] = Field("ln", description="ln, log10 or db (decibels)")
-    floor: Float = Field(1e-10, description="a number above 0", gt=0)
-    floored: Literal["max", "sum"] = Field(
-        "max", description="max (what is below the floor is raised to it) or sum (it is added)"
-    )
-    mean: Float = Field(0.0, description="a number, which is subtracted from the logarithms")
-    deviation: Float = Field(
-        1.0, description="a number above 0, which the logarithms are divided by", gt=0
-    )
+    preset: Literal["librosa", "efficientat", "musicnn", "ast"] | None = None
+    sample_rate: Int = Field(ge=1)  # Hz
+    window: Int = Field(ge=2)  # samples of the Hann window
+    symmetric: bool = False  # the window; else it is periodic
+    fft: Int | None = None  # samples; null: those of the window
+    hop: Int = Field(ge=1)  # samples
+    framing: Literal["zeros", "reflect", "kaldi"] = "zeros"
+    """zeros, reflect: frames are centred, and the waveform is padded with zeros or mirrored. kaldi:
+    whole windows alone, with their mean subtracted."""
+    preemphasis: Float = Field(0.0, ge=0, lt=1)
+    power: Float = Field(2.0, gt=0)  # of the magnitudes: 2 for power, 1 for magnitude
+    bins: Int = Field(ge=1)  # mel filters
+    scale: Scale = "slaney"
+    mel_norm: bool = True  # each filter's area is 1 (Slaney); else its peak is 1
+    float16_power: bool = False  # powers are rounded to float16
+    log: Literal["ln", "log10", "db"] = "ln"
+    floor: Float = Field(1e-10, gt=0)  # keeps the logarithm finite
+    offset_mode: Literal["max", "sum"] = "max"  # powers are raised to the floor, or it is added
+    mean: Float = 0.0  # subtracted from the logarithms
+    std: Float = Field(1.0, gt=0)  # divides the logarithms
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_in(cls, values: Any) -> Any:
+    def _apply_preset(cls, values: Any) -> Any:
         preset = values.get("preset") if isinstance(values, dict) else None
-        # A name that is no preset is refused as a field's value.
+        # The field's type refuses unknown presets.
         return {**PRESETS.get(preset, {}), **values} if isinstance(preset, str) else values
 
 
-class Transform(nn.Module):
+class Transform(WaveformTransform):
     """Waveforms, float32 (batch, samples), to log-mel spectrograms (batch, 1, frames, bins)."""
 
     channels = 1
@@ -133,8 +126,8 @@ class Transform(nn.Module):
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         fft = settings.window if settings.fft is None else settings.fft
-        check_sizes("log_mel", settings.window, fft)
-        high = highest("log_mel", settings.sample_rate, settings)
+        check_fft("log_mel", settings.window, fft)
+        high = highest_frequency("log_mel", settings.sample_rate, settings)
         self.sample_rate, self.bins = settings.sample_rate, settings.bins
         self.settings = settings
         window = torch.hann_window(
@@ -142,24 +135,24 @@ class Transform(nn.Module):
         )
         weights = mel_filters(
             settings.sample_rate, fft, settings.bins, settings.low, high, settings.scale,
-            settings.area,
+            settings.mel_norm,
         )  # fmt: skip
         self.spectrum = FilteredSpectrum(
             window, settings.hop, weights, settings.framing, settings.preemphasis, settings.power
         )
 
     def frames(self, samples: int) -> int:
-        """Return how many frames so many samples give, 1 or more."""
+        """Return the number of frames of a waveform, 1 or more."""
         return self.spectrum.frames(samples)
 
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
         """Return the spectrograms, float32 (batch, 1, frames, bins)."""
         settings = self.settings
         p = self.spectrum(waveform)  # (batch, frames, bins)
-        if settings.half:
+        if settings.float16_power:
             p = p.half().float()
-        p = p + settings.floor if settings.floored == "sum" else p.clamp_min(settings.floor)
+        p = p + settings.floor if settings.offset_mode == "sum" else p.clamp_min(settings.floor)
         logs = p.log() if settings.log == "ln" else p.log10()
         # A decibel is a tenth of a decade of power.
         scale = 20 / settings.power if settings.log == "db" else 1.0
-        return ((logs * scale - settings.mean) / settings.deviation).unsqueeze(1)
+        return ((logs * scale - settings.mean) / settings.std).unsqueeze(1)

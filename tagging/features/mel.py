@@ -1,4 +1,4 @@
-"""Power spectra of a waveform's frames, and banks of filters on the mel scales."""
+"""Power spectra of a waveform's frames, and mel filter banks."""
 
 import math
 from typing import Literal
@@ -12,28 +12,36 @@ from tagging.base.errors import UserError
 from tagging.parameters import Float, Section
 
 Scale = Literal["slaney", "htk", "kaldi"]
-# How frames lie: centred, with zeros or the mirrored waveform beyond its ends; whole windows alone,
-# each less its mean (Kaldi); from the first sample on, the last window filled with zeros ("end").
+# zeros, reflect: frames are centred, and the waveform is padded with zeros or mirrored. kaldi:
+# whole windows alone, with their mean subtracted. end: the last window is padded with zeros.
 Framing = Literal["zeros", "reflect", "kaldi", "end"]
-# Frames that are transformed at once: more do not stay in a core's cache.
-_AT_ONCE = 128
+_CHUNK = 128  # frames that are transformed at once: more do not fit a core's cache
 
 
 class Band(Section):
-    """Settings of features whose filters begin and end where one may say."""
+    """Settings of features with a band of filters."""
 
-    low: Float = Field(0.0, description="a number of Hz, 0 or more, below high", ge=0)
-    high: Float | None = Field(
-        None, description="a number of Hz up to half the sample rate, or null (that)"
-    )
+    low: Float = Field(0.0, ge=0)  # Hz, where the first filter begins
+    high: Float | None = None  # Hz, where the last filter ends; null: half the sample rate
 
 
 class FilteredSpectrum(nn.Module):
-    """The short-time Fourier transform of waveforms, its powers summed by a bank of filters.
+    """The powers of a short-time Fourier transform, summed by a filter bank.
 
-    A waveform too short for one frame is continued by zeros. Pre-emphasis, x[t] - c x[t-1], drops
-    the first sample where frames are centred, and leaves it as it is elsewhere.
+    A waveform too short for one frame is padded with zeros. Pre-emphasis, x[t] - c x[t-1], drops
+    the first sample where frames are centred, and keeps it unchanged otherwise.
+
+    Args:
+        window: (samples,).
+        hop: in samples.
+        weights: of the filters, (fft // 2 + 1, filters). The FFT's size is even.
+        framing: the position of frames.
+        preemphasis: its coefficient, 0 for none.
+        power: the exponent of the magnitudes that are summed.
     """
+
+    window: torch.Tensor
+    mean: torch.Tensor
 
     def __init__(
         self,
@@ -44,50 +52,46 @@ class FilteredSpectrum(nn.Module):
         preemphasis: float = 0.0,
         power: float = 2.0,
     ) -> None:
-        """Take the window, (samples,), and the filters' weights, (fft // 2 + 1, filters).
-
-        `power` is that of the magnitudes that are summed. The FFT's size is even.
-        """
         super().__init__()
         self.size, self.fft, self.hop = len(window), 2 * len(weights) - 2, hop
         self.framing, self.preemphasis, self.power = framing, preemphasis, power
         self.register_buffer("window", window.float(), persistent=False)
         self.filters = FilterBank(weights)
-        # The window lies in the middle of what is transformed.
+        # The window is in the middle of the FFT's samples.
         self.left = (self.fft - self.size) // 2
         self.right = self.fft - self.size - self.left
         self.dropped = int(self.centred and preemphasis != 0)
         if framing == "kaldi":
-            # What a frame's mean is in its spectrum. Kaldi takes it off before pre-emphasis, whose
-            # first sample differs: a Hann window makes that zero.
+            # The spectrum of a frame's mean. Kaldi subtracts the mean before pre-emphasis, which
+            # differs in the first sample alone: there a Hann window is zero.
             mean = functional.pad(window.double() * (1 - preemphasis), (self.left, self.right))
             spectrum = torch.view_as_real(torch.fft.rfft(mean)).float()  # (fft // 2 + 1, 2)
             self.register_buffer("mean", spectrum, persistent=False)
 
     @property
     def centred(self) -> bool:
-        """Whether a frame's middle lies at a multiple of the hop."""
+        """Whether the middle of each frame is at a multiple of the hop."""
         return self.framing in ("zeros", "reflect")
 
     @property
-    def fewest(self) -> int:
-        """The samples that a frame takes; a shorter waveform is continued by zeros."""
-        least = {"zeros": 1, "reflect": self.fft // 2 + 1, "kaldi": self.size, "end": self.size}
-        return least[self.framing] + self.dropped
+    def min_samples(self) -> int:
+        """The samples of one frame; a shorter waveform is padded with zeros."""
+        samples = {"zeros": 1, "reflect": self.fft // 2 + 1, "kaldi": self.size, "end": self.size}
+        return samples[self.framing] + self.dropped
 
     def frames(self, samples: int) -> int:
-        """Return how many frames so many samples give, 1 or more."""
-        samples = max(samples, self.fewest) - self.dropped
+        """Return the number of frames of a waveform, 1 or more."""
+        samples = max(samples, self.min_samples) - self.dropped
         if self.centred:
             return 1 + samples // self.hop
-        # With "end" a window that is not whole counts as well.
-        beyond = samples - self.size + (self.hop - 1 if self.framing == "end" else 0)
-        return 1 + beyond // self.hop
+        # With "end" the last, incomplete window counts as well.
+        rest = samples - self.size + (self.hop - 1 if self.framing == "end" else 0)
+        return 1 + rest // self.hop
 
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
         """Return (batch, frames, filters), float32, of waveforms (batch, samples)."""
-        if waveform.shape[1] < self.fewest:
-            waveform = functional.pad(waveform, (0, self.fewest - waveform.shape[1]))
+        if waveform.shape[1] < self.min_samples:
+            waveform = functional.pad(waveform, (0, self.min_samples - waveform.shape[1]))
         frames = self.frames(waveform.shape[1])
         x = waveform
         if self.preemphasis:
@@ -97,30 +101,30 @@ class FilteredSpectrum(nn.Module):
             mode = "reflect" if self.framing == "reflect" else "constant"
             x = functional.pad(x, (self.fft // 2, self.fft // 2), mode=mode)
         else:
-            # As many zeros as the last frame lacks; with "kaldi" it lacks none.
-            lacks = max(0, (frames - 1) * self.hop + self.size - waveform.shape[1])
-            x = functional.pad(x, (self.left, self.right + lacks))
+            # The last frame is padded with zeros; with "kaldi" it is complete.
+            missing = max(0, (frames - 1) * self.hop + self.size - waveform.shape[1])
+            x = functional.pad(x, (self.left, self.right + missing))
         means = None
         if self.framing == "kaldi":
             means = functional.avg_pool1d(waveform, self.size, self.hop)  # (batch, frames)
         if torch.compiler.is_exporting():  # a graph has no loop of unknown length
-            return self._summed(x, means)
+            return self._filter(x, means)
         parts = []
-        for first in range(0, frames, _AT_ONCE):
-            last = min(first + _AT_ONCE, frames)
+        for first in range(0, frames, _CHUNK):
+            last = min(first + _CHUNK, frames)
             samples = x[:, first * self.hop : (last - 1) * self.hop + self.fft]
-            parts.append(self._summed(samples, None if means is None else means[:, first:last]))
+            parts.append(self._filter(samples, None if means is None else means[:, first:last]))
         return torch.cat(parts, 1)
 
-    def _summed(self, x: torch.Tensor, means: torch.Tensor | None) -> torch.Tensor:
-        """Return (batch, frames, filters) of samples that are padded, and the frames' means."""
+    def _filter(self, x: torch.Tensor, means: torch.Tensor | None) -> torch.Tensor:
+        """Return (batch, frames, filters) of padded samples, with the frames' means subtracted."""
         spectra = torch.stft(
             x, self.fft, self.hop, self.size, self.window, center=False, return_complex=True
         )
         parts = torch.view_as_real(spectra.transpose(1, 2))  # (batch, frames, fft // 2 + 1, 2)
         if means is not None:
             parts = parts - means[:, :, None, None] * self.mean
-        # In place: a new array of this size takes as long as the transform.
+        # In place: allocating another array of this size costs as much as the transform.
         parts = parts.square_()
         powers = parts[..., 0] + parts[..., 1]
         if self.power != 2:
@@ -131,14 +135,16 @@ class FilteredSpectrum(nn.Module):
 class FilterBank(nn.Module):
     """Weighted sums of a spectrum: (batch, frames, frequencies) to (batch, frames, filters).
 
-    Filters overlap their neighbours alone: each quarter of them is multiplied by the frequencies
-    that it has weights for.
+    Filters overlap their neighbours alone, so each quarter of them is multiplied by those
+    frequencies only that have a weight.
+
+    Args:
+        weights: (frequencies, filters).
     """
 
     def __init__(self, weights: torch.Tensor) -> None:
-        """Take the weights, (frequencies, filters)."""
         super().__init__()
-        self.spans = []
+        self.spans: list[slice] = []
         for part in weights.float().split(math.ceil(weights.shape[1] / 4), dim=1):
             used = part.any(1).nonzero().flatten().tolist() or [0]
             span = slice(used[0], used[-1] + 1)
@@ -146,57 +152,68 @@ class FilterBank(nn.Module):
             self.spans.append(span)
 
     def forward(self, spectra: torch.Tensor) -> torch.Tensor:
-        """Return what the filters let through, of the type of `spectra`."""
+        """Return the outputs of the filters, of the dtype of `spectra`."""
         parts = [spectra[..., s] @ getattr(self, f"part{i}") for i, s in enumerate(self.spans)]
         return torch.cat(parts, -1)
 
 
-def check_sizes(name: str, window: int, fft: int) -> None:
+def check_fft(name: str, window: int, fft: int) -> None:
     """Refuse an FFT that is odd or shorter than the window, both in samples.
 
     Args:
-        name: the feature, as errors call it.
+        name: the feature's name in errors.
+        window: the size of the window.
+        fft: the size of the FFT.
 
     Raises:
-        UserError: saying what it takes.
+        UserError: if it is.
     """
     if fft < window or fft % 2:
-        raise UserError(
-            f"features.{name}.fft is {fft}; it takes an even number, the window's {window} or more"
-        )
+        raise UserError(f"features.{name}.fft must be even and at least {window}, got {fft}")
 
 
-def highest(name: str, sample_rate: int, band: Band) -> float:
-    """Return where the last filter ends: `high`, or half the sample rate where that is None, in Hz.
+def highest_frequency(name: str, sample_rate: int, band: Band) -> float:
+    """Return the end of the last filter in Hz: `high`, or by default half the sample rate.
 
     Args:
-        name: the feature, as errors call it.
+        name: the feature's name in errors.
         sample_rate: in Hz.
         band: the feature's settings.
 
     Raises:
-        UserError: if that is not above `low`, or above half the sample rate.
+        UserError: if it is not above `low`, or is above half the sample rate.
     """
     nyquist = sample_rate / 2
     high = nyquist if band.high is None else band.high
     if not band.low < high <= nyquist:
         raise UserError(
-            f"features.{name}.high is {high:g} Hz; it takes a number above low, which is "
-            f"{band.low:g}, up to half the sample rate, {nyquist:g}"
+            f"features.{name}.high must be above low, {band.low:g} Hz, and at most half the "
+            f"sample rate, {nyquist:g} Hz, got {high:g}"
         )
     return high
 
 
 def mel_filters(
-    sample_rate: int, fft: int, filters: int, low: float, high: float, scale: Scale, area: bool
+    sample_rate: int,
+    fft: int,
+    filters: int,
+    low: float,
+    high: float,
+    scale: Scale,
+    mel_norm: bool,
 ) -> torch.Tensor:
     """Return triangular filters, evenly spaced on a mel scale.
 
-    Slaney's and HTK's triangles are straight in Hz, Kaldi's are in mel.
+    Slaney's and HTK's triangles are linear in Hz, Kaldi's are linear in mel.
 
     Args:
-        sample_rate: in Hz, as are `low` and `high`, where the first begins and the last ends.
-        area: whether each filter's area in Hz is 1, and not its peak (Slaney).
+        sample_rate: in Hz.
+        fft: the size of the FFT.
+        filters: their number.
+        low: the start of the first filter, in Hz.
+        high: the end of the last filter, in Hz.
+        scale: the mel scale.
+        mel_norm: whether each filter's area in Hz is 1 (Slaney), not its peak.
 
     Returns:
         float64 (fft // 2 + 1, filters).
@@ -207,26 +224,26 @@ def mel_filters(
         weights = triangles(to_mel(corners, scale), to_mel(frequencies, scale))
     else:
         weights = triangles(corners, frequencies)
-    return weights * 2 / (corners[2:] - corners[:-2]) if area else weights
+    return weights * 2 / (corners[2:] - corners[:-2]) if mel_norm else weights
 
 
 def mel_corners(filters: int, low: float, high: float, scale: Scale) -> torch.Tensor:
-    """Return where triangles begin, peak and end, in Hz: float64 (filters + 2,)."""
+    """Return the starts, peaks and ends of triangles, in Hz: float64 (filters + 2,)."""
     first, last = to_mel(torch.tensor([low, high], dtype=torch.float64), scale).tolist()
     return to_hertz(torch.linspace(first, last, filters + 2, dtype=torch.float64), scale)
 
 
-def triangles(corners: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Return the heights at `places` of triangles, each from one corner over the next to the third.
+def triangles(corners: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Return the heights at `positions` of triangles over three consecutive corners each.
 
     Returns:
-        float64 in 0..1, (places, corners - 2).
+        float64 in 0..1, (positions, corners - 2).
     """
-    places = places.unsqueeze(1)
+    positions = positions.unsqueeze(1)
     widths = corners.diff()
-    # 0 / 0 is where two corners are one: the peak, if the triangle falls from there.
-    rising = ((places - corners[:-2]) / widths[:-1]).nan_to_num(nan=1.0)
-    falling = ((corners[2:] - places) / widths[1:]).nan_to_num(nan=0.0)
+    # 0 / 0 occurs where two corners coincide: the peak, if the triangle falls from there.
+    rising = ((positions - corners[:-2]) / widths[:-1]).nan_to_num(nan=1.0)
+    falling = ((corners[2:] - positions) / widths[1:]).nan_to_num(nan=0.0)
     return torch.minimum(rising, falling).clamp_min(0)
 
 
@@ -243,7 +260,7 @@ def to_mel(hertz: torch.Tensor, scale: Scale) -> torch.Tensor:
 
 
 def to_hertz(mel: torch.Tensor, scale: Scale) -> torch.Tensor:
-    """Return the frequencies of places on a mel scale, float64: what `to_mel` undoes."""
+    """Return the frequencies in Hz of values on a mel scale, float64: the inverse of `to_mel`."""
     if scale != "slaney":
         return 700 * (mel / 1127).expm1()
     above = 1000 * ((mel.clamp_min(15) - 15) / 27 * math.log(6.4)).exp()

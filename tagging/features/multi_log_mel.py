@@ -1,8 +1,8 @@
-"""Log-mel spectrograms of several resolutions in time, one a channel.
+"""Log-mel spectrograms of several resolutions in time, each a channel.
 
 Palanisamy, Singhania, Yao (2020), "Rethinking CNN models for audio classification", arXiv
-2007.11154: an image's three channels are spectrograms of three windows and hops, brought to one
-size. Here each hop is as long as its window, and the defaults are 10, 20 and 30 ms of 16 kHz.
+2007.11154: an image's three channels are spectrograms of three windows and hops, resized to
+one size. Here each hop is as long as its window; the defaults are 10, 20 and 30 ms at 16 kHz.
 """
 
 import torch
@@ -12,64 +12,60 @@ from torch.nn import functional
 
 from tagging.base.errors import UserError
 from tagging.features import log_mel
+from tagging.features.base import WaveformTransform
 from tagging.parameters import Float, Int, Section
 
 
 class Settings(Section):
-    """The feature's settings (`features.multi_log_mel`)."""
+    """The settings of the feature."""
 
-    sample_rate: Int = Field(16000, description="a whole number of Hz, 1 or more", ge=1)
-    windows: tuple[Int, ...] = Field(
-        (160, 320, 480),
-        description="a list of whole numbers of samples, each a channel's window and hop",
-        min_length=1,
-    )
-    fft: Int = Field(512, description="an even number of samples, the longest window's or more")
-    bins: Int = Field(128, description="a whole number of mel filters, 1 or more", ge=1)
-    frames: Int = Field(
-        101, description="a whole number of frames, which every clip is brought to", ge=1
-    )
-    floor: Float = Field(1e-6, description="a number above 0, which powers are raised by", gt=0)
+    sample_rate: Int = Field(16000, ge=1)  # Hz
+    windows: tuple[Int, ...] = Field((160, 320, 480), min_length=1)
+    """Samples of the window and hop of each channel."""
+    fft: Int = 512  # samples, even, at least the longest window
+    bins: Int = Field(128, ge=1)  # mel filters
+    frames: Int = Field(101, ge=1)  # to which the spectrograms are resized
+    floor: Float = Field(1e-6, gt=0)  # added to powers
 
 
-class Transform(nn.Module):
+class Transform(WaveformTransform):
     """Waveforms, float32 (batch, samples), to spectrograms (batch, windows, frames, bins)."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         if settings.fft % 2:
-            raise UserError(
-                f"features.multi_log_mel.fft is {settings.fft}; it takes an even number of samples"
-            )
+            raise UserError(f"features.multi_log_mel.fft must be even, got {settings.fft}")
         for window in settings.windows:
             if not 2 <= window <= settings.fft:
                 raise UserError(
-                    f"features.multi_log_mel.windows has {window}; it takes numbers from 2 to "
-                    f"features.multi_log_mel.fft, {settings.fft}"
+                    "features.multi_log_mel.windows must be from 2 to features.multi_log_mel.fft, "
+                    f"{settings.fft}, got {window}"
                 )
         self.sample_rate, self.bins = settings.sample_rate, settings.bins
         self.channels, self.size = len(settings.windows), settings.frames
-        # torchaudio's settings, which the paper's program leaves as they are.
-        self.of_windows = nn.ModuleList(
+        # torchaudio's default settings, which the paper's program uses.
+        self.transforms = nn.ModuleList(
             log_mel.Transform(
-                log_mel.Settings(
-                    sample_rate=settings.sample_rate,
-                    window=window,
-                    fft=settings.fft,
-                    hop=window,
-                    framing="reflect",
-                    bins=settings.bins,
-                    scale="htk",
-                    area=False,
-                    floor=settings.floor,
-                    floored="sum",
+                log_mel.Settings.model_validate(
+                    {
+                        "sample_rate": settings.sample_rate,
+                        "window": window,
+                        "fft": settings.fft,
+                        "hop": window,
+                        "framing": "reflect",
+                        "bins": settings.bins,
+                        "scale": "htk",
+                        "mel_norm": False,
+                        "floor": settings.floor,
+                        "offset_mode": "sum",
+                    }
                 )
             )
             for window in settings.windows
         )
 
     def frames(self, samples: int) -> int:
-        """Return how many frames so many samples give: the same for any."""
+        """Return the number of frames, which is the same for all waveforms."""
         return self.size
 
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
@@ -77,6 +73,6 @@ class Transform(nn.Module):
         size = (self.size, self.bins)
         channels = [
             functional.interpolate(transform(waveform), size, mode="bilinear")
-            for transform in self.of_windows
+            for transform in self.transforms
         ]
         return torch.cat(channels, 1)

@@ -1,16 +1,18 @@
-"""VGGish: what AudioSet's released embeddings are made of, from waveforms to whole numbers.
+"""VGGish: AudioSet's released embeddings, computed from waveforms.
 
 Hershey et al. (2017), "CNN architectures for large-scale audio classification", arXiv 1609.09430,
-as Google published it in tensorflow/models (research/audioset/vggish): 96 frames of log-mel spectra
-are an example, a VGG of four blocks and three linear layers gives 128 numbers of it, which PCA with
-whitening and 8 bits turn into an embedding. An example lasts 0.96 s; ten are a clip of AudioSet.
+as Google published it in tensorflow/models (research/audioset/vggish): 96 frames of a log-mel
+spectrogram are an example, a VGG of four blocks and three linear layers maps it to 128 values, and
+PCA with whitening and quantization to 8 bits makes them an embedding. An example lasts 0.96 s; a
+clip of AudioSet has ten.
 
-The last layer has no ReLU, and numbers are cut to whole ones, not rounded: as in Google's code of
-2023, unlike in older code and in PyTorch ports. Weights are not here: see `read_weights`.
+The last layer has no ReLU, and values are truncated, not rounded: as in Google's code of 2023,
+unlike older code and PyTorch ports. The weights are not included: see `read_weights`.
 """
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,21 +20,22 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tagging.base.errors import UserError
+from tagging.features.base import WaveformTransform
 from tagging.features.mel import FilteredSpectrum, mel_corners, to_mel, triangles
 
 RATE = 16000  # Hz
 WINDOW, HOP, FFT = 400, 160, 512  # samples: 25 and 10 ms
-BINS, LOW, HIGH = 64, 125.0, 7500.0  # of the mel spectrum; Hz
+BINS, LOW, HIGH = 64, 125.0, 7500.0  # mel filters, from LOW to HIGH in Hz
 OFFSET = 0.01  # added before the logarithm
 FRAMES = 96  # of an example
 SIZE, HIDDEN = 128, 4096  # of an embedding, and of the layers before it
-LIMIT = 2.0  # whitened numbers from -2 to 2 become 0 to 255
-EXAMPLES_AT_A_TIME = 16
-# The numbers of channels of the convolutions, block by block, each followed by a pooling.
+LIMIT = 2.0  # whitened values from -2 to 2 become 0 to 255
+BATCH_SIZE = 16  # examples
+# The channels of the convolutions of each block, which ends with a pooling.
 BLOCKS = ((64,), (128,), (256, 256), (512, 512))
 PCA = {"pca_eigen_vectors": (SIZE, SIZE), "pca_means": (SIZE,)}
-TAKES = (
-    "it takes a folder with vggish-10086976.pth and vggish_pca_params-970ea276.pth (of "
+EXPECTED = (
+    "it must be a folder with vggish-10086976.pth and vggish_pca_params-970ea276.pth (of "
     "harritaylor/torchvggish), or one file .safetensors with the tensors of both"
 )
 
@@ -40,7 +43,7 @@ TAKES = (
 class LogMel(nn.Module):
     """Waveforms, float32 (batch, samples), to examples (batch, examples, 96, 64).
 
-    What is left at the end is dropped; a waveform too short for one example is continued by zeros.
+    An incomplete example at the end is dropped; a waveform too short for one is padded with zeros.
     """
 
     def __init__(self) -> None:
@@ -53,45 +56,48 @@ class LogMel(nn.Module):
 
     @staticmethod
     def examples(samples: int) -> int:
-        """Return how many examples so many samples give, 1 or more."""
+        """Return the number of examples of a waveform, 1 or more."""
         return max(1, (1 + (samples - WINDOW) // HOP) // FRAMES)
 
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
         """Return the examples."""
         number = self.examples(waveform.shape[1])
         needed = (number * FRAMES - 1) * HOP + WINDOW
-        lacks = max(0, needed - waveform.shape[1])
-        x = self.spectrum(nn.functional.pad(waveform, (0, lacks))[:, :needed])
+        missing = max(0, needed - waveform.shape[1])
+        x = self.spectrum(nn.functional.pad(waveform, (0, missing))[:, :needed])
         return (x + OFFSET).log().unflatten(1, (number, FRAMES))
 
 
 class Network(nn.Module):
-    """Examples, (n, 96, 64), to 128 numbers each, with the names of tensors of the PyTorch port."""
+    """Map examples, (n, 96, 64), to 128 values each; tensors are named as in the PyTorch port."""
 
     def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        last = 1
+        inputs = 1
         for block in BLOCKS:
             for channels in block:
-                layers += [nn.Conv2d(last, channels, 3, padding=1), nn.ReLU()]
-                last = channels
+                layers += [nn.Conv2d(inputs, channels, 3, padding=1), nn.ReLU()]
+                inputs = channels
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
-        flat = last * FRAMES * BINS // 4 ** len(BLOCKS)
+        flat = inputs * FRAMES * BINS // 4 ** len(BLOCKS)
         self.embeddings = nn.Sequential(
             nn.Linear(flat, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(),
             nn.Linear(HIDDEN, SIZE),
         )  # fmt: skip
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return what PCA takes: float32 (n, 128)."""
+        """Return the input of PCA: float32 (n, 128)."""
         maps = self.features(x[:, None])
         return self.embeddings(maps.permute(0, 2, 3, 1).flatten(1))  # channels last, as TensorFlow
 
 
 class Quantized(nn.Module):
-    """What the network gives, (n, 128), to AudioSet's numbers: whole ones, 0 to 255, as float32."""
+    """Map outputs of the network, (n, 128), to AudioSet's integers, 0 to 255, as float32."""
+
+    pca_eigen_vectors: torch.Tensor
+    pca_means: torch.Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,19 +105,19 @@ class Quantized(nn.Module):
             self.register_buffer(name, torch.zeros(shape))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return PCA's components, whitened, clipped and cut to whole numbers."""
+        """Return PCA's components, whitened, clipped and truncated to integers."""
         whitened = (x - self.pca_means) @ self.pca_eigen_vectors.T
         return ((whitened.clamp(-LIMIT, LIMIT) + LIMIT) * (255 / (2 * LIMIT))).floor()
 
 
-class Transform(nn.Module):
-    """Waveforms, float32 (batch, samples) at 16 kHz, to embeddings (batch, 1, frames, 128).
+class Transform(WaveformTransform):
+    """Map waveforms, float32 (batch, samples) at 16 kHz, to embeddings (batch, 1, frames, 128).
 
     Args:
-        path: of the weights, as `read_weights` takes them.
+        path: of the weights, as for `read_weights`.
 
     Raises:
-        UserError: if there are none.
+        UserError: if the weights are missing or not VGGish's.
     """
 
     channels, bins, sample_rate = 1, SIZE, RATE
@@ -119,7 +125,7 @@ class Transform(nn.Module):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.log_mel = LogMel()
-        with torch.device("meta"):  # 72 million numbers are not to be drawn first
+        with torch.device("meta"):  # without drawing 72 million random weights first
             self.network = Network()
         self.quantized = Quantized()
         tensors = read_weights(path)
@@ -128,64 +134,65 @@ class Transform(nn.Module):
         self.eval()
 
     def frames(self, samples: int) -> int:
-        """Return how many frames (of 0.96 s) so many samples give, 1 or more."""
+        """Return the number of frames (of 0.96 s) of a waveform, 1 or more."""
         return LogMel.examples(samples)
 
     @torch.inference_mode()
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
         """Return the embeddings."""
         examples = self.log_mel(waveform)
-        parts = examples.flatten(0, 1).split(EXAMPLES_AT_A_TIME)
-        found = torch.cat([self.quantized(self.network(part)) for part in parts])
-        return found.unflatten(0, examples.shape[:2])[:, None]
+        batches = examples.flatten(0, 1).split(BATCH_SIZE)
+        embeddings = torch.cat([self.quantized(self.network(batch)) for batch in batches])
+        return embeddings.unflatten(0, examples.shape[:2])[:, None]
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Read the network's tensors and PCA's: float32, by the names that they have in the port.
+    """Read the tensors of the network and of PCA: float32, by their names in the PyTorch port.
 
-    Nothing is unpickled but tensors and arrays.
+    Only tensors and arrays are unpickled.
 
     Args:
         path: a folder with the two files of the PyTorch port, or a safetensors file.
 
     Raises:
-        UserError: if a tensor is missing, or of another shape.
+        UserError: if a tensor is missing or has another shape.
     """
     if path.is_dir():
         files = sorted(path.glob("vggish*.pth"))
         if len(files) != 2:
-            held = ", ".join(file.name for file in files) or "no vggish*.pth"
-            raise UserError(f"{path} holds {held}; {TAKES}")
-        found = {name: tensor for file in files for name, tensor in _read(file).items()}
+            names = ", ".join(file.name for file in files) or "no vggish*.pth"
+            raise UserError(f"{path} has {names}; {EXPECTED}")
+        tensors = {name: tensor for file in files for name, tensor in _read(file).items()}
     else:
-        found = _read(path)
+        tensors = _read(path)
     with torch.device("meta"):
-        shapes = {name: tuple(of.shape) for name, of in Network().state_dict().items()} | PCA
+        state = Network().state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()} | PCA
     for name, shape in shapes.items():
-        if name not in found or math.prod(found[name].shape) != math.prod(shape):
-            had = f"a {name} of {tuple(found[name].shape)}" if name in found else f"no {name}"
-            raise UserError(f"{path} has {had}, where VGGish has one of {shape}; {TAKES}")
-    return {name: found[name].reshape(shape).float() for name, shape in shapes.items()}
+        if name not in tensors or math.prod(tensors[name].shape) != math.prod(shape):
+            actual = f"{tuple(tensors[name].shape)}" if name in tensors else "no such tensor"
+            raise UserError(f"{path}: {name} must have the shape {shape}, got {actual}; {EXPECTED}")
+    return {name: tensors[name].reshape(shape).float() for name, shape in shapes.items()}
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # PCA's are NumPy arrays, written when NumPy's modules had other names.
+        # PCA's tensors are NumPy arrays, written when NumPy's modules had other names.
         old = "numpy.core.multiarray"
         kinds = [type(np.dtype(kind)) for kind in (np.float32, np.float64)]
         rebuild = np.zeros(0).__reduce__()[0]
         scalar = np.float64(0).__reduce__()[0]
-        allowed = [
+        allowed: list[Any] = [
             np.ndarray, np.dtype, *kinds, rebuild, scalar,
             (rebuild, f"{old}._reconstruct"), (scalar, f"{old}.scalar"),
         ]  # fmt: skip
         with torch.serialization.safe_globals(allowed):
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        return {name: torch.as_tensor(value) for name, value in found.items()}
+            values = torch.load(path, map_location="cpu", weights_only=True)
+        return {name: torch.as_tensor(value) for name, value in values.items()}
     except FileNotFoundError:
-        raise UserError(f"{path} is not there; {TAKES}") from None
-    except Exception as error:  # of torch.load, any
+        raise UserError(f"{path} does not exist; {EXPECTED}") from None
+    except Exception as error:  # torch.load may raise any
         first = str(error).strip().partition("\n")[0]
-        raise UserError(f"{path} cannot be read as tensors ({first}); {TAKES}") from None
+        raise UserError(f"{path} cannot be read as tensors ({first}); {EXPECTED}") from None

@@ -2,12 +2,12 @@
 
 import importlib
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from tagging.base.errors import UserError
+from tagging.features.base import WaveformTransform
 from tagging.learning.inference import log_odds
 from tagging.learning.model_file import load_network
 from tagging.parameters import PARAMS_NAME, parse
@@ -17,7 +17,7 @@ FEATURES = Path(__file__).parents[1] / "features"
 
 def build_transform(
     name: str | None, settings: dict[str, Any], key: str, file: Path | str = PARAMS_NAME
-) -> nn.Module:
+) -> WaveformTransform:
     """Return the transform of waveforms that a file of tagging/features defines.
 
     Args:
@@ -39,7 +39,7 @@ def build_transform(
     return module.Transform(parse(module.Settings, settings, f"{key}.settings", file))
 
 
-class Transform(nn.Module):
+class Transform(WaveformTransform):
     """Maps a waveform, float32 (1, samples), to (1, 1, 1, width or classes).
 
     Args:
@@ -70,7 +70,7 @@ class Transform(nn.Module):
                 f"{path} must be a network of sound, but its input is {settings.get('name')}"
             )
         self.frontend = build_transform(settings.pop("name", None), settings, "features", path)
-        self.sample_rate = cast(int, self.frontend.sample_rate)
+        self.sample_rate = self.frontend.sample_rate
         self.output = output
         if output == "embedding" and not self.trained.network.has_embedding:
             raise UserError(f"{path} has no embedding: output must be probabilities")

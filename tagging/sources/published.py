@@ -1,17 +1,23 @@
 """Published weights: downloaded, converted, and written as a trained model's file."""
 
 from pathlib import Path
-from typing import Literal
 from urllib.parse import unquote, urlsplit
 
+from tagging.base.progress import ProgressStyle
 from tagging.data.classes import Class
 from tagging.data.spec import InputSpec
 from tagging.features import log_mel
-from tagging.learning.model import Model, ModelSpec, save_network
+from tagging.learning.model import Model, ModelSpec
+from tagging.learning.model_file import save_network
 from tagging.parameters import parse
 from tagging.sources.audioset.labels import PACKAGED, read_labels
 from tagging.sources.transfer import fetch_checked, file_sha256
-from tagging.sources.weights import Published, convert, find
+from tagging.sources.weights import (
+    Published,
+    convert_weights,
+    find_published,
+    require_verified,
+)
 
 CLIP_SECONDS = 10  # of AudioSet's clips
 
@@ -30,17 +36,17 @@ def published_model_spec(published: Published) -> ModelSpec:
     return ModelSpec(spec, classes, published.activation, {"name": "log_mel", **features})
 
 
-def fetch_published(
-    name: str, folder: Path, progress: Literal["auto", "bar", "lines", "none"]
-) -> Path:
+def fetch_published(name: str, folder: Path, style: ProgressStyle) -> Path:
     """Download and convert weights; return the converted file, the only one left in `folder`.
 
     Raises:
-        UserError: if the name is unknown, the download fails or its SHA-256 is another.
+        UserError: if the name is unknown, the weights cannot be checked, the download fails or its
+            SHA-256 is another.
     """
-    published = find(name)
+    require_verified(name)
+    published = find_published(name)
     path = folder / unquote(urlsplit(published.address).path).rpartition("/")[2]
-    fetch_checked(published.address, path, published.sha256, progress)
+    fetch_checked(published.address, path, published.sha256, style)
     try:
         origin = {
             "address": published.address,
@@ -50,7 +56,7 @@ def fetch_published(
         model = Model(architecture=published.architecture, network=published.network)
         converted = folder / f"{name}.safetensors"
         spec = published_model_spec(published)
-        save_network(converted, convert(name, path), model, spec, about=origin)
+        save_network(converted, convert_weights(name, path), model, spec, origin=origin)
     finally:
         path.unlink()
     return converted

@@ -110,7 +110,8 @@ def _chord(recipe: Recipe) -> np.ndarray:
     root = 200 + recipe.instrument.below(300)
     # A major or a minor triad, in just intonation.
     parts = (20, 25, 30) if recipe.instrument.below(2) else (20, 24, 30)
-    return sum(_wave(root * part // 20, recipe.times) for part in parts) // 3
+    waves = [_wave(root * part // 20, recipe.times) for part in parts]
+    return np.sum(waves, axis=0) // 3
 
 
 CLASSES: dict[str, Callable[[Recipe], np.ndarray]] = {

@@ -1,10 +1,10 @@
-"""Published weights: where they are, what they take and answer, and their tensors under our names.
+"""Published weights: their addresses, inputs and outputs, and their conversion to our networks.
 
 Weights are never unpickled: `.pt` files are read as tensors alone (PyTorch's `weights_only`), `.h5`
-files with h5py; `.safetensors` are nothing else. What `convert` returns is what the network of that
-architecture loads.
+files with h5py. `convert_weights` returns the `state_dict` of the network of that architecture.
 """
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -21,31 +21,37 @@ from tagging.sources.transfer import file_sha256
 
 
 class Published(NamedTuple):
-    """Weights that somebody published, and all that a reader of their answers needs."""
+    """Published weights, and the meaning of their inputs and outputs."""
 
-    architecture: str  # the file of tagging/networks whose network takes them
-    network: dict[str, Any]  # that network's settings
+    architecture: str  # the file of tagging/networks
+    network: dict[str, Any]  # the network's settings
     address: str
-    sha256: str | None  # None: nobody here has had the file, see `note`
+    sha256: str | None  # None: the file was never downloaded or run here
     licence: str
-    preset: str  # the features they were trained on: a preset of tagging/features/log_mel.py
-    labels: str | tuple[str, ...]  # "audioset", the order of class_labels_indices.csv, or names
-    numbers: int  # how many the file holds: weights, and batch normalization's means and variances
-    score: float | None  # as published ..
-    score_of: str  # .. which metric, of what and where it is printed
-    window: int | None = None  # frames of the windows whose answers are averaged; None: one answer
-    frames: int | None = None  # of the input, where these are not those of ten seconds
+    preset: str  # of tagging/features/log_mel.py: the features of the training
+    labels: str | tuple[str, ...]  # "audioset" (class_labels_indices.csv), or names
+    parameters: int  # in the file, with the means and variances of batch normalization
+    score: float | None  # as published
+    score_description: str  # the metric and data of the score, and its source
+    window: int | None = None  # frames of the windows whose outputs are averaged; None: no windows
+    frames: int | None = None  # of the input; None: those of ten seconds
     features: dict[str, Any] | None = None  # settings that differ from the preset's
-    activation: Literal["sigmoid"] = "sigmoid"  # what turns logits into the published scores
+    activation: Literal["sigmoid"] = "sigmoid"  # of the published scores
     note: str = ""
+
+    @property
+    def verified(self) -> bool:
+        """Whether the file has a known SHA-256 and was run here."""
+        return self.sha256 is not None
 
 
 _EFFICIENTAT = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1"
 _MUSICNN = (
     "https://raw.githubusercontent.com/Quint-e/musicnn_keras/master/musicnn_keras/keras_checkpoints"
 )
-_UNTRIED = "never downloaded here: layout and size are those of mn04_as, its answers are untested"
-_COPY = "the hash is of a copy in another repository: the release could not be reached to compare"
+ALLOW_UNVERIFIED = "TAGGING_ALLOW_UNVERIFIED"
+_UNTRIED = "never downloaded here: layout and size are those of mn04_as, its outputs are untested"
+_COPY = "the hash is that of a copy in another repository: the release was not available to compare"
 
 _MAGNATAGATUNE = (
     "guitar", "classical", "slow", "techno", "strings", "drums", "electronic", "rock", "fast",
@@ -66,8 +72,10 @@ _MILLION_SONGS = (
 )  # fmt: skip
 
 
-def _efficientat(width: float, score: float, numbers: int, sha256: str | None = None) -> Published:
-    """Describe a MobileNetV3 of EfficientAT's release: its name there has the width and the mAP."""
+def _efficientat(
+    width: float, score: float, parameters: int, sha256: str | None = None
+) -> Published:
+    """Describe a MobileNetV3 of EfficientAT's release, whose name has the width and the mAP."""
     name = f"mn{width * 10:02.0f}_as_mAP_{score * 1000:.0f}.pt"
     return Published(
         architecture="mobilenet",
@@ -77,15 +85,15 @@ def _efficientat(width: float, score: float, numbers: int, sha256: str | None = 
         licence="MIT",
         preset="efficientat",
         labels="audioset",
-        numbers=numbers,
+        parameters=parameters,
         score=score,
-        score_of="mAP on AudioSet's evaluation set (EfficientAT's README and the file's name)",
+        score_description="mAP on AudioSet's evaluation set (EfficientAT's README)",
         note=_COPY if sha256 else _UNTRIED,
     )
 
 
 def _musicnn(file: str, sha256: str, labels: tuple[str, ...]) -> Published:
-    """Describe a musicnn of 64 channels in the middle, as Keras wrote it."""
+    """Describe a musicnn with 64 middle channels, written by Keras."""
     return Published(
         architecture="musicnn",
         network={
@@ -97,11 +105,11 @@ def _musicnn(file: str, sha256: str, labels: tuple[str, ...]) -> Published:
         licence="ISC",
         preset="musicnn",
         labels=labels,
-        numbers=792_079,
+        parameters=792_079,
         score=None,
-        score_of="ROC AUC and PR AUC are in the paper, arXiv 1909.06654",
+        score_description="ROC AUC and PR AUC are in the paper, arXiv 1909.06654",
         window=187,
-        note="the hash is of a mirror's copy: the repository could not be reached to compare",
+        note="the hash is that of a mirror's copy: the repository was not available to compare",
     )  # fmt: skip
 
 
@@ -128,7 +136,7 @@ PUBLISHED: dict[str, Published] = {
     ),
     "ast_as": Published(
         architecture="ast",
-        # To shorter clips its authors cut the positions as well.
+        # For shorter clips its authors cut the position embeddings as well.
         network={"distillation": True, "positions": "cut"},
         address="https://huggingface.co/MIT/ast-finetuned-audioset-10-10-0.4593/resolve/main/"
         "model.safetensors",
@@ -136,17 +144,16 @@ PUBLISHED: dict[str, Published] = {
         licence="BSD-3-Clause",
         preset="ast",
         labels="audioset",
-        numbers=86_594_063,
+        parameters=86_594_063,
         score=0.459,
-        score_of="mAP on AudioSet's evaluation set (arXiv 2104.01778 and the repository's name)",
+        score_description="mAP on AudioSet's evaluation set (arXiv 2104.01778)",
         frames=1024,
-        note="never downloaded here: the layout is that which transformers writes, its answers are "
-        "untested",
+        note="never downloaded here: the layout is that of transformers, its outputs are untested",
     ),
 }
 
 _COUNTER = "num_batches_tracked"
-# EfficientAT's names, as patterns, and ours. Its images are (bins, frames), so kernels are turned.
+# Patterns of EfficientAT's names, and ours. Its kernels are (bins, frames): they are transposed.
 _MOBILENET_NAMES = (
     (r"\.block\.", ".layers."),
     (r"conc_se_layers\.0\.fc1", "squeeze"),
@@ -188,7 +195,7 @@ _KERAS_NAMES = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
-# The names that transformers has in files of its AST, as patterns, and ours.
+# Patterns of the names in transformers' files of AST, and ours.
 _AST_NAMES = (
     (r"^audio_spectrogram_transformer\.", ""),
     (r"^encoder\.layer\.", "layers."),
@@ -202,87 +209,109 @@ _AST_NAMES = (
     (r"^classifier\.dense", "classify.1"),
     (r"^embeddings\.patch_embeddings\.projection", "project"),
 )
-_AST_JOINED = ("query", "key", "value")  # which are in one here
+_AST_PROJECTIONS = ("query", "key", "value")  # one tensor here
 
 
-def find(name: str) -> Published:
-    """Return the table's entry.
+def find_published(name: str) -> Published:
+    """Return the entry of published weights.
 
     Raises:
-        UserError: if there is none of that name.
+        UserError: if the name is unknown.
     """
     if name not in PUBLISHED:
         raise UserError(
-            f"there are no published weights {name!r}; the names are {', '.join(PUBLISHED)}"
+            f"the name of published weights must be one of {', '.join(PUBLISHED)}, got {name!r}"
         )
     return PUBLISHED[name]
 
 
-def convert(name: str, path: Path) -> dict[str, torch.Tensor]:
-    """Read the published file `path` as the state of our network: what `load_state_dict` takes.
+def require_verified(name: str) -> None:
+    """Refuse weights without a known SHA-256, unless TAGGING_ALLOW_UNVERIFIED names them.
+
+    Raises:
+        UserError: if the name is unknown, or the weights are refused.
+    """
+    allowed = os.environ.get(ALLOW_UNVERIFIED, "").split(",")
+    if not find_published(name).verified and name not in map(str.strip, allowed):
+        raise UserError(
+            f"{name} cannot be checked: the SHA-256 of its file is not known, and it was never run "
+            f"here; set {ALLOW_UNVERIFIED}={name} to use it nevertheless"
+        )
+
+
+def convert_weights(name: str, path: Path) -> dict[str, torch.Tensor]:
+    """Convert a published file to the `state_dict` of our network.
+
+    Args:
+        name: the name of the published weights.
+        path: the published file.
 
     Returns:
         float32 tensors, and int64 zeros where batch normalization counts batches.
 
     Raises:
-        UserError: if there are no weights `name`, or the file is not theirs or is damaged.
+        UserError: if the name is unknown, the weights must not be used unchecked, or the file is
+            another or damaged.
         OSError: if the file cannot be opened.
     """
-    published = find(name)
+    require_verified(name)
+    published = find_published(name)
     sha256 = file_sha256(path)
     if published.sha256 not in (None, sha256):
         raise UserError(
-            f"{path} has the SHA-256 {sha256}; {name} takes {published.sha256}: fetch it again "
-            f"from {published.address}"
+            f"{path} must have the SHA-256 {published.sha256} of {name}, got {sha256}; fetch it "
+            f"again from {published.address}"
         )
     read, rename = _FORMATS[published.architecture]
-    found = read(path)
-    numbers = sum(values.size for key, values in found.items() if not key.endswith(_COUNTER))
-    if numbers != published.numbers:
+    tensors = read(path)
+    parameters = sum(values.size for key, values in tensors.items() if not key.endswith(_COUNTER))
+    if parameters != published.parameters:
         raise UserError(
-            f"{path} holds {numbers} numbers; it takes the {published.numbers} of {name}, from "
-            f"{published.address}"
+            f"{path} must have the {published.parameters} parameters of {name}, got {parameters}; "
+            f"fetch it again from {published.address}"
         )
     try:
-        renamed = rename(found)
+        renamed = rename(tensors)
     except KeyError as error:
         raise UserError(
-            f"{path} has no weights {error}; it takes those of {name}, from {published.address}"
+            f"{path} must have the tensors of {name}, but lacks {error}; fetch it again from "
+            f"{published.address}"
         ) from None
     state = {
         key: torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
         for key, values in renamed.items()
         if not key.endswith(_COUNTER)
     }
-    counted = [key.removesuffix("running_var") for key in state if key.endswith("running_var")]
-    return state | {f"{key}{_COUNTER}": torch.tensor(0) for key in counted}
+    norms = [key.removesuffix("running_var") for key in state if key.endswith("running_var")]
+    return state | {f"{norm}{_COUNTER}": torch.tensor(0) for norm in norms}
 
 
-def as_ast(found: dict[str, np.ndarray], across: int = 12) -> dict[str, np.ndarray]:
-    """Return the weights of transformers' `ASTForAudioClassification` by the names of our network.
+def convert_ast(tensors: dict[str, np.ndarray], bin_patches: int = 12) -> dict[str, np.ndarray]:
+    """Rename the weights of transformers' `ASTForAudioClassification` as in our network.
 
     Args:
-        found: by the names of its files, with a distillation token.
-        across: its patches over the bins, as many as the network's; 12 over 128 bins.
+        tensors: by the names of its files, with a distillation token.
+        bin_patches: the number of patches over the bins; 12 over 128 bins.
 
     Raises:
-        KeyError: of a name that is not there.
+        KeyError: naming a missing tensor.
     """
     named = {}
-    for key, values in found.items():
+    for key, values in tensors.items():
         for pattern, ours in _AST_NAMES:
             key = re.sub(pattern, ours, key)
         named[key] = values
     state = {key: values for key, values in named.items() if not re.search("attention|embed", key)}
     for key in named:
-        if at := re.fullmatch(r"(layers\.\d+)\.norm1\.(\w+)", key):
-            layer, kind = at.groups()
+        if match := re.fullmatch(r"(layers\.\d+)\.norm1\.(\w+)", key):
+            layer, kind = match.groups()
+            attention = f"{layer}.attention.attention"
             state[f"{layer}.self_attn.in_proj_{kind}"] = np.concatenate(
-                [named[f"{layer}.attention.attention.{of}.{kind}"] for of in _AST_JOINED]
+                [named[f"{attention}.{projection}.{kind}"] for projection in _AST_PROJECTIONS]
             )
     positions = named["embeddings.position_embeddings"][0]  # (2 + patches, width)
     tokens = [named[f"embeddings.{kind}_token"][0] for kind in ("cls", "distillation")]
-    grid = positions[2:].reshape(across, -1, positions.shape[1])  # (bins, frames, width)
+    grid = positions[2:].reshape(bin_patches, -1, positions.shape[1])  # (bins, frames, width)
     return state | {
         "project.weight": named["project.weight"].swapaxes(2, 3),
         "tokens": np.concatenate(tokens) + positions[:2],
@@ -295,58 +324,60 @@ def _read_pytorch(path: Path) -> dict[str, np.ndarray]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # a damaged file fails anywhere in the reader
         raise UserError(
-            f"{path} is damaged, or holds more than tensors: it takes a PyTorch file that loads "
-            "with weights_only, others are not unpickled"
+            f"{path} must be a PyTorch file that loads with weights_only, but is damaged or has "
+            "other objects than tensors, which are not unpickled"
         ) from None
     if not isinstance(state, dict) or not all(
         isinstance(key, str) and isinstance(tensor, torch.Tensor) for key, tensor in state.items()
     ):
-        raise UserError(f"{path} holds no tensors by name; it takes a network's state")
+        raise UserError(f"{path} must have the state_dict of a network")
     return {key: tensor.detach().float().numpy() for key, tensor in state.items()}
 
 
 def _read_keras(path: Path) -> dict[str, np.ndarray]:
     """Return the weights by layer and kind, such as conv2d/kernel."""
-    found = {}
+    tensors = {}
 
     def read(name: str, item: h5py.Dataset | h5py.Group) -> None:
-        # Keras numbers names that were taken when the network was built, the kinds' too.
-        at = re.fullmatch(r"model_weights/(\w+)/\1/([a-z_]+?)(?:_\d+)?:0", name)
-        if at and isinstance(item, h5py.Dataset):
-            found[f"{at[1]}/{at[2]}"] = item[()]
+        # Keras appends numbers to repeated names of layers and of kinds.
+        match = re.fullmatch(r"model_weights/(\w+)/\1/([a-z_]+?)(?:_\d+)?:0", name)
+        if match and isinstance(item, h5py.Dataset):
+            tensors[f"{match[1]}/{match[2]}"] = item[()]
 
     try:
         with h5py.File(path, "r") as file:
             file.visititems(read)
     except Exception:  # a damaged file fails anywhere in the reader
-        raise UserError(f"{path} is damaged or no HDF5 file; it takes one of Keras") from None
-    return found
+        raise UserError(f"{path} must be an HDF5 file of Keras, or is damaged") from None
+    return tensors
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise UserError(f"{path} is damaged or no safetensors file ({error})") from None
+        raise UserError(
+            f"{path} must be a safetensors file, but is damaged or another ({error})"
+        ) from None
 
 
-def _as_mobilenet(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _convert_mobilenet(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     state = {}
-    for key, values in found.items():
+    for key, values in tensors.items():
         for pattern, ours in _MOBILENET_NAMES:
             key = re.sub(pattern, ours, key)
         state[key] = values.swapaxes(2, 3) if values.ndim == 4 else values
     return state
 
 
-def _as_musicnn(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _convert_musicnn(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     state = {}
     for layer, published in _MUSICNN_LAYERS.items():
         for kind, ours in _KERAS_NAMES.items():
-            if (values := found.get(f"{published}/{kind}")) is None:
+            if (values := tensors.get(f"{published}/{kind}")) is None:
                 continue
             if published == "bn_flatpool" or (published == "dense" and kind == "kernel"):
-                # Maximum and mean of a channel lie side by side; ours are all maxima, all means.
+                # Keras alternates maxima and means of channels; ours are all maxima, all means.
                 values = values.reshape(-1, 2, *values.shape[1:]).swapaxes(0, 1)
                 values = values.reshape(-1, *values.shape[2:])
             if kind == "kernel":
@@ -360,9 +391,9 @@ def _as_musicnn(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 _Values = dict[str, np.ndarray]
-# How the files of an architecture are read, and how their names become ours.
+# The reader of an architecture's files, and the conversion to our names.
 _FORMATS: dict[str, tuple[Callable[[Path], _Values], Callable[[_Values], _Values]]] = {
-    "mobilenet": (_read_pytorch, _as_mobilenet),
-    "musicnn": (_read_keras, _as_musicnn),
-    "ast": (_read_safetensors, as_ast),
+    "mobilenet": (_read_pytorch, _convert_mobilenet),
+    "musicnn": (_read_keras, _convert_musicnn),
+    "ast": (_read_safetensors, convert_ast),
 }

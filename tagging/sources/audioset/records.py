@@ -7,7 +7,7 @@ https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
 import re
 import struct
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -59,7 +59,7 @@ def _message(name: str, values_as_bytes: bool = False) -> type[message.Message]:
         name="audioset_example.proto", package="audioset", syntax="proto3"
     )
 
-    def add(owner, name: str, number: int, kind: int | str, repeated: bool = False) -> None:
+    def add(owner: Any, name: str, number: int, kind: int | str, repeated: bool = False) -> None:
         entry = owner.field.add(name=name, number=number)
         entry.label = field.LABEL_REPEATED if repeated else field.LABEL_OPTIONAL
         if isinstance(kind, str):
@@ -67,7 +67,7 @@ def _message(name: str, values_as_bytes: bool = False) -> type[message.Message]:
         else:
             entry.type = kind
 
-    def add_map(owner, name: str, number: int, entry_name: str, value: str) -> None:
+    def add_map(owner: Any, name: str, number: int, entry_name: str, value: str) -> None:
         entry = owner.nested_type.add(name=entry_name)
         entry.options.map_entry = True
         add(entry, "key", 1, field.TYPE_STRING)
@@ -226,7 +226,7 @@ def _read_any(data: bytes) -> Clip:
             "it lacks one of video_id, start_time_seconds and end_time_seconds"
         ) from None
     labels = list(context["labels"].int64_list.value)
-    frames = []
+    frames: list[bytes] = []
     for feature in example.feature_lists.feature_list["audio_embedding"].feature:
         value = feature.bytes_list.value
         if len(value) != 1 or len(value[0]) != FRAME_BYTES:
