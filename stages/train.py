@@ -70,7 +70,7 @@ def train_run(training: Training, progress: Progress | ProgressProxy) -> float:
     copies = dataset.read_copies(training.feature)
 
     torch.manual_seed(run.seed)
-    network = build_network(model, features.spec, len(classes), name).to(device)
+    network = build_network(model, features.spec, len(classes), name, folder.params).to(device)
     setup.initialize(network)
     activation = resolve_activation(task, network, settings.loss, model, name)
     validation = Validation(val, load_metric(task.selection_metric), activation)

@@ -19,9 +19,9 @@ NETWORKS = Path(__file__).parents[1] / "networks"
 
 
 def build_network(
-    model: Model, spec: InputSpec, classes: int, name: str, file: Path | str = PARAMS_NAME
+    model: Model, spec: InputSpec, classes: int, name: str, file: Path = Path(PARAMS_NAME)
 ) -> TaggingNetwork:
-    """Build the network of a model, its parameters drawn from PyTorch's global generator.
+    """Build the network of an entry of a params.yaml.
 
     Args:
         model: the entry.
@@ -31,9 +31,26 @@ def build_network(
         file: that has the entry, for errors.
 
     Raises:
+        UserError: as `instantiate`.
+    """
+    return instantiate(model, spec, classes, f"{model.section}.{name}", file)
+
+
+def instantiate(
+    model: Model, spec: InputSpec, classes: int, key: str, file: Path
+) -> TaggingNetwork:
+    """Build a network, its parameters drawn from PyTorch's global generator.
+
+    Args:
+        model: the architecture and its settings.
+        spec: the input of the network.
+        classes: their number.
+        key: the dotted key of the model in `file`, for errors.
+        file: that has the model, for errors.
+
+    Raises:
         UserError: if there is no such architecture, or it does not fit the settings or the input.
     """
-    key = f"{model.section}.{name}"
     architectures = sorted(path.stem for path in NETWORKS.glob("*.py"))
     if model.architecture not in architectures:
         raise UserError(

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from tagging.base.errors import UserError
 from tagging.base.files import atomic_write
 from tagging.layers.base import TaggingNetwork
-from tagging.learning.factory import build_network
+from tagging.learning.factory import instantiate
 from tagging.learning.model import SAVED_EPOCH, Model, ModelSpec
 from tagging.learning.thresholds import Thresholds
 
@@ -107,11 +107,10 @@ def load_network(path: Path, device: torch.device) -> TrainedModel:
         }
         by_name = description.get("thresholds", {})
         thresholds = [by_name.get(label.name, {}).get("threshold") for label in model_spec.classes]
-        network = build_network(
-            model, model_spec.spec, len(model_spec.classes), path.stem, file=path
-        ).to(device)
+        classes = len(model_spec.classes)
+        network = instantiate(model, model_spec.spec, classes, "model", path).to(device)
         network.load_state_dict(tensors)
-    except (UserError, RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise _not_a_network(path, error) from None
     return TrainedModel(
         network.eval(),
