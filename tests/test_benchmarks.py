@@ -414,7 +414,8 @@ def test_commands_need_a_project_in_their_state(tmp_path):
     workspace.run([*overhead.DVC, "repro"], project)
     assert list(overhead.dvc_commands(project, "here")) == ["dvc repro, nothing to do, here"]
     for message in ("one", "two"):
-        workspace.run(["git", "commit", "--quiet", "--allow-empty", "-m", message], project)
+        git = ["git", "-c", "user.name=A Tester", "-c", "user.email=tester@example.org"]
+        workspace.run([*git, "commit", "--quiet", "--allow-empty", "-m", message], project)
     assert list(overhead.dvc_commands(project, "here")) == [
         "dvc repro, nothing to do, here", "dvc metrics show, here", "dvc metrics diff, here",
     ]  # fmt: skip
