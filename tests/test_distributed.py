@@ -15,16 +15,17 @@ from safetensors.numpy import load_file
 from stages import train as stage
 from tagging.learning import distributed
 from tests.archives import stage_environment
-from tests.generated import make_repository, multi_hot, thirds, write_clips, write_params
+from tests.generated import example_fold, make_repository, multi_hot, write_clips, write_params
 
-# No batch normalization, no dropout. 61 clips train, in batches of 7: the last one has 5, and no
-# part is as large as the other. The loss ce weighs clips by their labels, masks and mixup draw.
+# No batch normalization, no dropout. 61 clips train, in batches of 7: the last one has 5, and the
+# parts of the processes differ in size. The loss ce weighs clips by their labels; masks and mixup
+# are random.
 SMALL = {
     "architecture": "cnn",
     "network": {"channels": [4, 4], "batch_norm": False, "input_norm": False, "dropout": 0},
     "train": {
-        "batch_size": 7, "epochs": 20, "lr": 0.002, "loss": "ce", "mixup_rate": 0.5,
-        "augment": {"roll": 0.5, "masks": {}}, "average": "ema", "ema_decay": 0.9,
+        "batch_size": 7, "epochs": 20, "lr": 0.002, "loss": "ce", "mixup_prob": 0.5,
+        "augment": {"roll": 0.5, "masks": {}}, "weight_averaging": "ema", "ema_decay": 0.9,
     },
 }  # fmt: skip
 WEIGHTS = Path("models/small/seed0.safetensors")
@@ -34,7 +35,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 def start(folder: Path) -> subprocess.Popen:
     return subprocess.Popen(
-        [*TORCHRUN, "-m", "stages.train", "small"],
+        [*TORCHRUN, "-m", "stages.train", ".", "small"],
         cwd=folder,
         env=stage_environment(folder),
         stdout=subprocess.PIPE,
@@ -53,32 +54,32 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A task of clips, some of them short."""
     monkeypatch.chdir(tmp_path)
     lengths = np.random.default_rng(0).integers(5, 11, 122)
-    write_clips(multi_hot(122, 6), [thirds(122)], frames=lengths)
-    write_params(models={"small": SMALL}, run={"device": "cpu", "progress": "lines"})
+    write_clips(multi_hot(122, 6), [example_fold(122)], frames=lengths)
+    write_params(models={"small": SMALL}, runtime={"device": "cpu", "progress": "lines"})
     make_repository()
     return tmp_path
 
 
 def test_resumed_after_a_kill_of_one_of_two_it_ends_as_one_process_does(task: Path) -> None:
     running = start(task)
-    while not list(task.glob(".resume/*.safetensors")):
+    while not list(task.glob(".resume/*/state.safetensors")):
         assert running.poll() is None, running.communicate()[0]
         time.sleep(0.002)
     psutil.Process(running.pid).children()[-1].kill()
-    said = running.communicate(timeout=300)[0]  # the other ends by itself
-    assert running.returncode != 0, said
+    output = running.communicate(timeout=300)[0]  # the other ends by itself
+    assert running.returncode != 0, output
     assert not WEIGHTS.exists()
 
     running = start(task)
-    said = running.communicate(timeout=300)[0]
-    assert running.returncode == 0, said
-    assert "resumed after epoch" in said
-    assert said.count("epoch 20/20") == 1  # one of them writes
-    assert json.loads(Path("metrics/timing/small.json").read_text())["epochs"] == 20
+    output = running.communicate(timeout=300)[0]
+    assert running.returncode == 0, output
+    assert "resumed after epoch" in output
+    assert output.count("epoch 20/20") == 1  # one of them writes
+    assert json.loads(Path("evaluation/timing/small.json").read_text())["epochs"] == 20
     together = losses(), load_file(WEIGHTS)
 
     shutil.rmtree("models")
-    stage.main("small")
+    stage.main(".", "small")
     alone = losses(), load_file(WEIGHTS)
     assert len(alone[0]) == 20
     np.testing.assert_allclose(together[0], alone[0], rtol=1e-5)
@@ -89,16 +90,15 @@ def test_resumed_after_a_kill_of_one_of_two_it_ends_as_one_process_does(task: Pa
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 @pytest.mark.parametrize("batch", [2, 3, 7])
-def test_parts_are_all_of_a_batch_and_each_process_computes_two_or_more(
+def test_processes_own_a_batch_together_and_each_computes_two_clips_or_more(
     size: int, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(distributed, "size", lambda: size)
-    learned = []
+    monkeypatch.setattr(distributed, "world_size", lambda: size)
+    owned_by_all = []
     for rank in range(size):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        start, stop = distributed._part(batch)
-        first, last = distributed._taken(batch)
-        assert 0 <= first <= start <= stop <= last <= batch
-        assert last - first >= 2
-        learned += range(start, stop)
-    assert learned == list(range(batch))
+        owned, computed = distributed.owned_rows(batch), distributed.computed_rows(batch)
+        assert 0 <= computed.start <= owned.start <= owned.stop <= computed.stop <= batch
+        assert computed.stop - computed.start >= 2
+        owned_by_all += range(owned.start, owned.stop)
+    assert owned_by_all == list(range(batch))

@@ -1,4 +1,4 @@
-"""A training killed at any moment goes on where its last epoch ended, to the same bytes."""
+"""A training killed at any moment resumes after its last complete epoch, to the same bytes."""
 
 import os
 import shutil
@@ -11,77 +11,108 @@ from pathlib import Path
 import pytest
 import torch
 
-from tagging.learning import resume
+from tagging.learning import checkpoint
+from tagging.learning.checkpoint import Checkpoint, checkpoint_path, file_digest, training_hash
 from tests.project import ROOT, Project
 
 MODEL = "attention"  # with dropout: its random numbers are drawn anew in every epoch
 EPOCHS = 60
 RESUMED = "resumed after epoch "
+OUTPUTS = ("data", "models", "metrics", "evaluation", "plots", "leaderboard")
 
 
-# What decides a result, and nothing else, tells states apart.
+# The name of a checkpoint depends on all that decides a result, and on nothing else.
 
 
-def test_all_that_decides_a_result_is_part_of_a_states_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    data = tmp_path / "data"
+def test_a_checkpoint_s_name_depends_on_all_that_decides_a_result(tmp_path: Path) -> None:
+    data, folder = tmp_path / "data", tmp_path / "checkpoints"
+
+    def path_of(name: str, lr: int) -> Path:
+        return checkpoint_path(folder, name, {"lr": lr}, [file_digest(data)])
+
     data.write_text("one")
-    first = resume.state_path("a", {"lr": 1}, [data])
-    resume.save_state(first, {}, {})
-    assert resume.state_path("a", {"lr": 1}, [data]) == first
-    assert resume.state_path("b", {"lr": 1}, [data]) != first
+    first = path_of("a", 1)
+    Checkpoint(first).save({}, {}, {})
+    assert path_of("a", 1) == first
+    assert path_of("b", 1) != first
     assert first.exists()
-    data.write_text("two")
-    assert resume.state_path("a", {"lr": 1}, [data]) != first
-    assert not first.exists()  # it is of no use to anybody
+    data.write_text("three")
+    assert path_of("a", 1) != first
+    assert not first.exists()  # it is of no more use
     data.write_text("one")
-    assert resume.state_path("a", {"lr": 2}, [data]) != first
+    assert path_of("a", 2) != first
 
 
 def test_the_code_counts_also_below_the_interpreters_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = resume.identity({}, [])
+    before = training_hash({}, [])
     monkeypatch.setattr(sys, "prefix", str(ROOT))
-    assert resume.identity({}, []) == before
+    assert training_hash({}, []) == before
     file = tmp_path / "stages/train.py"
     file.parent.mkdir()
-    monkeypatch.setattr(resume, "CODE", [file.parent])
-    monkeypatch.setattr(resume, "__file__", str(file))
-    found = set()
+    monkeypatch.setattr(checkpoint, "CODE", [file.parent])
+    monkeypatch.setattr(checkpoint, "__file__", str(file))
+    hashes = set()
     for text in ("one", "two"):
         file.write_text(text)
-        found.add(resume.identity({}, []))
-    assert len(found) == 2
+        hashes.add(training_hash({}, []))
+    assert len(hashes) == 2
 
 
+def save_example(folder: Path) -> Checkpoint:
+    """Save a state of two epochs, both of which are saved epochs."""
+    saved = Checkpoint(folder)
+    for epoch in (1, 2):
+        saved_epochs = {k: {"w": torch.full((3,), float(k))} for k in range(1, epoch + 1)}
+        saved.save({"weights": torch.ones(3)}, {"epoch": epoch}, saved_epochs)
+    return saved
+
+
+def test_a_checkpoint_writes_the_weights_of_an_epoch_once(tmp_path: Path) -> None:
+    assert Checkpoint(tmp_path / "x").load() is None
+    saved = save_example(tmp_path / "x")
+    tensors, record, saved_epochs = Checkpoint(tmp_path / "x").load()
+    assert tensors["weights"].tolist() == [1, 1, 1]
+    assert record == {"epoch": 2}
+    assert {epoch: values["w"].tolist() for epoch, values in saved_epochs.items()} == {
+        1: [1] * 3, 2: [2] * 3,
+    }  # fmt: skip
+    epoch_file = tmp_path / "x/epoch1.safetensors"
+    epoch_file.unlink()
+    saved.save({}, {}, {1: {}, 2: {}})
+    assert not epoch_file.exists()
+    resumed = Checkpoint(tmp_path / "y", read_only=True)
+    resumed.save({}, {}, {1: {}})
+    assert not (tmp_path / "y").exists()
+
+
+@pytest.mark.parametrize("name", ["state", "epoch1"])
 @pytest.mark.parametrize(
     "damage",
     [
         lambda content: content[:-9] + bytes([content[-9] ^ 1]) + content[-8:],
         lambda content: content[: len(content) // 2],
         lambda content: b"",
+        None,
     ],
-    ids=["flipped", "cut", "empty"],
+    ids=["flipped", "cut", "empty", "missing"],
 )
-def test_a_damaged_state_is_not_taken(tmp_path: Path, damage) -> None:
-    state = tmp_path / "state"
-    assert resume.load_state(state) is None
-    resume.save_state(state, {"weights": torch.ones(3)}, {"epoch": 2})
-    tensors, record = resume.load_state(state)
-    assert tensors["weights"].tolist() == [1, 1, 1]
-    assert record == {"epoch": 2}
-    state.write_bytes(damage(state.read_bytes()))
-    assert resume.load_state(state) is None
+def test_a_damaged_checkpoint_is_not_used(tmp_path: Path, damage, name: str) -> None:
+    save_example(tmp_path)
+    file = tmp_path / f"{name}.safetensors"
+    if damage is None:
+        file.unlink()
+    else:
+        file.write_bytes(damage(file.read_bytes()))
+    assert Checkpoint(tmp_path).load() is None
 
 
-# A training that is killed.
+# A training that is killed
 
 
 def results(project: Project) -> dict[str, bytes]:
-    """Return the bytes of what a training gives, its seconds apart."""
+    """Return the bytes of a training's outputs, except for its seconds."""
     return {
         str(file.relative_to(project.root)): file.read_bytes()
         for folder in (f"models/{MODEL}", f"plots/train/{MODEL}")
@@ -91,7 +122,7 @@ def results(project: Project) -> dict[str, bytes]:
 
 
 def states(project: Project) -> list[Path]:
-    return sorted((project.root / ".resume").glob(f"{MODEL}-seed0-*.safetensors"))
+    return sorted((project.root / ".resume").glob(f"{MODEL}-seed0-*/state.safetensors"))
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +170,10 @@ def killed(unfinished: Project, tmp_path: Path) -> Project:
     )
 
 
-def test_goes_on_to_the_same_bytes(killed: Project, uninterrupted: Project) -> None:
-    killed.append("tagging/base/progress.py", "# Code that decides no byte.\n")
+def test_a_killed_training_resumes_to_the_same_bytes(
+    killed: Project, uninterrupted: Project
+) -> None:
+    killed.append("tagging/base/progress.py", "# Code on which no result depends.\n")
     output = killed.dvc("repro", f"train@{MODEL}")
     assert RESUMED in output
     assert results(killed) == results(uninterrupted)
@@ -148,27 +181,27 @@ def test_goes_on_to_the_same_bytes(killed: Project, uninterrupted: Project) -> N
     curve = killed.root / f"plots/train/{MODEL}/seed0/plots/metrics/val/ndcg.tsv"
     assert len(curve.read_text().splitlines()) == EPOCHS + 1
     assert killed.repro(f"train@{MODEL}") == set()
-    # DVC may be killed before it records the outputs: the finished state is there for that.
+    # DVC may be killed before it records the outputs: the finished state stays for that.
     assert len(states(killed)) == 1
-    killed.run("python", "-m", "stages.train", MODEL)
+    killed.run("python", "-m", "stages.train", ".", MODEL)
     assert results(killed) == results(uninterrupted)
 
 
-def test_the_old_state_is_not_taken_after_a_change_of_code(killed: Project) -> None:
+def test_a_state_is_not_used_after_a_change_of_code(killed: Project) -> None:
     killed.append("tagging/learning/losses.py", "# A comment.\n")
     output = killed.dvc("repro", f"train@{MODEL}")
     assert RESUMED not in output
     assert f"epoch 1/{EPOCHS}" in output
 
 
-# A second run.
+# A second run
 
 
 def all_results(root: Path) -> dict[str, bytes]:
-    """Return the bytes of all outputs, seconds of training apart."""
+    """Return the bytes of all outputs, except for the seconds of trainings."""
     return {
         str(file.relative_to(root)): file.read_bytes()
-        for folder in ("data", "models", "metrics", "plots", "leaderboard")
+        for folder in OUTPUTS
         for file in (root / folder).rglob("*")
         if file.is_file()
         and "timing" not in file.parts
@@ -178,7 +211,7 @@ def all_results(root: Path) -> dict[str, bytes]:
 
 OTHER_PROGRESS = '''
 class Progress:
-    """Tells nothing."""
+    """Shows nothing."""
 
     def __init__(self, *arguments, **keywords):
         pass
@@ -199,9 +232,9 @@ class Progress:
 def test_a_second_run_side_by_side_with_another_base_gives_the_same_bytes(
     baseline: Path, mirror: Path, tmp_path: Path, python_folder: Path
 ) -> None:
-    """No byte comes from tagging/base, which is in no stage's deps, nor from what runs at once."""
+    """No result depends on tagging/base, which is in no stage's deps, or on parallel runs."""
     second = Project.copied(baseline, tmp_path / "project", mirror, python_folder)
-    for folder in ("data", "models", "metrics", "plots", "leaderboard", ".resume", ".dvc/cache"):
+    for folder in (*OUTPUTS, ".resume", ".dvc/cache"):
         shutil.rmtree(second.root / folder, ignore_errors=True)
     for lock in second.root.rglob("dvc.lock"):
         lock.unlink()
@@ -215,7 +248,7 @@ def test_a_second_run_side_by_side_with_another_base_gives_the_same_bytes(
         errors.replace("        try:\n", "        print('begins')\n        try:\n")
     )
     output = second.dvc("repro", TAGGING_WORKERS="2")
-    assert output.count("begins") >= len(list((second.root / "metrics/timing").iterdir()))
+    assert output.count("begins") >= len(list((second.root / "evaluation/timing").iterdir()))
     expected = all_results(baseline)
     assert {"data/clips.safetensors", "models/yac/seed1.safetensors"} <= set(expected)
     assert all_results(second.root) == expected
