@@ -135,7 +135,7 @@ def folds(written_folds: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return written_folds
 
 
-# The choice and what is behind it
+# Selection and differences to the reference
 
 
 def test_validation_selects_whatever_test_says() -> None:
@@ -202,7 +202,7 @@ def test_significance_is_in_table_json_and_chart(task: Path) -> None:
 # The leaderboard
 
 
-def test_the_table_has_a_column_for_all_that_is_there(task: Path) -> None:
+def test_the_table_has_a_column_for_all_values(task: Path) -> None:
     header = lines(page(), "entry")
     assert header == [
         "entry", "kind", "runs", "NDCG", "P@1", "mAP", "lwlrap", "val NDCG",
@@ -225,7 +225,7 @@ def test_the_table_has_a_column_for_all_that_is_there(task: Path) -> None:
 
 
 @pytest.mark.parametrize("windows", [True, False])
-def test_audioset_has_records_and_sounds_are_recordings(
+def test_audioset_has_records_and_other_sources_recordings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, windows: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -289,7 +289,7 @@ def test_cells_follow_the_metric() -> None:
     assert metric_cell(Metric("X"), {"x": None}, "x") == metric_cell(Metric("X"), {}, "x") == ""
 
 
-def test_baselines_are_the_metrics_of_answers_that_cost_nothing(task: Path) -> None:
+def test_baselines_are_the_metrics_of_scores_without_a_model(task: Path) -> None:
     report, rows = read_context(), board()["rows"]
     fold, labels = report.index.folds[0], report.index.labels
     frequent = labels[fold.train].sum(axis=0).argmax()
@@ -304,7 +304,7 @@ def test_baselines_are_the_metrics_of_answers_that_cost_nothing(task: Path) -> N
     [("AudioSet", None, True), ("AudioSet", 180, True), ("AudioSet", 181, False),
      ("generated sample", 180, False)],
 )  # fmt: skip
-def test_published_rows_stand_beside_results_on_the_same_clips(
+def test_published_rows_are_shown_with_results_on_the_same_clips(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, clips: int | None, shown: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -314,7 +314,7 @@ def test_published_rows_stand_beside_results_on_the_same_clips(
     assert any(row.kind == "published" for row in read_context().rows) == shown
 
 
-def test_entries_beside_the_chosen_are_compared_with_published_rows_below_a_note(
+def test_named_entries_are_compared_with_published_rows_below_a_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -406,7 +406,7 @@ def test_without_validation_nothing_is_selected(folds: Path) -> None:
     assert "**Gains**: good on bad (" in page()
 
 
-def test_without_validation_others_are_compared_with_who_is_named(
+def test_without_validation_the_reference_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -428,7 +428,7 @@ def test_chance_is_the_baseline_where_clips_have_one_label(folds: Path) -> None:
     assert "constant ranking" not in board()["rows"]
 
 
-def test_confusions_are_counted_and_drawn(folds: Path) -> None:
+def test_the_confusion_matrix_is_drawn(folds: Path) -> None:
     rows = read_rows(Path("plots/evaluate/good/confusion.csv"))
     wrong = [row for row in rows if row["label"] != row["predicted"]]
     most = max(wrong, key=lambda row: float(row["share"]))
@@ -437,8 +437,8 @@ def test_confusions_are_counted_and_drawn(folds: Path) -> None:
     assert lines(table, most["label"])[1:] == [
         most["predicted"], f"{float(most['share']):.1%}", most["clips"],
     ]  # fmt: skip
-    drawn = Path("plots/compare/confusion.svg").read_text()
-    assert drawn.count('aria-roledescription="rect mark"') == 16 or drawn.count("class 3") >= 2
+    chart = Path("plots/compare/confusion.svg").read_text()
+    assert chart.count('aria-roledescription="rect mark"') == 16 or chart.count("class 3") >= 2
 
 
 # Differences over runs
@@ -478,7 +478,7 @@ def test_a_difference_as_text() -> None:
     assert Difference(-0.01, None).format(4) == "-0.0100"
 
 
-def test_what_an_entry_changes_is_named_wherever_it_stands() -> None:
+def test_changed_settings_are_named_from_all_sections() -> None:
     reference = {"architecture": "cnn", "seeds": [0], "network": {"dropout": 0.2}}
     assert changed_settings(reference | {"seeds": [0, 1]}, reference) == ""
     entry = reference | {"features": "mfcc", "network": {"dropout": 0.5}, "train": {"lr": 1}}
@@ -502,10 +502,10 @@ def test_entries_are_compared_run_by_run_on_validation(task: Path) -> None:
     assert "0.15 of 3 intervals" in section
 
 
-def test_the_picture_of_differences_has_the_methods_of_all_models(task: Path) -> None:
+def test_the_chart_of_differences_has_the_methods_of_all_models(task: Path) -> None:
     """A model's methods are not another's."""
-    drawn = Path("plots/compare/differences.svg").read_text()
-    texts = re.findall("<text[^>]*>([^<]*)</text>", drawn)
+    chart = Path("plots/compare/differences.svg").read_text()
+    texts = re.findall("<text[^>]*>([^<]*)</text>", chart)
     assert {"focal", "poor", "wide", "yac", "deep"} <= set(texts)
     assert "difference in validation NDCG" in texts
 
@@ -525,7 +525,7 @@ def test_entries_without_a_run_in_common_are_refused(
 # What is plotted
 
 
-def test_the_chosen_entry_is_plotted_too_and_ensembles_last(task: Path) -> None:
+def test_the_reference_is_plotted_too_and_ensembles_last(task: Path) -> None:
     report = read_context()
     names = [row.name for row in plotted_entries(report)]
     assert names == ["yac", "deep", "all"]
@@ -631,7 +631,7 @@ def test_the_hardest_classes_are_shown_beside_another_entry(
         assert lines(section, row["label"])[4:] == [f"{share:.3f}", "0.500"]
 
 
-def test_names_in_the_picture_of_classes_do_not_overlap() -> None:
+def test_names_in_the_chart_of_classes_do_not_overlap() -> None:
     rows = [
         {"class": f"class {k}", "value": 0.5 + 0.001 * k, "other": 0.5, "clips": 9}
         for k in range(30)
@@ -655,7 +655,7 @@ def test_few_clips_bias_average_precision_upward() -> None:
     assert len(one) == DRAWS and not np.isclose(one.mean(), few.mean())
 
 
-def test_the_page_says_what_the_number_of_clips_is_worth(task: Path) -> None:
+def test_the_page_has_the_effect_of_the_number_of_clips(task: Path) -> None:
     section = " ".join(page()[page().index("## Validation and test") :].split())
     on_val, on_test, simulated = (
         float(re.search(pattern, section)[1])
@@ -745,7 +745,7 @@ def test_clips_are_missing_at_random(task: Path) -> None:
         assert middles[0] == pytest.approx(float(lines(section, "none")[column]), abs=0.02)
 
 
-# Memory
+# Leakage and label enhancement
 
 
 def with_memory(**rows: dict) -> dict:
@@ -756,10 +756,10 @@ def with_memory(**rows: dict) -> dict:
     return FOLDED | {"compare": FOLDED["compare"] | memory}
 
 
-def test_memory_is_what_a_split_at_random_is_better_by(tmp_path: Path, monkeypatch) -> None:
+def test_leakage_is_the_difference_to_a_random_split(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     somebody = {"kind": "published", "accuracy": 0.6}
-    frequent = single_label().labels.mean(axis=0).max()  # what one answer for all clips gets
+    frequent = single_label().labels.mean(axis=0).max()  # of the best constant score
     poor = {
         f"accuracy{end}": frequent + 0.01 * k
         for k, end in ((1, ""), (-1, "_ci_low"), (3, "_ci_high"))
@@ -787,7 +787,7 @@ def test_memory_is_what_a_split_at_random_is_better_by(tmp_path: Path, monkeypat
     )
 
 
-def test_memory_takes_the_leaderboard_of_the_same_models(tmp_path: Path, monkeypatch) -> None:
+def test_leakage_needs_the_leaderboard_of_the_same_models(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     params = with_memory(other={"accuracy": 1})
     write_task(params, single_label(), FOLDED_QUALITIES)
@@ -811,7 +811,7 @@ ENHANCED = {"yac": 1, "deep": 1, "teacher": 2, "enhanced": 1.5}
 
 @pytest.fixture
 def enhanced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
-    """A task with a student that learns enhanced labels, and its twin."""
+    """A task with a student that learns enhanced labels, and the model without."""
     monkeypatch.chdir(tmp_path)
     params = small()
     params["models"]["deep"] = {**DEEP, "train": {"epochs": 2}}
@@ -831,7 +831,7 @@ def enhanced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
     return params
 
 
-def test_what_enhancement_adds_and_is_worth_by_frequency(enhanced: dict) -> None:
+def test_enhancement_has_added_labels_and_effects_by_frequency(enhanced: dict) -> None:
     write_task(enhanced, multi_label(), ENHANCED)
     compare.main(".")
     section = page()[page().index("## Effects of label enhancement") :]
@@ -859,7 +859,7 @@ def test_what_enhancement_adds_and_is_worth_by_frequency(enhanced: dict) -> None
         assert row[6] in ("gain", "loss", "not significant")
 
 
-def test_without_a_twin_nothing_is_said_of_worth(enhanced: dict) -> None:
+def test_without_an_unenhanced_model_the_effect_is_unknown(enhanced: dict) -> None:
     enhanced["models"]["deep"]["train"] = {"epochs": 3}
     write_task(enhanced, multi_label(), ENHANCED)
     compare.main(".")
@@ -867,7 +867,7 @@ def test_without_a_twin_nothing_is_said_of_worth(enhanced: dict) -> None:
     assert "| rare" not in page()
 
 
-def test_choosing_the_epoch_on_test_flatters(folds: Path) -> None:
+def test_selecting_the_epoch_on_test_has_an_optimistic_bias(folds: Path) -> None:
     path = HERE.scores("models", "good")
     scores, index = read_scores(path), read_index(HERE.index)
     expected = {}
@@ -891,7 +891,7 @@ def test_choosing_the_epoch_on_test_flatters(folds: Path) -> None:
     assert "| bad |" not in table.partition("## ")[0]  # no epoch of it is kept
 
 
-def test_windows_of_a_recording_answer_together_after_each_epoch(
+def test_windows_of_a_recording_count_as_one_after_each_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""The scores and curves that `evaluate` writes."""
+"""Metrics, intervals and tables of an evaluation."""
 
 import json
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def metric_named(name: str, k: int | None = None) -> Metric:
 
 
 def test_the_curve_has_only_points_that_a_threshold_gives() -> None:
-    # The best answer is wrong: no threshold reaches precision 1, not at recall 0 either.
+    # The highest score is wrong: no threshold reaches precision 1, not at recall 0 either.
     labels = np.array([0, 1, 0, 1])
     scores = np.array([0.9, 0.8, 0.7, 0.6])
     precision, recall = precision_recall(labels, scores)
@@ -88,7 +88,7 @@ def evaluated(
     }
     if scores is not None:
         outputs = {name: scores(labels[getattr(folds[0], name.split("/")[1])]) for name in outputs}
-    found = Scores(outputs, runs, 9)
+    result = Scores(outputs, runs, 9)
     names = classes(labels.shape[1])
     if isinstance(selection, str):
         selection = MetricSettings(name=selection)
@@ -100,8 +100,8 @@ def evaluated(
     )
     task = Task(type=task_type, metrics=metrics, report_metrics=report_metrics)
     index = Index(np.array([b"x"] * len(labels)), labels, names, folds)
-    write_evaluation(HERE, "models", "x", found, index, task, SETTINGS)
-    return json.loads(HERE.evaluation("x").read_text()), found
+    write_evaluation(HERE, "models", "x", result, index, task, SETTINGS)
+    return json.loads(HERE.evaluation("x").read_text()), result
 
 
 def test_one_run_has_its_metrics_and_intervals_of_them() -> None:
@@ -121,13 +121,13 @@ def test_one_run_has_its_metrics_and_intervals_of_them() -> None:
     rows = read_rows(Path("plots/evaluate/x/average_precision.csv"))
     assert [row["label"] for row in rows] == [f"label {k}" for k in range(5)]
     for k, row in enumerate(rows):
-        of_class = labels[fold.test][:, k], scores.outputs["seed0/test"][:, k]
+        column = labels[fold.test][:, k], scores.outputs["seed0/test"][:, k]
         assert float(row["average_precision"]) == pytest.approx(
-            average_precision_score(*of_class), abs=1e-5
+            average_precision_score(*column), abs=1e-5
         )
-        assert float(row["roc_auc"]) == pytest.approx(roc_auc_score(*of_class), abs=1e-5)
+        assert float(row["roc_auc"]) == pytest.approx(roc_auc_score(*column), abs=1e-5)
         assert row["average_precision_std"] == row["roc_auc_std"] == ""
-        assert int(row["test_clips"]) == of_class[0].sum()
+        assert int(row["test_clips"]) == column[0].sum()
     assert len(read_rows(Path("plots/evaluate/x/precision_recall.csv"))) == 5 * 101
     assert not Path("plots/evaluate/x/confusion.csv").exists()
 
@@ -168,9 +168,9 @@ def test_a_class_that_no_run_has_clips_of_has_no_values() -> None:
     labels = multi_hot(80, 3)
     labels[:, 1] = 0
     evaluated(labels, [example_fold(80)], {"seed0": 0, "seed1": 0})
-    told, untold, _ = read_rows(Path("plots/evaluate/x/average_precision.csv"))
-    assert [*untold.values()] == ["label 1", "", "", "", "", "0"]
-    assert float(told["average_precision_std"]) > 0 and float(told["roc_auc_std"]) > 0
+    known, unknown, _ = read_rows(Path("plots/evaluate/x/average_precision.csv"))
+    assert [*unknown.values()] == ["label 1", "", "", "", "", "0"]
+    assert float(known["average_precision_std"]) > 0 and float(known["roc_auc_std"]) > 0
 
 
 @pytest.mark.parametrize("selection", ALL, ids=[metric.key for metric in ALL])
@@ -202,11 +202,11 @@ def test_the_same_clips_are_drawn_for_every_entry_and_metric() -> None:
 
 
 def all_but_one(labels: np.ndarray) -> np.ndarray:
-    """Return answers that are right for all clips but the first."""
+    """Return scores that are right for all clips but the first."""
     return np.vstack([1 - labels[:1], labels[1:]]).astype(np.float32)
 
 
-def test_an_interval_ends_at_what_perfect_answers_get() -> None:
+def test_an_interval_ends_at_the_value_of_perfect_scores() -> None:
     labels, runs = np.eye(4, dtype=np.uint8)[np.arange(80) % 4], {"seed0": 0}
     for selection in ("accuracy", "ndcg", "mean_average_precision"):
         test = evaluated(
@@ -215,7 +215,7 @@ def test_an_interval_ends_at_what_perfect_answers_get() -> None:
         assert test[f"{selection}_ci_low"] < test[selection] < test[f"{selection}_ci_high"] == 1
 
 
-def test_limits_are_on_the_better_side_and_only_where_there_is_one() -> None:
+def test_bounds_are_on_the_better_side_and_only_where_known() -> None:
     labels = np.eye(4, dtype=np.uint8)
     runs = [RunScores("seed0", 0, labels, labels)]
     wrong = Metric(
@@ -224,7 +224,7 @@ def test_limits_are_on_the_better_side_and_only_where_there_is_one() -> None:
     assert metric_bounds(runs, wrong, 0.2) == (0, np.inf)
     assert metric_bounds(runs, metric_named("accuracy"), 0.2) == (-np.inf, 1)
     assert metric_bounds(runs, metric_named("d_prime"), 0.2) == (-np.inf, np.inf)
-    other = Metric("other", per_clip=lambda y, x: x.argmax(1) > 2)  # perfect answers get 1 of 4
+    other = Metric("other", per_clip=lambda y, x: x.argmax(1) > 2)  # perfect scores get 1 of 4
     assert metric_bounds(runs, other, 0.5) == (-np.inf, np.inf)
 
 
@@ -266,11 +266,11 @@ def test_single_labels_have_a_confusion_matrix() -> None:
     runs = {"seed0": 0, "seed1": 0}
     metrics, scores = evaluated(labels, [fold], runs, "accuracy", "single_label")
     true = labels[fold.test].argmax(1)
-    answered = [scores.outputs[f"{run}/test"].argmax(1) for run in runs]
-    assert metrics["test"]["accuracy"] == pytest.approx(np.mean(np.stack(answered) == true))
+    predicted = [scores.outputs[f"{run}/test"].argmax(1) for run in runs]
+    assert metrics["test"]["accuracy"] == pytest.approx(np.mean(np.stack(predicted) == true))
     rows = read_rows(Path("plots/evaluate/x/confusion.csv"))
     counts = np.array([int(row["clips"]) for row in rows]).reshape(3, 3)
-    assert np.array_equal(counts, sum(confusion_matrix(true, of_run) for of_run in answered))
+    assert np.array_equal(counts, sum(confusion_matrix(true, run) for run in predicted))
     shares = np.array([float(row["share"]) for row in rows]).reshape(3, 3)
     np.testing.assert_allclose(shares, counts / counts.sum(1, keepdims=True), atol=1e-5)
     assert (rows[1]["label"], rows[1]["predicted"]) == ("label 0", "label 1")
@@ -291,7 +291,7 @@ def windows(numbers: list[int], tested: list[int], outputs: list[list[float]]) -
     return Scores({"seed0/test": np.array(outputs, np.float32)}, {"seed0": 0}, 9), index
 
 
-def test_windows_of_a_recording_answer_together_by_their_mean_probability() -> None:
+def test_windows_of_a_recording_count_as_one_with_their_mean_probability() -> None:
     probabilities = np.array([[0.9, 0.1, 0.5], [0.2, 0.8, 0.5], [0.3, 0.6, 0.1], [0.5, 0.2, 0.5]])
     # Recordings 4, 1, 4 and 4: their order is not that of the windows.
     scores, index = windows(
@@ -314,7 +314,7 @@ def test_metrics_count_recordings_not_windows() -> None:
     assert json.loads(HERE.evaluation("x").read_text())["test"]["accuracy"] == 3 / 5
 
 
-def test_recordings_of_one_window_are_scored_as_they_are() -> None:
+def test_recordings_of_one_window_keep_their_scores() -> None:
     scores, index = windows([2, 1, 0], [0, 1], [[1, 2, 3], [4, 5, 6]])
     (run,) = scores_by_run(scores, index, "test", AGGREGATED)
     assert run.scores is scores.outputs["seed0/test"]

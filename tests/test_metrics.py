@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, or against what a person computes; and their intervals."""
+"""Metrics against scikit-learn or values by hand, and their intervals."""
 
 import warnings
 from functools import partial
@@ -39,7 +39,7 @@ def metric_named(name: str, **parameters: int) -> Metric:
     return load_metric(MetricSettings(name=name, **parameters))
 
 
-def answers(seed: int, clips: int, labels: int, values: int) -> tuple[np.ndarray, np.ndarray]:
+def random_scores(seed: int, clips: int, labels: int, values: int) -> tuple[np.ndarray, np.ndarray]:
     """Return multi-hot labels, one or more a clip, and scores with ties where `values` is small."""
     random = np.random.default_rng(seed)
     positive = (random.random((clips, labels)) < 0.3).astype(np.uint8)
@@ -47,7 +47,7 @@ def answers(seed: int, clips: int, labels: int, values: int) -> tuple[np.ndarray
     return positive, random.integers(values, size=(clips, labels)) / values
 
 
-some_answers = given(
+many_scores = given(
     st.integers(0, 10**6), st.integers(1, 8), st.integers(2, 12), st.sampled_from([1, 2, 5, 10**6])
 )
 some = settings(max_examples=100, derandomize=True, deadline=None, database=None)
@@ -56,10 +56,10 @@ some = settings(max_examples=100, derandomize=True, deadline=None, database=None
 # Each clip's ranking
 
 
-@some_answers
+@many_scores
 @some
 def test_ndcg_is_scikit_learn_s(seed, clips, number, values) -> None:
-    labels, scores = answers(seed, clips, number, values)
+    labels, scores = random_scores(seed, clips, number, values)
     expected = [ndcg_score(labels[[row]], scores[[row]]) for row in range(clips)]
     np.testing.assert_allclose(ndcg(labels, scores), expected, rtol=1e-12)
 
@@ -73,16 +73,16 @@ def test_ndcg_by_hand() -> None:
     assert ndcg(labels, np.array([[3.0, 1.0, 2.0]])) == pytest.approx(1)
 
 
-@some_answers
+@many_scores
 @some
 def test_ties_count_as_the_mean_over_all_orders(seed, clips, number, values) -> None:
     number = min(number, 5)
-    labels, scores = answers(seed, clips, number, values)
+    labels, scores = random_scores(seed, clips, number, values)
     tied = np.floor(scores * 2)
-    # Each order of the labels breaks the ties another way.
-    ways = [tied + 0.01 * np.array(order) for order in permutations(range(number))]
+    # Each order of the labels breaks the ties in another way.
+    variants = [tied + 0.01 * np.array(order) for order in permutations(range(number))]
     for score in (ndcg, *(partial(precision_at_k, k=k) for k in range(1, number + 1))):
-        expected = np.mean([score(labels, way) for way in ways], axis=0)
+        expected = np.mean([score(labels, variant) for variant in variants], axis=0)
         np.testing.assert_allclose(score(labels, tied), expected, rtol=1e-9)
 
 
@@ -100,7 +100,7 @@ def test_precision_at_2_by_hand() -> None:
 
 
 def test_accuracy_is_scikit_learn_s() -> None:
-    _, scores = answers(0, 50, 4, 10**6)
+    _, scores = random_scores(0, 50, 4, 10**6)
     labels = np.eye(4, dtype=np.uint8)[np.arange(50) % 4]
     expected = accuracy_score(labels.argmax(1), scores.argmax(1))
     assert metric_named("accuracy").value(labels, scores) == pytest.approx(expected)
@@ -112,7 +112,7 @@ def test_accuracy_is_scikit_learn_s() -> None:
 @pytest.mark.parametrize("values", [3, 10**6])
 @pytest.mark.parametrize("seed", range(3))
 def test_each_class_s_scores_are_scikit_learn_s(seed, values) -> None:
-    labels, scores = answers(seed, 60, 7, values)
+    labels, scores = random_scores(seed, 60, 7, values)
     for ours, reference in ((average_precision, average_precision_score), (roc_auc, roc_auc_score)):
         expected = [reference(labels[:, column], scores[:, column]) for column in range(7)]
         np.testing.assert_allclose(ours(labels, scores), expected)
@@ -131,7 +131,7 @@ def test_average_precision_and_roc_auc_by_hand() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_lwlrap_weighs_every_label_of_every_clip_the_same(seed) -> None:
-    labels, scores = answers(seed, 20, 6, 10**6)
+    labels, scores = random_scores(seed, 20, 6, 10**6)
     labels[3] = 0  # weighs nothing
     precisions = []
     for positive, row in zip(labels, scores, strict=True):
@@ -146,9 +146,9 @@ def test_lwlrap_weighs_every_label_of_every_clip_the_same(seed) -> None:
 
 
 @pytest.mark.parametrize("settings", ALL, ids=KEYS)
-def test_a_metric_depends_on_the_ranking_alone_and_prefers_right_answers(settings) -> None:
+def test_a_metric_depends_on_the_ranking_alone_and_prefers_right_scores(settings) -> None:
     metric = load_metric(settings)
-    labels, scores = answers(0, 50, 6, 10**6)
+    labels, scores = random_scores(0, 50, 6, 10**6)
     value = metric.value(labels, scores)
     assert metric.value(labels, np.exp(5 * scores)) == pytest.approx(value)
     assert metric.is_better(metric.value(labels, scores + labels * 0.5), value)
@@ -160,7 +160,7 @@ def test_a_metric_depends_on_the_ranking_alone_and_prefers_right_answers(setting
 @pytest.mark.parametrize("settings", ALL, ids=KEYS)
 def test_a_clip_without_labels_is_left_out_and_labels_without_clips_have_no_value(settings) -> None:
     metric = load_metric(settings)
-    labels, scores = answers(0, 50, 6, 10**6)
+    labels, scores = random_scores(0, 50, 6, 10**6)
     if metric.per_clip is not None or settings.name == "lwlrap":
         more = np.vstack([labels, np.zeros((1, 6), np.uint8)])
         assert metric.value(more, np.vstack([scores, scores[:1]])) == pytest.approx(
@@ -237,8 +237,8 @@ def test_average_precision_of_resamples_is_scikit_learns() -> None:
     labels[7, 3] = 1
     scores = rng.integers(0, 12, (60, 5)).astype(np.float32) + labels * 2  # many are equal
     counts = draw_resamples(len(labels), 40, 1)
-    found = resampled_average_precision(labels, scores, counts)
-    for resample, times in zip(found, counts.T, strict=True):
+    result = resampled_average_precision(labels, scores, counts)
+    for resample, times in zip(result, counts.T, strict=True):
         clips = np.repeat(np.arange(len(labels)), times)
         for label, value in enumerate(resample):
             if labels[clips, label].any():
@@ -246,7 +246,7 @@ def test_average_precision_of_resamples_is_scikit_learns() -> None:
                 assert value == pytest.approx(wanted, abs=1e-12)
             else:
                 assert np.isnan(value)
-    assert np.isnan(found[:, 3]).any() and not np.isnan(found[:, 3]).all()
+    assert np.isnan(result[:, 3]).any() and not np.isnan(result[:, 3]).all()
 
 
 def test_an_interval_covers_the_mean_as_often_as_it_says() -> None:

@@ -1,4 +1,4 @@
-"""Answers that are kept as log odds, whatever a network's outputs are, and ensembles of them."""
+"""Scores as log odds, whatever the outputs of a network are, and ensembles."""
 
 import json
 from pathlib import Path
@@ -28,26 +28,26 @@ from tests.generated import example_fold, multi_hot, write_clips, write_params
 def exact_log_odds(outputs: np.ndarray) -> np.ndarray:
     """Return each output against the sum of the exponentials of all others, in 80 bits."""
     exact = outputs.astype(np.longdouble)
-    found = np.empty_like(exact)
+    result = np.empty_like(exact)
     for k in range(outputs.shape[1]):
-        found[:, k] = -np.log(np.exp(np.delete(exact, k, 1) - exact[:, [k]]).sum(1))
-    return found
+        result[:, k] = -np.log(np.exp(np.delete(exact, k, 1) - exact[:, [k]]).sum(1))
+    return result
 
 
 @pytest.mark.parametrize("spread", [0.1, 3, 30, 300])
 def test_log_odds_of_a_softmax_are_exact(spread: float) -> None:
     outputs = np.random.default_rng(0).normal(0, spread, (300, 7)).astype(np.float32)
-    found = log_odds(torch.from_numpy(outputs), "softmax")
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, exact_log_odds(outputs), rtol=2e-7, atol=1e-12)
+    result = log_odds(torch.from_numpy(outputs), "softmax")
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, exact_log_odds(outputs), rtol=2e-7, atol=1e-12)
 
 
-def test_log_odds_of_sure_answers_are_finite_and_stay_apart() -> None:
-    sure = torch.tensor([[0.0, 40, -200], [0, 50, -300], [1000, 0, 0], [5, 5, -1000]])
-    found = log_odds(sure, "softmax")
-    assert np.isfinite(found).all()
-    assert found[:, 1] == pytest.approx([40, 50, -1000, 0], rel=1e-6, abs=1e-6)
-    assert found[:2, 2] == pytest.approx([-240, -350])
+def test_log_odds_of_saturated_outputs_are_finite_and_distinct() -> None:
+    saturated = torch.tensor([[0.0, 40, -200], [0, 50, -300], [1000, 0, 0], [5, 5, -1000]])
+    result = log_odds(saturated, "softmax")
+    assert np.isfinite(result).all()
+    assert result[:, 1] == pytest.approx([40, 50, -1000, 0], rel=1e-6, abs=1e-6)
+    assert result[:2, 2] == pytest.approx([-240, -350])
     assert np.isfinite(log_odds(torch.zeros(3, 1), "softmax")).all()
     smallest, below_one = np.float32(2**-149), np.nextafter(np.float32(1), np.float32(0))
     p = torch.tensor([[0, smallest, 1e-38, 1e-3, 0.5, below_one, 1]])
@@ -70,16 +70,16 @@ def test_log_odds_of_many_clips_are_computed_a_few_at_a_time(monkeypatch) -> Non
     sizes, real = [], inference._log_odds
     monkeypatch.setattr(inference, "_log_odds", lambda x, *a: sizes.append(len(x)) or real(x, *a))
     outputs = torch.randn(3000, 20, generator=torch.Generator().manual_seed(0))
-    found = log_odds(outputs, "softmax")
+    result = log_odds(outputs, "softmax")
     assert max(sizes) < 300
     assert sum(sizes) == 3000
-    np.testing.assert_allclose(found[-7:], log_odds(outputs[-7:], "softmax"))
+    np.testing.assert_allclose(result[-7:], log_odds(outputs[-7:], "softmax"))
 
 
-# Their mean
+# The mean probability
 
 
-def test_the_mean_answer_is_the_mean_probability() -> None:
+def test_the_mean_is_of_probabilities() -> None:
     rng = np.random.default_rng(0)
     outputs = [rng.normal(0, 3, (50, 4)).astype(np.float32) for _ in range(3)]
     p = np.mean([expit(x.astype(float)) for x in outputs], axis=0)
@@ -87,14 +87,14 @@ def test_the_mean_answer_is_the_mean_probability() -> None:
     assert mean_probability(outputs).dtype == np.float32
 
 
-def test_the_mean_answer_keeps_saturated_answers_apart_and_finite() -> None:
-    sure = np.array([[40.0, 41.0, -40.0, -41.0, 9000, -9000]], np.float32)
-    assert np.allclose(mean_probability([sure, sure]), sure, rtol=1e-6)
-    # As sure of yes as of no.
-    assert mean_probability([sure, -sure]) == pytest.approx(np.zeros((1, 6)), abs=1e-6)
+def test_the_mean_of_saturated_scores_is_finite_and_distinct() -> None:
+    saturated = np.array([[40.0, 41.0, -40.0, -41.0, 9000, -9000]], np.float32)
+    assert np.allclose(mean_probability([saturated, saturated]), saturated, rtol=1e-6)
+    # As certain of yes as of no.
+    assert mean_probability([saturated, -saturated]) == pytest.approx(np.zeros((1, 6)), abs=1e-6)
 
 
-# Files of them
+# Files of scores
 
 
 def test_scores_come_back_as_written(tmp_path: Path) -> None:
@@ -116,7 +116,9 @@ def test_scores_come_back_as_written(tmp_path: Path) -> None:
     ("content", "sentence"),
     [(None, "x is missing; run dvc repro --pull"), (b"no", "x cannot be read")],
 )
-def test_scores_that_are_none(tmp_path: Path, content: bytes | None, sentence: str) -> None:
+def test_missing_or_damaged_scores_are_one_sentence(
+    tmp_path: Path, content: bytes | None, sentence: str
+) -> None:
     if content is not None:
         (tmp_path / "x").write_bytes(content)
     for read in (read_scores, read_resampled):
@@ -161,10 +163,13 @@ def write_members(folds: int, epochs: tuple[str, ...] = ()) -> dict[str, Scores]
     write_params(models=MODELS, ensembles=ensembles)
     write_clips(multi_hot(40, 4), [example_fold(40)] * folds)
     parts = {f"{part}{at}": size for part, size in SIZES.items() for at in ("", *epochs)}
-    begin = [f"fold{k}-" for k in range(folds)] if folds > 1 else [""]
+    prefixes = [f"fold{k}-" for k in range(folds)] if folds > 1 else [""]
     return {
         name: write_model(
-            name, {f"{of}seed{s}": k for k, of in enumerate(begin) for s in seeds}, parts, seed
+            name,
+            {f"{prefix}seed{s}": k for k, prefix in enumerate(prefixes) for s in seeds},
+            parts,
+            seed,
         )
         for name, seeds, seed in (("a", (0, 1), 1), ("b", (5,), 2))
     }
@@ -178,9 +183,9 @@ def test_an_ensemble_is_the_mean_of_all_runs_of_its_members(folder: Path, folds:
     assert written.runs == ({"mean": 0} if folds == 1 else {"fold0": 0, "fold1": 1})
     for run, fold in written.runs.items():
         for part in ("train", "val", "test"):
-            of_fold = [*members["a"].select(fold, part), *members["b"].select(fold, part)]
-            assert len(of_fold) == 3
-            assert np.array_equal(written.outputs[f"{run}/{part}"], mean_probability(of_fold))
+            fold_scores = [*members["a"].select(fold, part), *members["b"].select(fold, part)]
+            assert len(fold_scores) == 3
+            assert np.array_equal(written.outputs[f"{run}/{part}"], mean_probability(fold_scores))
     assert written.parameters == 2 * 100 + 200
     evaluation = json.loads(HERE.evaluation("both").read_text())
     assert evaluation["parameters"] == 400
@@ -209,7 +214,7 @@ def test_an_ensemble_of_a_models_epochs(folder: Path) -> None:
         (None, "ensembles.both is missing; the ensembles are "),
     ],
 )
-def test_members_that_are_none(folder: Path, members: object, sentence: str) -> None:
+def test_wrong_members_are_one_sentence(folder: Path, members: object, sentence: str) -> None:
     write_members(1, epochs=("@9", "@10"))
     entries = {} if members is None else {"both": {"members": members}}
     write_params(models=MODELS, ensembles=entries)

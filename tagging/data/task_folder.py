@@ -34,7 +34,7 @@ class TaskFolder:
 
     @property
     def summary(self) -> Path:
-        """Counts of records, clips and classes, as prepare or decode found them."""
+        """Counts of records, clips and classes, from prepare or decode."""
         return self.path / "data" / "summary.json"
 
     def feature(self, name: str) -> Path:

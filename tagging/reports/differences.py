@@ -95,13 +95,13 @@ class Comparison(NamedTuple):
         return next(iter(self.by_split.values()))
 
 
-def comparisons(context: ReportContext) -> list[Comparison]:
+def compute_comparisons(context: ReportContext) -> list[Comparison]:
     """Return all comparisons of `compare.differences`.
 
     Raises:
         UserError: if a name is no entry's, or two entries have no run in common.
     """
-    found = []
+    comparisons = []
     for name, others in context.settings.differences.items():
         base = find_entry(context.entries, name, "differences")
         for other in others:
@@ -111,8 +111,8 @@ def comparisons(context: ReportContext) -> list[Comparison]:
             }
             deciding = by_split[context.splits[0]]
             verdict = deciding.verdict(context.metric.higher_is_better)
-            found.append(Comparison(row, base, by_split, verdict))
-    return found
+            comparisons.append(Comparison(row, base, by_split, verdict))
+    return comparisons
 
 
 def changed_settings(config: dict[str, Any], base: dict[str, Any]) -> str:
@@ -153,15 +153,15 @@ def difference_table(context: ReportContext, group: list[Comparison]) -> str:
     return f"### {base.name}\n\n{to_markdown(header, rows, right=3)}"
 
 
-def difference_chart(found: list[Comparison], title: str) -> dict[str, Any]:
+def difference_chart(comparisons: list[Comparison], title: str) -> dict[str, Any]:
     """Return a Vega-Lite chart: methods from top to bottom, bases by colour.
 
     Args:
-        found: all comparisons.
+        comparisons: all comparisons.
         title: of the axis.
     """
     rows = []
-    for comparison in found:
+    for comparison in comparisons:
         mean, interval = comparison.difference
         low, high = interval or (mean, mean)
         row = {"base": comparison.base.name, "method": comparison.method, "mean": mean}
@@ -190,10 +190,10 @@ def difference_chart(found: list[Comparison], title: str) -> dict[str, Any]:
     }
 
 
-def summarize_verdicts(found: list[Comparison], decimals: int) -> str:
+def summarize_verdicts(comparisons: list[Comparison], decimals: int) -> str:
     """Return the gains and the losses, one line each, and the numbers of other verdicts."""
     names: dict[str, list[str]] = {"gain": [], "loss": []}
-    for comparison in found:
+    for comparison in comparisons:
         value = comparison.difference.mean
         text = f"{comparison.method} on {comparison.base.name} ({value:+.{decimals}f})"
         names.setdefault(comparison.verdict, []).append(text)
@@ -203,22 +203,22 @@ def summarize_verdicts(found: list[Comparison], decimals: int) -> str:
     }
     for verdict, title in INCONCLUSIVE.items():
         if verdict in names:
-            lines[title] = f"{len(names[verdict])} of {len(found)}"
+            lines[title] = f"{len(names[verdict])} of {len(comparisons)}"
     return "".join(f"- **{title}**: {text}.\n" for title, text in lines.items())
 
 
 def section(context: ReportContext) -> str:
     """Return this section of the page, and write its chart; empty without comparisons."""
-    found = comparisons(context)
-    if not found:
+    comparisons = compute_comparisons(context)
+    if not comparisons:
         return ""
     split = "validation" if context.has_validation else "test"
     measured = f"{split} {context.metric.title}"
     chart_path = context.folder.comparison_plots / "differences.svg"
-    chart = difference_chart(found, f"difference in {measured}")
+    chart = difference_chart(comparisons, f"difference in {measured}")
     write_text(chart_path, render_svg(apply_theme(chart)))
     groups: dict[str, list[Comparison]] = {}
-    for comparison in found:
+    for comparison in comparisons:
         groups.setdefault(comparison.base.name, []).append(comparison)
     tables = "\n".join(difference_table(context, group) for group in groups.values())
     return f"""\
@@ -226,12 +226,12 @@ def section(context: ReportContext) -> str:
 
 Each entry is compared with the one that it changes, run by run, with the same folds and seeds.
 
-{summarize_verdicts(found, context.metric.decimals)}
+{summarize_verdicts(comparisons, context.metric.decimals)}
 ![Differences in {measured}]({context.link(chart_path)})
 
 A difference is the mean over runs, with its {CONFIDENCE:.0%} t-interval in brackets. A gain or a
 loss is a difference in {measured} whose interval excludes zero; other columns decide nothing. If
-no change had an effect, {(1 - CONFIDENCE) * len(found):.2g} of {len(found)} intervals would be
+no change had an effect, {(1 - CONFIDENCE) * len(comparisons):.2g} of {len(comparisons)} intervals would be
 expected to exclude zero. The intervals cover other runs on these clips, not other clips.
 
 {tables}"""
