@@ -21,8 +21,8 @@ from tagging.commands.tagger import Tagger, load_tagger, to_probabilities
 from tagging.data.classes import Class
 from tagging.data.spec import InputSpec
 from tagging.learning.model import Model, ModelSpec
-from tests.project import ROOT, SCORED
-from tests.test_tag import MEL, RATE, keep_with_dvc, save
+from tests.project import EVALUATED, ROOT
+from tests.test_tag import MEL, RATE, save, track_with_dvc
 
 MIRROR = os.environ.get("DOWNLOAD_MIRROR")
 CLASSES = [Class(f"/m/{k}", f"label {k}") for k in range(6)]
@@ -48,7 +48,7 @@ MULTI_LEVEL = (
 )
 
 
-def answers_alike(model: Path, onnx: Path, *shapes: tuple[int, ...]) -> None:
+def assert_equal_outputs(model: Path, onnx: Path, *shapes: tuple[int, ...]) -> None:
     """Compare ONNX Runtime's probabilities with PyTorch's, of inputs of these shapes."""
     onnxruntime = pytest.importorskip("onnxruntime")
     tagger = Tagger(model)
@@ -56,13 +56,13 @@ def answers_alike(model: Path, onnx: Path, *shapes: tuple[int, ...]) -> None:
     (entry,) = session.get_inputs()
     rng = np.random.default_rng(0)
     for shape in shapes:
-        given = (rng.random(shape) * 0.5).astype(np.float32)
+        inputs = (rng.random(shape) * 0.5).astype(np.float32)
         with torch.inference_mode():
-            x = torch.from_numpy(given)
+            x = torch.from_numpy(inputs)
             outputs = tagger.network(x if tagger.frontend is None else tagger.frontend(x))
             expected = to_probabilities(outputs, tagger.model_spec.activation).numpy()
-        (found,) = session.run(None, {entry.name: given})
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+        (probabilities,) = session.run(None, {entry.name: inputs})
+        np.testing.assert_allclose(probabilities, expected, rtol=0, atol=1e-4)
 
 
 def metadata(path: Path) -> dict[str, str]:
@@ -71,12 +71,12 @@ def metadata(path: Path) -> dict[str, str]:
     return session.get_modelmeta().custom_metadata_map
 
 
-def test_a_model_of_sound_takes_waveforms_of_any_length(tmp_path: Path):
+def test_a_model_of_sound_reads_waveforms_of_any_length(tmp_path: Path):
     model, onnx = save(tmp_path / "ears.safetensors", *SOUND), tmp_path / "ears.onnx"
     assert run(["export", str(model), "--onnx", str(onnx)]) == 0
-    answers_alike(model, onnx, (1, RATE), (4, 3 * RATE), (2, 2345))
+    assert_equal_outputs(model, onnx, (1, RATE), (4, 3 * RATE), (2, 2345))
     about = metadata(onnx)
-    assert json.loads(about["labels"]) == [of.name for of in CLASSES]
+    assert json.loads(about["labels"]) == [label.name for label in CLASSES]
     assert json.loads(about["features"]) == MEL
     assert (about["sample_rate"], about["window_seconds"]) == (str(RATE), "1.0")
 
@@ -89,24 +89,22 @@ def test_a_model_of_sound_takes_waveforms_of_any_length(tmp_path: Path):
         (MULTI_LEVEL, [(1, 1, 10, 128), (7, 1, 4, 128)]),
     ],
 )
-def test_models_of_the_top_10_study_take_embeddings(tmp_path: Path, entry, shapes):
+def test_models_of_embeddings_read_features(tmp_path: Path, entry, shapes):
     model, onnx = save(tmp_path / "records.safetensors", *entry), tmp_path / "records.onnx"
     export_onnx(str(model), onnx)
-    answers_alike(model, onnx, *shapes)
+    assert_equal_outputs(model, onnx, *shapes)
     assert "sample_rate" not in metadata(onnx)
 
 
 @pytest.mark.skipif(MIRROR is None, reason="DOWNLOAD_MIRROR is not set")
-@pytest.mark.parametrize("folder", SCORED, ids=str)
+@pytest.mark.parametrize("folder", EVALUATED, ids=str)
 def test_the_best_model_of_each_task_is_exported(folder: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    text = (ROOT / folder / "dvc.yaml").read_text(encoding="utf-8")
-    (artifact,) = yaml.safe_load(text)["artifacts"].values()
-    model = ROOT / folder / artifact["path"]
-    if not model.is_file():
-        pytest.skip(f"{model.relative_to(ROOT)} is not there")
     params = yaml.safe_load((ROOT / folder / "params.yaml").read_text(encoding="utf-8"))
-    if params["task"]["kind"] == "similarity":
+    model = ROOT / folder / params["artifact"]["path"]
+    if not model.is_file():
+        pytest.skip(f"{model.relative_to(ROOT)} is not checked out")
+    if params["task"]["type"] == "similarity":
         with pytest.raises(UserError, match="must be a model of labels, got a model of similarity"):
             export_onnx(str(model), tmp_path / "best.onnx")
         return
@@ -114,7 +112,7 @@ def test_the_best_model_of_each_task_is_exported(folder: Path, tmp_path: Path, m
     tagger = Tagger(model)
     spec = tagger.model_spec.spec
     shape = (3, 1, spec.frames, spec.bins) if tagger.frontend is None else (2, tagger.sample_rate)
-    answers_alike(model, tmp_path / "best.onnx", shape)
+    assert_equal_outputs(model, tmp_path / "best.onnx", shape)
 
 
 @pytest.mark.skipif(MIRROR is None, reason="DOWNLOAD_MIRROR is not set")
@@ -126,20 +124,20 @@ def test_published_weights_are_exported(name: str, shapes, tmp_path: Path, monke
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     onnx = tmp_path / f"{name}.onnx"
     export_onnx(name, onnx)
-    answers_alike(find_model(name), onnx, *shapes)
+    assert_equal_outputs(find_model(name), onnx, *shapes)
     assert metadata(onnx)["licence"] in ("MIT", "ISC")
     assert "sha256" in metadata(onnx)["published"]
 
 
-def test_answers_that_differ_are_refused_and_nothing_is_written(tmp_path: Path, monkeypatch):
+def test_different_probabilities_are_refused_and_nothing_is_written(tmp_path: Path, monkeypatch):
     model, onnx = save(tmp_path / "yac.safetensors", *YAC), tmp_path / "yac.onnx"
     monkeypatch.setattr(onnx_module, "TOLERANCE", -1.0)
-    with pytest.raises(UserError, match="must be within .* they differ by"):
+    with pytest.raises(UserError, match=r"must be within .* they differ by"):
         export_onnx(str(model), onnx)
     assert [path.name for path in tmp_path.iterdir()] == ["yac.safetensors"]
 
 
-def test_packages_that_are_missing_are_named(tmp_path: Path, monkeypatch):
+def test_missing_packages_are_named(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(onnx_module, "PACKAGES", ("onnx", "no_such_package"))
     with pytest.raises(UserError, match=r"^no_such_package is not installed; run pip install"):
         export_onnx(str(save(tmp_path / "yac.safetensors", *YAC)), tmp_path / "yac.onnx")
@@ -157,7 +155,7 @@ def test_packages_that_are_missing_are_named(tmp_path: Path, monkeypatch):
         ("--hub", "folder", "must be a new folder or an earlier export, it has README.md"),
     ],
 )
-def test_where_nothing_can_be_written_or_something_is_lost_is_refused(
+def test_paths_of_other_files_are_refused(
     tmp_path: Path, monkeypatch, option: str, where: str, sentence: str
 ):
     monkeypatch.chdir(tmp_path)
@@ -172,7 +170,7 @@ def test_where_nothing_can_be_written_or_something_is_lost_is_refused(
     assert sorted(path.name for path in Path("folder").iterdir()) == ["README.md"]
 
 
-def test_the_hub_s_folder_holds_the_model_and_says_what_it_is(tmp_path: Path):
+def test_the_hub_s_folder_has_the_model_its_configuration_and_a_card(tmp_path: Path):
     model = save(tmp_path / "models/ears/seed0.safetensors", *SOUND)
     for name in ("evaluation", "data"):
         (tmp_path / name).mkdir()
@@ -188,7 +186,7 @@ def test_the_hub_s_folder_holds_the_model_and_says_what_it_is(tmp_path: Path):
         "README.md", "config.json", "model.safetensors", "preprocessor_config.json",
     ]  # fmt: skip
     config = json.loads((folder / "config.json").read_text())
-    assert config["id2label"] == {str(k): of.name for k, of in enumerate(CLASSES)}
+    assert config["id2label"] == {str(k): label.name for k, label in enumerate(CLASSES)}
     assert config["label2id"]["label 3"] == 3
     features = json.loads((folder / "preprocessor_config.json").read_text())
     assert (features["feature_extractor_type"], features["sampling_rate"]) == ("log_mel", RATE)
@@ -204,39 +202,42 @@ def test_the_hub_s_folder_holds_the_model_and_says_what_it_is(tmp_path: Path):
         "name": "noises (a.zip)", "type": "noises", "split": "test",
         "args": {"clips": 1234, "split_method": "group_k_fold"},
     }  # fmt: skip
-    assert "Measured on 1,234 test clips of noises (a.zip), split: group_k_fold. Values are mean" in body
+    assert (
+        "Measured on 1,234 test clips of noises (a.zip), split: group_k_fold. Values are mean"
+        in body
+    )
     assert "one of the runs, seed0, whose own" in body
     assert "| accuracy | 0.7500 | 0.7000 to 0.8000 | 0.7700 |" in body and "## Limits" in body
-    # The folder's weights tag as the model does.
+    # The exported weights predict the same labels.
     waveform = np.random.default_rng(0).standard_normal(RATE).astype(np.float32) * 0.1
-    own, other = (load_tagger(str(path))(waveform, RATE) for path in (model, folder))
-    assert own["labels"] == other["labels"]
+    original, exported = (load_tagger(str(path))(waveform, RATE) for path in (model, folder))
+    assert original["labels"] == exported["labels"]
 
 
-def test_results_are_those_beside_the_model_or_none(tmp_path: Path):
+def test_a_model_outside_a_task_has_no_results(tmp_path: Path):
     model = save(tmp_path / "elsewhere.safetensors", *YAC)
-    for _ in range(2):  # what an export wrote, another may replace
+    for _ in range(2):  # an export replaces an earlier one
         export_hub(str(model), tmp_path / "hub")
     header = (tmp_path / "hub/README.md").read_text().split("---\n")[1]
     assert not {"metrics", "model-index"} & yaml.safe_load(header).keys()
     assert yaml.safe_load(header)["datasets"] == ["AudioSet"]
 
 
-def test_a_model_near_the_root_of_the_disk_is_exported():
+def test_a_model_near_the_root_of_the_disk_has_no_results():
     for path in ("/near.safetensors", "/tmp/near.safetensors"):
         assert read_evaluation(Path(path)) is None
 
 
-def test_a_model_that_dvc_keeps_has_the_results_of_its_task(tmp_path: Path, monkeypatch):
+def test_a_copy_from_dvc_has_the_results_of_its_task(tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     save(Path("tasks/a/models/yac/seed0.safetensors"), *YAC)
-    keep_with_dvc("tasks/a/models/yac")
+    track_with_dvc("tasks/a/models/yac")
     shutil.rmtree("tasks/a/models/yac")
     Path("tasks/a/evaluation").mkdir()
     Path("tasks/a/evaluation/yac.json").write_text(json.dumps({"test": {"ndcg": 0.5}}))
     run(["export", "yac", "--hub", "hub"])
-    assert "| ndcg | 0.5000 |  |" in Path("hub/README.md").read_text()
+    assert "| ndcg | 0.5000 | |" in Path("hub/README.md").read_text()
 
 
 @pytest.mark.skipif(MIRROR is None, reason="DOWNLOAD_MIRROR is not set")

@@ -186,5 +186,5 @@ def test_recordings_are_compared_by_their_embeddings(recordings, capsys) -> None
     locations = {match["location"] for match in json.loads(streams.out)}
     assert locations == {"all/0.wav", "all/2.wav"}
     assert "error: all/bad.wav" in streams.err
-    with pytest.raises(UserError, match="^--corpus all/1.wav has no recording to compare all/1"):
+    with pytest.raises(UserError, match=r"^--corpus all/1.wav has no recording to compare all/1"):
         run(["search", "all/1.wav", "--corpus", "all/1.wav"])

@@ -28,7 +28,7 @@ def export_hub(name: str, folder: Path) -> None:
     _check_folder(folder)
     tagger = Tagger(find_model(name))
     with atomic_write(folder / "model.safetensors") as partial:
-        metadata = {**tagger.metadata, "checkpoints": []}
+        metadata = {**tagger.metadata, "saved_epochs": []}
         weights = {key: value.contiguous() for key, value in tagger.network.state_dict().items()}
         save_file(weights, partial, {"model": json.dumps(metadata)})
     spec = tagger.model_spec

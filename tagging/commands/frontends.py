@@ -1,7 +1,7 @@
 """Frontends: the feature that a model was trained on, computed from a waveform."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
@@ -13,6 +13,22 @@ from tagging.features import log_mel
 from tagging.learning import embedding
 
 DEFAULT_WINDOW_SECONDS = 10.0  # of models whose input is the same for clips of any length
+
+
+class Frontend(Protocol):
+    """Maps waveforms, float32 (batch, samples), to features (batch, channels, frames, bins).
+
+    Attributes:
+        sample_rate: of the waveforms (Hz).
+    """
+
+    sample_rate: int
+
+    def __call__(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Return the features."""
+
+    def frames(self, samples: int) -> int:
+        """Return the number of frames of a waveform."""
 
 
 class Waveform(nn.Module):
@@ -33,7 +49,7 @@ class Waveform(nn.Module):
         return waveform[:, None, :, None]
 
 
-def build_frontend(features: dict[str, Any], path: Path) -> nn.Module | None:
+def build_frontend(features: dict[str, Any], path: Path) -> Frontend | None:
     """Build what computes a network's input; None for AudioSet's embeddings.
 
     Args:
@@ -53,13 +69,12 @@ def build_frontend(features: dict[str, Any], path: Path) -> nn.Module | None:
         class_names = settings["classes"]
         # The task's classes are in the order of their names, as in `stages.features`.
         ordered = class_names and [class_names[key] for key in sorted(class_names)]
-        return embedding.Transform(find_model(settings["weights"]), settings["gives"], ordered)
+        return embedding.Transform(find_model(settings["weights"]), settings["output"], ordered)
     try:
-        return embedding.build_transform(name, settings, str(path))
-    except UserError:
+        return cast(Frontend, embedding.build_transform(name, settings, "features", path))
+    except UserError as error:
         raise UserError(
-            f"{path}: the model's feature must be one of tagging/features, waveform, embedding or "
-            f"vggish, got {name!r}"
+            f"{path}: the model's feature {name!r} cannot be computed: {error}"
         ) from None
 
 
@@ -69,7 +84,7 @@ def edge_samples(frontend: log_mel.Transform) -> int:
     return -(-frontend.spectrum.fft // 2 // hop) * hop
 
 
-def clip_seconds(frontend: nn.Module, spec: InputSpec) -> float:
+def clip_seconds(frontend: Frontend, spec: InputSpec) -> float:
     """Return the duration of clips of `spec.frames`: the roundest number with as many frames."""
     sample_rate, frames = frontend.sample_rate, spec.frames
     low, high = 1, 3600 * sample_rate

@@ -63,7 +63,7 @@ Print the clips of an index, or the recordings, that are most similar to a query
   tagging search song.mp3 --corpus recordings/    similar recordings
   tagging search a.wav --corpus 'b/*.wav' --top 3 --json
 
-The stage index of a task makes an index: dvc repro tasks/similarity/dvc.yaml:index. The distance of
+The stage index makes an index: dvc repro tasks/similarity/dvc.yaml:index@index. The distance of
 equal embeddings is 0, of orthogonal ones 1.41, at most 2.
 
 --json prints an object for each result: distance, location (URL or path) and, for clips of an

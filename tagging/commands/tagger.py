@@ -17,9 +17,10 @@ from tagging.commands.models import display_name, find_model
 from tagging.commands.prediction import Prediction
 from tagging.commands.waveform import check_sample_rate, to_mono
 from tagging.commands.windows import Windows, window_starts
+from tagging.features import log_mel
 from tagging.features.vggish import Transform as VGGish
 from tagging.layers.base import Activation, Distance
-from tagging.learning.model import load_network
+from tagging.learning.model_file import load_network
 from tagging.sources.weights import PUBLISHED
 
 Kind = Literal["sound", "embeddings"]
@@ -50,7 +51,7 @@ class Tagger:
     def __init__(self, path: Path, vggish: Path | None = None) -> None:
         self.path, self.name, self.vggish = path, display_name(path), vggish
         trained = load_network(path, torch.device("cpu"))
-        self.network, self.model_spec = trained.network, trained.shape
+        self.network, self.model_spec = trained.network, trained.model_spec
         if self.model_spec.activation in get_args(Distance):
             raise UserError(
                 f"{path} must be a model of labels, got a model of similarity; its index is for "
@@ -72,10 +73,10 @@ class Tagger:
                     "which reads recordings itself"
                 )
             self.frontend = VGGish(vggish)
-        self.supports_variable_length: bool = self.network.supports_variable_length
+        self.supports_variable_length = self.network.supports_variable_length
         self.kind: Kind = "embeddings" if self.frontend is None else "sound"
         if self.frontend is not None:
-            self.sample_rate: int = self.frontend.sample_rate
+            self.sample_rate = self.frontend.sample_rate
             # AudioSet's clips of ten seconds have ten frames, of 0.96 s each.
             self.window_seconds = (
                 float(self.model_spec.spec.frames)
@@ -271,6 +272,7 @@ class Tagger:
     def _windows(self, window: float | None, hop: float | None) -> Windows:
         published_frames = self.published and self.published.window
         if published_frames and window is None and hop is None:
+            assert isinstance(self.frontend, log_mel.Transform)
             # The published model cuts the spectrogram of the whole recording, not the waveform:
             # frames at a window's edge depend on samples beyond it.
             step = self.frontend.settings.hop
@@ -319,6 +321,7 @@ class Tagger:
         if not self.supports_variable_length:
             missing = max(0, round(self.window_seconds * self.sample_rate) - batch.shape[1])
             batch = np.pad(batch, ((0, 0), (0, missing)))
+        assert self.frontend is not None
         x = self.frontend(torch.from_numpy(batch))
         if self.vggish is not None:
             problem = next(filter(None, map(describe_problem, x[:, 0].numpy())), None)
@@ -327,8 +330,11 @@ class Tagger:
                     f"{self.vggish}: embeddings by these weights cannot be AudioSet's ({problem}); "
                     f"check the weights with tagging check-vggish {self.vggish}"
                 )
-        frames = context // self.frontend.settings.hop if context else 0
-        return self.model_spec.spec.as_input(x[:, :, frames : x.shape[2] - frames])
+        if context:
+            assert isinstance(self.frontend, log_mel.Transform)
+            frames = context // self.frontend.settings.hop
+            x = x[:, :, frames : x.shape[2] - frames]
+        return self.model_spec.spec.as_input(x)
 
     def _probabilities(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> np.ndarray:
         """Return probabilities, float32 (batch, classes); `frames` are lengths of padded clips."""

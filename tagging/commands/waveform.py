@@ -12,13 +12,13 @@ MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 1_000_000  # Hz
 MAX_AMPLITUDE = 10
 
 
-def check_sample_rate(sample_rate: object) -> None:
+def check_sample_rate(sample_rate: float) -> None:
     """Refuse a sample rate that no recording has.
 
     Raises:
         UserError: unless it is a number from 1,000 to 1,000,000 Hz.
     """
-    is_number = isinstance(sample_rate, Real)
+    is_number = isinstance(sample_rate, Real)  # callers are not type-checked
     if not is_number or not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
         raise UserError(
             f"the sample rate must be a number from {MIN_SAMPLE_RATE:,} to {MAX_SAMPLE_RATE:,} Hz, "
