@@ -1,4 +1,4 @@
-"""Every entry of every params.yaml can be trained, and what entries name is there."""
+"""Every entry of every params.yaml can be trained, and refers to entries that exist."""
 
 import json
 from pathlib import Path
@@ -11,56 +11,57 @@ import yaml
 
 from stages.ensemble import Ensemble
 from stages.features import Feature
-from tagging.base.progress import Progress
-from tagging.data.batches import to_clips
 from tagging.data.clips import Features
-from tagging.data.splits import SplitSettings
+from tagging.data.dataset import ClipDataset
 from tagging.data.spec import InputSpec
+from tagging.data.splits import SplitSettings
 from tagging.data.task import Task
+from tagging.learning.checkpoint import Checkpoint
 from tagging.learning.embedding import build_transform
-from tagging.learning.loop import Train, Validation, train
-from tagging.learning.model import Model, Student, build
+from tagging.learning.factory import build_network
+from tagging.learning.loader import BatchLoader
+from tagging.learning.model import read_model
+from tagging.learning.settings import Train, read_train_settings
 from tagging.learning.similarity import resolve_activation
-from tagging.parameters import parse
-from tagging.scoring.metric import load_metric
-from tests.generated import SPEC, audible, multi_hot
+from tagging.learning.trainer import Validation, train
+from tagging.parameters import Params, parse
+from tagging.scoring.metric import load_metric, load_metrics
+from tests.generated import SPEC, learnable_values, multi_hot
 from tests.project import ROOT, TASKS
 
 PARAMS = {
     str(folder): yaml.safe_load((ROOT / folder / "params.yaml").read_text(encoding="utf-8"))
     for folder in (Path(), *TASKS)
 }
+TRAINED = ("models", "finetuned", "students")
 CLASSES, CLIPS, WIDTH = 4, 8, 16
 
 
-def of_all(*sections: str) -> list[tuple[str, str]]:
+def entries(*sections: str) -> list[tuple[str, str]]:
     """Return the folder and name of every entry of the sections."""
     return [
         (folder, name)
         for folder, params in PARAMS.items()
         for section in sections
-        for name in params[section]
+        for name in params.get(section, {})
     ]
 
 
-def trained_otherwise(folder: str, name: str) -> str:
-    """Return what tells one training from another, as text."""
+def kind_of_training(folder: str, name: str) -> str:
+    """Return the settings that trainings differ in, except for rates, as text."""
     params = PARAMS[folder]
-    entry = (params["models"] | params["students"])[name]
-    feature = entry.get("features", params["task"]["features"])
-    about = [params.get(section, {}).get(feature) for section in ("features", "embeddings")]
-    own = {"epochs": 0, "lr": 0, "seeds": 0} | params["train"] | entry.get("train", {})
-    same = [entry["architecture"], entry.get("network"), about, own["loss"], own.get("augment")]
-    return json.dumps([*same, params["task"]["chooses"]])
+    entry = next(params[section][name] for section in TRAINED if name in params.get(section, {}))
+    feature = entry.get("features", params["task"].get("features"))
+    transforms = [params.get(section, {}).get(feature) for section in ("features", "embeddings")]
+    own = params["train"] | entry.get("train", {})
+    settings = [entry["architecture"], entry.get("network"), own["loss"], own.get("augment")]
+    return json.dumps([settings, transforms, params["task"]["metrics"][0]])
 
 
-# Those that differ in nothing but a rate need no second look.
-DIFFERENT = list(
-    {trained_otherwise(*entry): entry for entry in of_all("models", "students")}.values()
-)
+DIFFERENT = list({kind_of_training(*entry): entry for entry in entries(*TRAINED)}.values())
 
 
-def spec_of(params: dict[str, Any], name: str) -> InputSpec:
+def input_spec(params: dict[str, Any], name: str) -> InputSpec:
     """Return a feature's input, of a second of sound or a clip of AudioSet's."""
     if name in params.get("features", {}):
         feature = parse(Feature, params["features"][name], f"features.{name}")
@@ -69,64 +70,75 @@ def spec_of(params: dict[str, Any], name: str) -> InputSpec:
             transform.channels, transform.frames(transform.sample_rate), transform.bins
         )
     if name in params.get("embeddings", {}):
-        gives_scores = params["embeddings"][name]["gives"] == "scores"
-        return InputSpec(1, 1, CLASSES if gives_scores else WIDTH)
+        has_classes = params["embeddings"][name]["output"] == "probabilities"
+        return InputSpec(1, 1, CLASSES if has_classes else WIDTH)
     return SPEC
 
 
 @pytest.mark.parametrize(("folder", "name"), DIFFERENT)
 def test_an_entry_can_be_trained(folder: str, name: str, tmp_path: Path) -> None:
-    params = PARAMS[folder]
-    kind, section = (Student, "students") if name in params["students"] else (Model, "models")
-    model = parse(kind, params[section][name], f"{section}.{name}")
-    small = {"epochs": 1, "batch_size": 4, "checkpoints": 0, "average": "none"}
-    settings = parse(Train, {**params["train"], **model.train, **small}, "train")
-    task = parse(Task, params["task"], "task")
-    spec = spec_of(params, model.features or task.features)
+    params = Params.read(ROOT / folder / "params.yaml")
+    model, task = read_model(params, name), params.section(Task, "task")
+    small = {"epochs": 1, "batch_size": 4, "save_last_epochs": 0, "weight_averaging": "none"}
+    augment = {"augment": {**params.content["train"].get("augment", {}), "copies_prob": 0}}
+    if "augment" in model.train:
+        augment = {"augment": {**model.train["augment"], "copies_prob": 0}}
+    model = model.model_copy(update={"train": model.train | small | augment})
+    settings = read_train_settings(params, model, name)
+    spec = input_spec(params.content, model.features or task.features)
     torch.manual_seed(0)
-    network = build(model, spec, CLASSES, name)
+    network = build_network(model, spec, CLASSES, name)
     labels = multi_hot(CLIPS, CLASSES)
-    if task.kind == "single_label":
+    if task.type == "single_label":
         labels = np.eye(CLASSES, dtype=np.uint8)[np.arange(CLIPS) % CLASSES]
-    features = Features(audible(labels, spec), np.full(CLIPS, spec.frames), spec, {})
-    clips = to_clips(features, labels, np.arange(CLIPS), torch.device("cpu"))
+    features = Features(learnable_values(labels, spec), np.full(CLIPS, spec.frames), spec, {})
+    dataset = ClipDataset.select(features, labels, np.arange(CLIPS), torch.device("cpu"))
     activation = resolve_activation(task, network, settings.loss, model, name)
-    validate = Validation(clips, load_metric(task.chooses), activation)
+    validation = Validation(dataset, load_metric(task.selection_metric), activation)
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
-    with Progress("train", None, "step", "none") as progress:
-        outcome = train(network, settings, 0, clips, validate, tmp_path / "state", progress, print)
+    loader = BatchLoader(dataset, settings, 0)
+    result = train(network, settings, 0, loader, validation, Checkpoint(tmp_path / "state"))
     if list(network.parameters()):
-        assert 0 <= outcome.history[0].val <= 1
-        assert any(not torch.equal(before[key], outcome.weights[key]) for key in before)
+        assert 0 <= result.history[0].val <= 1
+        assert any(not torch.equal(before[key], result.weights[key]) for key in before)
 
 
 @pytest.mark.parametrize("folder", PARAMS)
-def test_metrics_are_there(folder: str) -> None:
+def test_metrics_exist(folder: str) -> None:
     task = parse(Task, PARAMS[folder]["task"], "task")
-    for name in (task.chooses, *task.shown):
-        assert load_metric(name).title
+    assert all(metric.title for metric in load_metrics(task).values())
 
 
 @pytest.mark.parametrize("folder", ["tasks/esc10", "tasks/instruments", "tasks/qualities"])
-def test_nothing_chooses_by_the_folds_that_test(folder: str) -> None:
+def test_nothing_is_selected_on_test_folds(folder: str) -> None:
     params = PARAMS[folder]
-    assert parse(SplitSettings, params["protocol"], "protocol").validate_on == "nothing"
-    kept = [params["train"], *(entry.get("train", {}) for entry in params["models"].values())]
-    assert {train["keep"] for train in kept if "keep" in train} == {"last"}
+    assert parse(SplitSettings, params["split"], "split").validation == "none"
+    trained = [entry for section in TRAINED for entry in params.get(section, {}).values()]
+    restored = [params["train"], *(entry.get("train", {}) for entry in trained)]
+    assert {train["restore"] for train in restored if "restore" in train} == {"last"}
 
 
-@pytest.mark.parametrize(("folder", "name"), of_all("ensembles"))
-def test_an_ensembles_members_are_there(folder: str, name: str) -> None:
+@pytest.mark.parametrize(("folder", "name"), entries("ensembles"))
+def test_an_ensembles_members_exist(folder: str, name: str) -> None:
     params = PARAMS[folder]
+    trained = params["models"] | params.get("finetuned", {})
     for member in parse(Ensemble, params["ensembles"][name], f"ensembles.{name}").members:
         model, _, epoch = member.partition("@")
-        own = params["train"] | params["models"][model].get("train", {})
+        own = parse(Train, params["train"] | trained[model].get("train", {}), "train")
         if epoch:
-            assert own["epochs"] - own["checkpoints"] < int(epoch) <= own["epochs"]
+            assert own.epochs - own.save_last_epochs < int(epoch) <= own.epochs
 
 
-@pytest.mark.parametrize(("folder", "name"), of_all("students"))
-def test_a_students_teacher_is_there(folder: str, name: str) -> None:
+@pytest.mark.parametrize(("folder", "name"), entries("students"))
+def test_a_students_teacher_exists(folder: str, name: str) -> None:
     params = PARAMS[folder]
-    teachers = "models" if parse(Task, params["task"], "task").embeds else "ensembles"
-    assert params["students"][name]["teacher"] in params[teachers]
+    assert params["students"][name]["teacher"] in params["ensembles"]
+
+
+@pytest.mark.parametrize(("folder", "name"), entries("finetuned"))
+def test_weights_of_a_finetuned_model_are_those_of_an_entry(folder: str, name: str) -> None:
+    params = PARAMS[folder]
+    weights = Path(params["finetuned"][name]["weights"])
+    assert weights.parent.name != "models" or weights.name in params["models"]
+    assert weights.parent.name != "weights" or weights.stem in params["weights"]
+    assert weights.parent in (Path("models"), Path("data/weights"))

@@ -37,7 +37,7 @@ def write_large(archive: Path, clips: int) -> None:
 
 
 def peak(folder: Path, *arguments: str) -> int:
-    """Run a stage; return the most bytes it held."""
+    """Run a stage; return its peak memory in bytes."""
     environment = stage_environment(folder)
     return measure_command(stage_command(*arguments), folder, environment).peak_bytes
 
@@ -48,11 +48,11 @@ def test_convert_and_prepare_hold_no_more_than_they_must(tmp_path: Path) -> None
         folder = tmp_path / str(factor)
         write_large(folder / "data/features.tar.gz", factor * CLIPS)
         (folder / "data/class_labels_indices.csv").write_text(labels_csv())
-        peaks["convert", factor] = peak(folder, "convert", "eval")
+        peaks["convert", factor] = peak(folder, "convert", ".", "eval")
         params = folder / "params.yaml"
         text = params.read_text().replace("subsets: [bal_train, eval]", "subsets: [eval]")
-        params.write_text(text.replace("top_labels: 10", "top_labels: 1"))
-        peaks["prepare", factor] = peak(folder, "prepare")
+        params.write_text(text.replace("top_k_labels: 10", "top_k_labels: 1"))
+        peaks["prepare", factor] = peak(folder, "prepare", ".")
     assert peaks["convert", 3] < 500 * MB
     # 102 MB more of embeddings; the ids are one of them.
     assert peaks["convert", 3] - peaks["convert", 1] < 60 * MB
@@ -73,7 +73,7 @@ def test_an_epoch_takes_hardly_more_than_the_bytes_of_its_clips(
         fold = Fold(*np.split(order, [clips - 200, clips - 100]))
         write_clips(multi_hot(clips, 10), [fold])
         write_params(models={"small": ATTENTION | {"train": {"epochs": 1, "batch_size": 500}}})
-        peaks[clips] = peak(Path.cwd(), "train", "small")
+        peaks[clips] = peak(Path.cwd(), "train", ".", "small")
     # Of two million clips, 1.3 times their bytes are to be enough for all of it; what does not grow
     # with them (PyTorch and DVCLive) is 0.2 of that. So few clips tell it to a few hundredths.
     assert peaks[many] - peaks[few] < 1.2 * (many - few) * 1280

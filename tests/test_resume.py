@@ -210,6 +210,11 @@ def all_results(root: Path) -> dict[str, bytes]:
 
 
 OTHER_PROGRESS = '''
+from typing import Any
+
+ProgressStyle = Any
+
+
 class Progress:
     """Shows nothing."""
 
