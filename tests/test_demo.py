@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from tagging.base.errors import UserError
+from tagging.data.task import MetricSettings
 from tests.preloaded import command_of
 from tests.project import ROOT, project_files
-from tools.demo import EPOCHS, copy_project, make_sample, table
+from tools.demo import EPOCHS, copy_project, leaderboard_table, make_sample
 
 
 def git(folder: Path, *command: str) -> str:
@@ -139,13 +140,14 @@ def test_the_table_fits_a_terminal_of_100_columns():
     scores = {
         f"{metric}{end}": 1.0
         for metric in ("ndcg", "precision_at_1")
-        for end in ("", "_low", "_high")
+        for end in ("", "_ci_low", "_ci_high")
     }
     rows = {
         "m" * 200: {"kind": "model", "parameters": 604_948, **scores},
         "p" * 200: {"kind": "published", "ndcg": 0.5, "precision_at_1": 0.25},
     }
-    title, model, published = table({"rows": rows}, ["ndcg", "precision_at_1"]).splitlines()
+    metrics = [MetricSettings(name="ndcg"), MetricSettings(name="precision", k=1)]
+    title, model, published = leaderboard_table({"rows": rows}, metrics).splitlines()
     assert title.split() == ["NDCG", "P@1", "parameters"]
     assert max(len(model), len(published)) <= 100
     assert model.endswith("1.000 (1.000–1.000)     604,948")

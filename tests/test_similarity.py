@@ -8,25 +8,27 @@ import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
-from tagging.data.batches import to_clips
 from torch.nn import functional
 
 from stages import compare, evaluate
 from stages import train as stage
 from tagging.base.errors import UserError
 from tagging.data.clips import Fold, read_features, read_index, write_json
+from tagging.data.dataset import ClipDataset
 from tagging.data.task import MetricSettings, Task
 from tagging.data.task_folder import TaskFolder
-from tagging.learning import model as models
-from tagging.learning.losses import LOSSES
+from tagging.learning.factory import build_network
 from tagging.learning.metric_losses import (
-    MetricLoss,
+    METRIC_LOSSES,
     Pairs,
     SoftContrastive,
     TeacherTriplet,
     Triplet,
-    sharing,
+    share_label,
 )
+from tagging.learning.model import Model
+from tagging.learning.model_file import load_network
+from tagging.learning.settings import LOSSES
 from tagging.learning.similarity import predict_tags, resolve_activation
 from tagging.parameters import parse
 from tagging.reports.context import find_entry, read_context
@@ -37,7 +39,6 @@ from tagging.scoring.scores import read_scores
 from tests.generated import SPEC, make_repository, multi_hot, write_clips, write_params
 
 KS = (1, 2, 4, 8)
-METRIC_LOSSES = [name for name, loss in LOSSES.items() if issubclass(loss, MetricLoss)]
 
 
 def embedded(clips: int, seed: int = 0) -> np.ndarray:
@@ -75,9 +76,9 @@ def test_recall_is_that_of_a_brute_force(k: int) -> None:
     np.testing.assert_allclose(label_recall(labels, embeddings, k), recalls)
     np.testing.assert_allclose(any_label(labels, embeddings, k), hits)
     np.testing.assert_allclose(rarer_label_recall(labels, embeddings, k), rarer)
-    assert load_metric(f"recall_at_{k}").value(labels, embeddings) == pytest.approx(
-        np.nanmean(recalls)
-    )
+    assert load_metric(MetricSettings(name="recall", k=k)).value(
+        labels, embeddings
+    ) == pytest.approx(np.nanmean(recalls))
 
 
 def test_of_unit_vectors_the_nearest_are_those_of_the_cosine() -> None:
@@ -126,10 +127,10 @@ def test_along_a_metric_loss_clips_that_share_labels_come_near(name: str) -> Non
     targets = torch.from_numpy(labels).float()
     if name == "teacher_triplet":
         targets = 0.5 * targets + 0.45 * (targets + torch.rand_like(targets)) / 2
-    before, loss_of = label_recall(labels, outputs.numpy(), 1).mean(), LOSSES[name]()
+    before, loss_function = label_recall(labels, outputs.numpy(), 1).mean(), LOSSES[name]()
     for _ in range(100):
         outputs.requires_grad_()
-        loss = loss_of(outputs, targets)
+        loss = loss_function(outputs, targets)
         loss.backward()
         assert loss.dim() == 0 and outputs.grad.isfinite().all()
         outputs = outputs.detach() - outputs.grad
@@ -148,9 +149,9 @@ def test_triplets_by_hand() -> None:
     # Clips at 0, 1, 3 and 3.5 on a line; the first two share a label, the others have another each.
     outputs = torch.tensor([[0.0], [1], [3], [3.5]])
     labels = torch.tensor([[1.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
-    assert sharing(labels).nonzero().tolist() == [[0, 1], [1, 0]]
+    assert share_label(labels).nonzero().tolist() == [[0, 1], [1, 0]]
     for negatives in ("semi_hard", "hard"):
-        chosen = Triplet(negatives=negatives, each=1).triplets(outputs, labels)
+        chosen = Triplet(negatives=negatives, triplets_per_anchor=1).triplets(outputs, labels)
         assert [places.tolist() for places in chosen] == [[0, 1], [1, 0], [2, 2]]
     # Of 1 - 3 + margin and 1 - 2 + margin the latter alone is above 0.
     loss = Triplet(negatives="hard", margin=1.5)(outputs, labels)
@@ -161,9 +162,11 @@ def test_a_semi_hard_negative_is_farther_than_the_positive() -> None:
     # Of the anchor at 0 the negative at 1 is nearer than the positive at 2: the one at 3 is taken.
     outputs = torch.tensor([[0.0], [2], [1], [3], [9]])
     labels = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1], [0, 1]])
-    anchors, _, negatives = Triplet(negatives="semi_hard", each=1).triplets(outputs, labels)
+    anchors, _, negatives = Triplet(negatives="semi_hard", triplets_per_anchor=1).triplets(
+        outputs, labels
+    )
     assert negatives[anchors == 0].tolist() == [3]
-    _, _, negatives = Triplet(negatives="hard", each=1).triplets(outputs, labels)
+    _, _, negatives = Triplet(negatives="hard", triplets_per_anchor=1).triplets(outputs, labels)
     assert negatives[0] == 2
 
 
@@ -177,7 +180,9 @@ def test_triplets_by_the_most_and_the_least_probable_tag() -> None:
         [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]],
         [[0.2, 0.9, 0.1, 0], [0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5]],
     )
-    chosen = TeacherTriplet(choose="probable", each=1).triplets(torch.zeros(3, 1), targets)
+    chosen = TeacherTriplet(selection="probable", triplets_per_anchor=1).triplets(
+        torch.zeros(3, 1), targets
+    )
     assert [places[chosen[0] == 0].tolist() for places in chosen] == [[0], [1], [2]]
 
 
@@ -187,7 +192,9 @@ def test_triplets_by_a_taggers_errors() -> None:
         [[1, 1, 0], [1, 0, 0], [0, 0, 1]],
         [[0.1, 0.8, 0.9], [0.9, 0.1, 0.8], [0.1, 0.2, 0.9]],
     )
-    chosen = TeacherTriplet(choose="errors", top=2, each=1).triplets(torch.zeros(3, 1), targets)
+    chosen = TeacherTriplet(selection="errors", top_k=2, triplets_per_anchor=1).triplets(
+        torch.zeros(3, 1), targets
+    )
     assert [places.tolist() for places in chosen] == [[0], [1], [2]]
 
 
@@ -225,8 +232,8 @@ ATTENTION = {
     "architecture": "attention",
     "network": {"hidden": 8, "layers": 1, "dropout": 0.1, "pooling": "feature"},
 }
-UNTRAINED = {"architecture": "untrained"}
-STUDENT = ATTENTION | {"teacher": "tagger"}
+IDENTITY = {"architecture": "identity"}
+FINETUNED = ATTENTION | {"weights": "models/tagger"}
 ENTRIES = {
     "mean": {"architecture": "projection"},
     "projection": {
@@ -234,13 +241,12 @@ ENTRIES = {
         "distance": "euclidean",
     },
     "tagger": ATTENTION,
-    "wide": ATTENTION | {"embedding": 5, "train": {"loss": "soft_contrastive"}},
+    "wide": ATTENTION | {"embedding_size": 5, "train": {"loss": "soft_contrastive"}},
 }  # fmt: skip
-STUDENTS = {
-    "trained": STUDENT | {"backbone": "trained", "train": {"loss": "soft_contrastive"}},
-    "frozen": STUDENT | {"backbone": "frozen", "embedding": 3, "train": {"loss": "pairs"}},
-    "probable": STUDENT
-    | {"backbone": "trained", "label_weight": 0.5, "train": {"loss": "teacher_triplet"}},
+TUNED = {
+    "trained": FINETUNED | {"train": {"loss": "soft_contrastive"}},
+    "frozen": FINETUNED | {"finetune": "head", "embedding_size": 3, "train": {"loss": "pairs"}},
+    "probable": FINETUNED | {"hard_label_weight": 0.5, "train": {"loss": "teacher_triplet"}},
 }
 COMPARE = {
     "plot": ["tagger"], "sections": ["similarity"], "published": {}, "published_clips": None,
@@ -257,21 +263,20 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_repository()
         order = np.arange(120)
         write_clips(multi_hot(120, 6), [Fold(order[:60], order[60:90], order[90:])])
-        write_params(task=TASK, models=ENTRIES, students=STUDENTS, compare=COMPARE)
+        write_params(task=TASK, models=ENTRIES, finetuned=TUNED, compare=COMPARE)
         write_json(TaskFolder(Path()).summary, {"source": "AudioSet"})
-        for name in ENTRIES | STUDENTS:
+        for name in ENTRIES | TUNED:
             stage.main(".", name)
             evaluate.main(".", name)
         compare.main(".")
     return folder
 
 
-def test_what_is_kept_are_embeddings(task: Path, monkeypatch) -> None:
+def test_the_scores_are_embeddings(task: Path, monkeypatch) -> None:
     monkeypatch.chdir(task)
     widths = {"mean": 128, "projection": 4, "tagger": 8, "wide": 5, "trained": 8, "frozen": 3}
     for name, width in widths.items():
-        section = "students" if name in STUDENTS else "models"
-        embeddings = read_scores(TaskFolder(task).scores(section, name)).outputs["seed0/test"]
+        embeddings = read_scores(TaskFolder(task).scores("models", name)).outputs["seed0/test"]
         assert (embeddings.shape, embeddings.dtype) == ((30, width), np.float32)
         lengths = np.linalg.norm(embeddings, axis=1)
         assert np.allclose(lengths, 1, atol=1e-5) == (name != "projection")
@@ -295,23 +300,23 @@ def test_the_mean_is_centred_by_the_clips_that_train(task: Path, monkeypatch) ->
 
 def weights(task: Path, name: str) -> dict[str, torch.Tensor]:
     path = task / f"models/{name}/seed0.safetensors"
-    return models.load_network(path, torch.device("cpu")).network.state_dict()
+    return load_network(path, torch.device("cpu")).network.state_dict()
 
 
-def test_a_backbone_is_the_teachers_frozen_or_trained_on(task: Path) -> None:
-    teacher, trained, frozen = (weights(task, name) for name in ("tagger", "trained", "frozen"))
-    shared = [name for name in teacher if "classify" not in name.split(".")]
-    of_batches = [name for name in shared if "num_batches" not in name]
-    assert all(torch.equal(frozen[name], teacher[name]) for name in of_batches)
-    assert not torch.equal(trained["layers.0.linear.weight"], teacher["layers.0.linear.weight"])
+def test_a_finetuned_network_starts_from_the_tagger_and_is_frozen_if_wanted(task: Path) -> None:
+    tagger, trained, frozen = (weights(task, name) for name in ("tagger", "trained", "frozen"))
+    shared = [name for name in tagger if "classify" not in name.split(".")]
+    fixed = [name for name in shared if "num_batches" not in name]
+    assert all(torch.equal(frozen[name], tagger[name]) for name in fixed)
+    assert not torch.equal(trained["layers.0.linear.weight"], tagger["layers.0.linear.weight"])
     assert frozen["levels.0.classify.weight"].shape == (3, 8)
 
 
-def test_the_page_compares_with_the_tagger_and_tells_of_triplets(task: Path) -> None:
+def test_the_page_compares_with_the_tagger_and_describes_triplets(task: Path) -> None:
     page = (task / "leaderboard/README.md").read_text()
     assert "Each of the 30 test clips is the query once, among all others." in page
     section = page[page.index("## Labels of nearest clips") :]
-    for name in (ENTRIES | STUDENTS).keys() - {"tagger"}:
+    for name in (ENTRIES | TUNED).keys() - {"tagger"}:
         assert f"| `{name}` | " in section
     assert "random neighbours" in page
     rows = [line for line in section.splitlines() if line.startswith("| `projection` | ")]
@@ -339,30 +344,37 @@ def test_one_run_is_not_said_to_be_above_or_not(task: Path, monkeypatch) -> None
 
 
 @pytest.mark.parametrize(
-    ("entry", "kind", "sentence"),
+    ("entry", "task_type", "sentence"),
     [
-        (UNTRAINED, "similarity", "x.architecture is untrained, which has no embedding"),
+        (
+            IDENTITY,
+            "similarity",
+            "models.x.architecture must have an embedding, got identity; choose another",
+        ),
         (
             ATTENTION | {"train": {"loss": "pairs"}},
             "multi_label",
-            "x has the loss pairs, which learns embeddings; it takes the task.kind similarity",
+            "models.x.train.loss must be a loss of classes unless task.type is similarity, got pai",
         ),
     ],
 )
-def test_a_network_and_a_loss_are_of_the_tasks_kind(entry: dict, kind: str, sentence: str) -> None:
-    model = parse(models.Model, entry, "models.x")
-    network = models.build(model, SPEC._replace(bins=6), 6, "x")
+def test_a_network_and_a_loss_must_fit_the_type_of_the_task(
+    entry: dict, task_type: str, sentence: str
+) -> None:
+    model = parse(Model, entry, "models.x")
+    network = build_network(model, SPEC._replace(bins=6), 6, "x")
     loss = LOSSES[model.train.get("loss", "bce")]()
     with pytest.raises(UserError, match=sentence):
-        resolve_activation(Task(**TASK | {"kind": kind}), network, loss, model, "x")
-    wide = models.build(model.model_copy(update={"embedding": 4}), SPEC._replace(bins=4), 6, "x")
-    assert resolve_activation(Task(**TASK), wide, loss, model, "x") == "cosine"
+        resolve_activation(Task(**TASK | {"type": task_type}), network, loss, model, "x")
+    wide = model.model_copy(update={"embedding_size": 4})
+    network = build_network(wide, SPEC._replace(bins=4), 6, "x")
+    assert resolve_activation(Task(**TASK), network, loss, model, "x") == "cosine"
 
 
-def test_a_teacher_of_tags_tells_classes(task: Path, monkeypatch) -> None:
-    monkeypatch.chdir(task)
-    features, index = read_features("vggish"), read_index()
-    clips = to_clips(features, index.labels, np.arange(20), torch.device("cpu"))
-    assert predict_tags(Path("models/tagger/seed0.safetensors"), clips).shape == (20, 6)
-    with pytest.raises(UserError, match=r"wide/seed0.safetensors tells no classes; the teacher of"):
-        predict_tags(Path("models/wide/seed0.safetensors"), clips)
+def test_a_teacher_of_tags_must_be_a_classifier(task: Path) -> None:
+    folder = TaskFolder(task)
+    features, index = read_features(folder.feature("vggish")), read_index(folder.index)
+    dataset = ClipDataset.select(features, index.labels, np.arange(20), torch.device("cpu"))
+    assert predict_tags(folder.model("tagger", "seed0"), dataset).shape == (20, 6)
+    with pytest.raises(UserError, match=r"wide/seed0.safetensors must be a classifier to be"):
+        predict_tags(folder.model("wide", "seed0"), dataset)

@@ -221,6 +221,7 @@ def section(context: ReportContext) -> str:
     for comparison in comparisons:
         groups.setdefault(comparison.base.name, []).append(comparison)
     tables = "\n".join(difference_table(context, group) for group in groups.values())
+    false_positives = (1 - CONFIDENCE) * len(comparisons)
     return f"""\
 ## Differences
 
@@ -231,7 +232,7 @@ Each entry is compared with the one that it changes, run by run, with the same f
 
 A difference is the mean over runs, with its {CONFIDENCE:.0%} t-interval in brackets. A gain or a
 loss is a difference in {measured} whose interval excludes zero; other columns decide nothing. If
-no change had an effect, {(1 - CONFIDENCE) * len(comparisons):.2g} of {len(comparisons)} intervals would be
-expected to exclude zero. The intervals cover other runs on these clips, not other clips.
+no change had an effect, {false_positives:.2g} of {len(comparisons)} intervals would be expected to
+exclude zero. The intervals cover other runs on these clips, not other clips.
 
 {tables}"""
