@@ -19,7 +19,7 @@ $(call pip_install,--requirement $<)
 @touch $@
 endef
 
-.PHONY: help run test lint install repro plots readme bench
+.PHONY: help run test lint install repro pipelines plots readme bench
 
 help:  ## Show what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -30,14 +30,19 @@ run: $(VENV)/.run  ## Run the whole pipeline on a generated sample, in a copy; p
 test: $(VENV)/.test $(VENV)-s3/.made lint  ## Lint and run all tests
 	@S3_ENVIRONMENT=$(CURDIR)/$(VENV)-s3 python -m pytest -n 2 --dist worksteal
 
-lint: $(VENV)/.test
+lint: $(VENV)/.test  ## Check style, spelling and types
 	@ruff check .
 	@ruff format --check --quiet .
+	@codespell
+	@mypy
 
 install: $(VENV)/.run  ## Make the environment for dvc repro
 
 repro: $(VENV)/.run  ## As dvc repro, with independent stages side by side: make repro TASK=official JOBS=2
 	@JOBS="$(JOBS)" python -m tools.repro $(if $(TASK),tasks/$(TASK)/dvc.yaml)
+
+pipelines: $(VENV)/.run  ## Copy pipelines/*.yaml into each dvc.yaml
+	@python -m tools.pipelines
 
 plots: $(VENV)/.run  ## Show the plots of the last run, without a network
 	@python -m tools.plots
