@@ -5,89 +5,43 @@ labels; sentences that depend on a number are chosen by it.
 """
 
 import textwrap
-from statistics import mean, median, stdev
-from typing import Any, NamedTuple
+from statistics import mean, median
+from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import spearmanr
 
 from replication import audit
-from replication.study import (
-    CLIPS,
-    FOLDER,
-    RESULTS,
-    VARIANTS_CSV,
-    Grid,
-    epoch_batches,
-    load_grid,
-    score,
+from replication.cells import (
+    LAST_PRINTED,
+    METRICS,
+    PRINTED_EPOCHS,
+    Cell,
+    Curves,
+    Printed,
+    describe_seeds,
+    differences,
+    mean_over_seeds,
+    missing_cells,
+    our_value,
+    read_curves,
+    read_printed,
+    run_endings,
 )
+from replication.charts import curve_chart, heat_map
+from replication.study import CLIPS, FOLDER, VARIANTS_CSV, Grid, epoch_batches, load_grid, score
 from tagging.base.errors import entry_point
 from tagging.base.files import write_text
 from tagging.data.clips import Index, read_index
 from tagging.reports.charts import apply_theme, render_svg
 from tagging.scoring.tables import read_rows, to_markdown
 
-PRINTED = FOLDER / "printed.csv"
 PAGE = FOLDER / "README.md"
 PICTURES = FOLDER / "pictures"
-# As the audit shows, the study's tables have validation results at 50 and 200 epochs, and test
-# results at 1000. Ours are of the same split.
-PRINTED_EPOCHS = (50, 200, 1000)
-LAST_PRINTED = PRINTED_EPOCHS[-1]
 CLOSE = 0.01  # NDCG and precision at 1: a cell within this distance counts as reproduced
 HIGH_LR, STABLE_LR = 0.1, 0.01  # the rate at which runs differ in kind; all lower ones train
-LOWEST_NDCG_SHOWN = 0.75
 AUDIT_EPOCHS = 10  # epochs of batches over which the loss of a constant answer is averaged
 PAGE_WIDTH = 100
-METRICS = {"train_loss": "Train loss", "ndcg": "NDCG", "precision_at_1": "P@1"}
-
-
-class Cell(NamedTuple):
-    """One cell of the study's tables."""
-
-    loss: str
-    lr: float
-    epochs: int
-
-    def __str__(self) -> str:
-        return f"{self.loss}, lr {self.lr:g}, {self.epochs} epochs"
-
-
-class CellValue(NamedTuple):
-    """The mean of a cell over our seeds, their number and their standard deviation."""
-
-    value: float
-    seeds: int
-    std: float | None
-
-    def __str__(self) -> str:
-        std = "" if self.std is None else f" ± {self.std:.4f}"
-        return f"{self.value:.4f}{std}"
-
-
-Printed = dict[str, dict[Cell, float]]  # the number in each cell, by metric
-Curves = list[dict[str, Any]]  # one row per head, seed, loss, lr and epoch
-
-
-def read_printed() -> Printed:
-    """Return the printed tables."""
-    tables: Printed = {metric: {} for metric in METRICS}
-    for row in read_rows(PRINTED):
-        cell = Cell(row["loss"], float(row["lr"]), int(row["epochs"]))
-        tables[row["table"]][cell] = float(row["value"])
-    return tables
-
-
-def read_curves(settings: Grid) -> Curves:
-    """Return the results of all runs in params.yaml."""
-    rows = []
-    for head in settings.heads:
-        for seed in settings.seeds:
-            for row in read_rows(RESULTS / f"{head}-{seed}.csv"):
-                numbers = {k: float(v) for k, v in row.items() if k != "loss" and v}
-                rows.append({"head": head, "seed": seed, "loss": row["loss"], **numbers})
-    return rows
 
 
 def wrap(text: str, prefix: str = "") -> str:
@@ -102,35 +56,6 @@ def wrap(text: str, prefix: str = "") -> str:
     )
 
 
-def mean_over_seeds(curves: Curves, head: str, column: str, cell: Cell) -> CellValue | None:
-    """Return a cell's mean in a column of the results, or None if it was not run."""
-    values = [
-        row[column]
-        for row in curves
-        if (row["head"], row["loss"], row["lr"], row["epoch"]) == (head, *cell) and column in row
-    ]
-    if not values:
-        return None
-    return CellValue(mean(values), len(values), stdev(values) if len(values) > 1 else None)
-
-
-def our_value(curves: Curves, head: str, metric: str, cell: Cell) -> CellValue | None:
-    """Return our value of a cell, on the split of the printed one, or None if it was not run."""
-    split = "test" if cell.epochs == LAST_PRINTED else "val"
-    column = metric if metric == "train_loss" else f"{split}_{metric}"
-    column = f"{column}_label_order" if metric == "ndcg" else column
-    return mean_over_seeds(curves, head, column, cell)
-
-
-def differences(printed: dict[Cell, float], curves: Curves, metric: str) -> dict[Cell, float]:
-    """Return ours, with the softmax head, minus the printed number, of each cell that was run."""
-    return {
-        cell: ours.value - value
-        for cell, value in printed.items()
-        if (ours := our_value(curves, "softmax", metric, cell))
-    }
-
-
 def comparison_table(printed: dict[Cell, float], curves: Curves, metric: str) -> str:
     """Return one of the study's tables beside our numbers, as Markdown."""
     rows = []
@@ -141,52 +66,6 @@ def comparison_table(printed: dict[Cell, float], curves: Curves, metric: str) ->
         rows.append([cell.loss, f"{cell.lr:g}", str(cell.epochs), f"{value:.4f}", *ours])
     header = ["loss", "lr", "epochs", "printed", "ours, softmax", "difference", "ours, logits"]
     return to_markdown(header, rows, right=1)
-
-
-def missing_cells(printed: dict[Cell, float], curves: Curves, heads: list[str]) -> list[str]:
-    """Return a description of the cells that were not run, by head and number of epochs."""
-    groups: dict[tuple[str, int], list[str]] = {}
-    for head in heads:
-        for cell in printed:
-            if our_value(curves, head, "ndcg", cell) is None:
-                groups.setdefault((head, cell.epochs), []).append(f"{cell.loss} {cell.lr:g}")
-    cells = len({(cell.loss, cell.lr) for cell in printed})
-    return [
-        f"{head}, {epochs} epochs: {'all' if len(names) == cells else ', '.join(names)}"
-        for (head, epochs), names in groups.items()
-    ]
-
-
-def describe_seeds(curves: Curves) -> str:
-    """Return the number of seeds at each number of epochs, in words."""
-    groups: dict[int, list[str]] = {}
-    for epochs in PRINTED_EPOCHS:
-        seeds = len({row["seed"] for row in curves if row["epoch"] == epochs})
-        groups.setdefault(seeds, []).append(str(epochs))
-    return "; ".join(
-        f"{n or 'none'} at {' and '.join(epochs)} epochs" for n, epochs in groups.items()
-    )
-
-
-class Ending(NamedTuple):
-    """The last scored epoch of a run, and the class it ranks first for every clip, if it does."""
-
-    seed: int
-    epoch: int
-    constant_class: int | None
-
-
-def run_endings(curves: Curves, loss: str, lr: float, val_labels: np.ndarray) -> list[Ending]:
-    """Return how each run with the softmax head, this loss and this learning rate ends."""
-    runs: dict[int, dict[str, Any]] = {}
-    for row in curves:
-        if (row["head"], row["loss"], row["lr"]) == ("softmax", loss, lr):
-            last = runs.setdefault(row["seed"], row)
-            runs[row["seed"]] = max(last, row, key=lambda row: row["epoch"])
-    return [
-        Ending(seed, int(row["epoch"]), audit.constant_class(row["val_precision_at_1"], val_labels))
-        for seed, row in runs.items()
-    ]
 
 
 def describe_collapse(printed: Printed, curves: Curves, index: Index) -> str:
@@ -577,113 +456,6 @@ def audit_section(printed: Printed, curves: Curves, index: Index, settings: Grid
     ]
     items = [wrap(text, f"{number}. ") for number, text in enumerate(others, start=3)]
     return "\n\n".join(part.rstrip("\n") for part in (*softmax, *validation, *items)) + "\n"
-
-
-def heat_map(printed: Printed, curves: Curves, metric: str) -> dict:
-    """Return a Vega-Lite chart: the printed table beside ours, loss and learning rate by epochs."""
-    rows = []
-    for cell, value in printed[metric].items():
-        values = {"printed": value}
-        for head in ("softmax", "logits"):
-            if ours := our_value(curves, head, metric, cell):
-                values[f"ours, {head}"] = ours.value
-        run = {"run": f"{cell.loss}  {cell.lr:g}", "epochs": cell.epochs}
-        rows += [run | {"source": source, "value": v} for source, v in values.items()]
-    lowest, bright = (LOWEST_NDCG_SHOWN, 0.9) if metric == "ndcg" else (0.5, 0.8)
-    color = {
-        "field": "value",
-        "type": "quantitative",
-        "title": METRICS[metric],
-        "scale": {"scheme": "viridis", "domainMin": lowest, "clamp": True},
-    }
-    text_color = {
-        "condition": {"test": f"datum.value > {bright}", "value": "black"},
-        "value": "white",
-    }
-    text = {"field": "value", "type": "quantitative", "format": ".3f"}
-    return {
-        "data": {"values": rows},
-        "title": {
-            "text": f"{METRICS[metric]}: validation at 50 and 200 epochs, test at 1000",
-            "subtitle": f"ours: mean over seeds ({describe_seeds(curves)})",
-        },
-        "facet": {
-            "column": {
-                "field": "source",
-                "sort": ["printed", "ours, softmax", "ours, logits"],
-                "title": None,
-            }
-        },
-        "spec": {
-            "width": 190,
-            "height": 260,
-            "encoding": {
-                "x": {"field": "epochs", "type": "ordinal", "axis": {"labelAngle": 0}},
-                "y": {
-                    "field": "run",
-                    "type": "ordinal",
-                    "title": "loss, learning rate",
-                    "sort": None,
-                },
-            },
-            "layer": [
-                {"mark": "rect", "encoding": {"color": color}},
-                {
-                    "mark": {"type": "text", "fontSize": 12},
-                    "encoding": {"text": text, "color": text_color},
-                },
-            ],
-        },
-    }
-
-
-def curve_chart(curves: Curves) -> dict:
-    """Return a Vega-Lite chart of NDCG on validation by epoch, with a line for each run."""
-    rows = [
-        {k: row[k] for k in ("head", "loss", "seed", "epoch", "val_ndcg")}
-        | {"lr": f"{row['lr']:g}"}
-        for row in curves
-    ]
-    best: dict[str, float] = {}
-    for row in rows:
-        run = f"{row['head']}, lr {row['lr']}, {row['loss']}"
-        best[run] = max(best.get(run, 0.0), row["val_ndcg"])
-    hidden = "; ".join(sorted(run for run, ndcg in best.items() if ndcg < LOWEST_NDCG_SHOWN))
-    lr = {
-        "field": "lr",
-        "type": "nominal",
-        "title": "learning rate",
-        "sort": sorted({row["lr"] for row in rows}, key=float, reverse=True),
-    }
-    ndcg = {
-        "field": "val_ndcg",
-        "type": "quantitative",
-        "title": "NDCG",
-        "scale": {"domain": [LOWEST_NDCG_SHOWN, 0.96]},
-    }
-    return {
-        "data": {"values": rows},
-        "title": {
-            "text": "NDCG on validation after each epoch, one line per seed",
-            "subtitle": f"Not shown, as always below {LOWEST_NDCG_SHOWN:g}: {hidden or 'none'}.",
-            "anchor": "start",
-        },
-        "facet": {
-            "row": {"field": "loss", "title": "loss", "sort": ["msml", "ce"]},
-            "column": {"field": "head", "title": "head", "sort": ["softmax", "logits"]},
-        },
-        "spec": {
-            "width": 320,
-            "height": 200,
-            "mark": {"type": "line", "clip": True, "opacity": 0.6},
-            "encoding": {
-                "x": {"field": "epoch", "type": "quantitative", "scale": {"type": "log"}},
-                "y": ndcg,
-                "color": lr,
-                "detail": {"field": "seed"},
-            },
-        },
-    }
 
 
 def page(

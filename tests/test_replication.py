@@ -11,7 +11,7 @@ import yaml
 from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
 
-from replication import audit, conv_block, grid, study, variants, write_report
+from replication import audit, cells, charts, conv_block, grid, study, variants, write_report
 from replication.study import Grid, break_ties, load_grid, score
 from tagging.base.errors import UserError
 from tagging.data.classes import Class
@@ -26,8 +26,8 @@ SPEC = InputSpec(1, 10, 128, 1 / 256)
 
 @pytest.fixture
 def printed(monkeypatch):
-    monkeypatch.setattr(write_report, "PRINTED", PRINTED)
-    return write_report.read_printed()
+    monkeypatch.setattr(cells, "PRINTED", PRINTED)
+    return cells.read_printed()
 
 
 HIT, MISS, REST = math.log1p(math.exp(-1)), math.log1p(math.e), math.log(2)
@@ -320,20 +320,20 @@ def curves(head: str, values: dict[int, float], **columns: float) -> list[dict]:
 
 
 def test_cells_are_means_over_seeds_and_missing_ones_are_named(printed):
-    cell, rows = write_report.Cell("ce", 0.1, 50), curves("softmax", {0: 0.5, 1: 0.7})
-    ours = write_report.our_value(rows, "softmax", "ndcg", cell)
+    cell, rows = cells.Cell("ce", 0.1, 50), curves("softmax", {0: 0.5, 1: 0.7})
+    ours = cells.our_value(rows, "softmax", "ndcg", cell)
     assert ours == (pytest.approx(0.6), 2, pytest.approx(0.02**0.5))
     assert str(ours) == "0.6000 ± 0.1414"
-    assert str(write_report.our_value(rows[:1], "softmax", "ndcg", cell)) == "0.5000"
-    assert write_report.our_value(rows, "logits", "ndcg", cell) is None
-    assert write_report.missing_cells(printed["ndcg"], [], ["softmax"]) == [
+    assert str(cells.our_value(rows[:1], "softmax", "ndcg", cell)) == "0.5000"
+    assert cells.our_value(rows, "logits", "ndcg", cell) is None
+    assert cells.missing_cells(printed["ndcg"], [], ["softmax"]) == [
         "softmax, 50 epochs: all", "softmax, 200 epochs: all", "softmax, 1000 epochs: all",
     ]  # fmt: skip
-    assert write_report.differences({cell: 0.5}, rows, "ndcg") == {cell: pytest.approx(0.1)}
+    assert cells.differences({cell: 0.5}, rows, "ndcg") == {cell: pytest.approx(0.1)}
     table = write_report.comparison_table({cell: 0.5}, rows, "ndcg")
     assert "| ce | 0.1 | 50 | 0.5000 | 0.6000 ± 0.1414 | +0.1000 | not run |" in table
     later = [{**rows[0], "epoch": epoch} for epoch in (200.0, 1000.0)]
-    described = write_report.describe_seeds([*rows, *later])
+    described = cells.describe_seeds([*rows, *later])
     assert described == "2 at 50 epochs; 1 at 200 and 1000 epochs"
 
 
@@ -355,25 +355,25 @@ def test_the_chart_of_epochs_names_what_it_does_not_show():
         for run, values in ((collapsed, (0.7, 0.69)), (rising, (0.7, 0.94)))
         for epoch, ndcg in enumerate(values, start=1)
     ]
-    subtitle = write_report.curve_chart(rows)["title"]["subtitle"]
+    subtitle = charts.curve_chart(rows)["title"]["subtitle"]
     assert subtitle == "Not shown, as always below 0.75: softmax, lr 1, ce."
-    assert write_report.curve_chart(rows[2:])["title"]["subtitle"].endswith("0.75: none.")
+    assert charts.curve_chart(rows[2:])["title"]["subtitle"].endswith("0.75: none.")
 
 
 # --- the sentences of the page ---
 
 
 @pytest.fixture(scope="module")
-def committed() -> write_report.Curves:
+def committed() -> cells.Curves:
     """The committed results of all runs."""
     settings = yaml.safe_load((ROOT / "replication/params.yaml").read_text())["grid"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(write_report, "RESULTS", (ROOT / study.RESULTS).resolve())
-        return write_report.read_curves(Grid.model_validate(settings))
+        patch.setattr(cells, "RESULTS", (ROOT / study.RESULTS).resolve())
+        return cells.read_curves(Grid.model_validate(settings))
 
 
 def test_levels_are_those_of_the_committed_results(printed, committed):
-    gaps = write_report.differences(printed["ndcg"], committed, "ndcg")
+    gaps = cells.differences(printed["ndcg"], committed, "ndcg")
     stable = [gap for cell, gap in gaps.items() if cell.lr <= 0.01]
     assert len(stable) == 18
     assert min(stable) > 0
@@ -385,7 +385,7 @@ def test_levels_are_those_of_the_committed_results(printed, committed):
 
 
 def test_levels_by_hand(printed):
-    low, high = (write_report.Cell("ce", lr, 50) for lr in (0.01, 0.1))
+    low, high = (cells.Cell("ce", lr, 50) for lr in (0.01, 0.1))
     rows = [
         {**row, "lr": lr, "train_loss": 2.0}
         for lr, value in ((0.01, 0.905), (0.1, 0.1))
@@ -420,7 +420,7 @@ def test_runs_that_end_with_a_constant_answer_are_counted(printed):
         row["val_precision_at_1"] = row["val_ndcg"]
     # A run that is constant before its end does not count.
     rows.append({**rows[1], "epoch": 10.0, "val_precision_at_1": 0.5})
-    endings = write_report.run_endings(rows, "ce", 0.1, SHARES)
+    endings = cells.run_endings(rows, "ce", 0.1, SHARES)
     assert [(end.epoch, end.constant_class) for end in endings] == [(50, 1), (50, None), (50, 0)]
     text = write_report.describe_high_rate(printed, rows, index)
     assert "2 of our 3 runs end with one class" in text
@@ -436,11 +436,11 @@ def test_at_the_high_rate_five_of_six_committed_runs_end_constant(printed, commi
     endings = [
         end.constant_class
         for loss in ("msml", "ce")
-        for end in write_report.run_endings(committed, loss, 0.1, labels)
+        for end in cells.run_endings(committed, loss, 0.1, labels)
     ]
     assert sorted(end for end in endings if end is not None) == [0, 0, 0, 1, 2]
     assert len(endings) == 6
-    gaps = write_report.differences(printed["ndcg"], committed, "ndcg")
+    gaps = cells.differences(printed["ndcg"], committed, "ndcg")
     high = [gap for cell, gap in gaps.items() if cell.lr == 0.1]
     assert (max(high), min(high)) == (
         pytest.approx(-0.07, abs=5e-3),
@@ -466,7 +466,7 @@ def test_a_logged_loss_is_a_mean_over_batches():
 
 def test_the_collapsed_class_has_the_printed_loss():
     index = index_of(SHARES, SHARES)
-    cell = write_report.Cell("msml", 1.0, 1000)
+    cell = cells.Cell("msml", 1.0, 1000)
     for column in range(3):
         tables = {"train_loss": {cell: audit.collapsed_loss(SHARES, "msml", column) + 1e-5}}
         assert write_report.collapsed_class(tables, index, "msml") == column

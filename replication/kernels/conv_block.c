@@ -72,7 +72,7 @@ static void unpad(const shape_t *s, const float *padded, float *x) {
         }
 }
 
-/* X neighbouring output pixels of CO channels: as many sums in registers as there are. */
+/* X neighbouring output pixels of CO channels, with all of their sums in registers. */
 INLINE void forward_pixels(const int CO, const int X, const shape_t *s, const float *padded,
                            const float *w, const float *bias, float *z, long row, long column) {
     long hp = padded_height(s), wp = padded_width(s);
@@ -144,7 +144,7 @@ INLINE void backward_weight(const int CO, const int X, const shape_t *s, const f
         }
 }
 
-/* Add to the padded input's gradient what each output pixel gives to the pixels it saw. */
+/* Add the gradient of each output pixel to the padded input pixels that it was computed from. */
 INLINE void backward_input(const int CO, const shape_t *s, const float *weights, const float *gz,
                            float *gx) {
     long hp = padded_height(s), wp = padded_width(s), pixels = s->out_height * s->out_width;
@@ -216,7 +216,7 @@ static void statistics(const float *z, long count, float *mean, float *var) {
     *var = sum_lanes(squares) / (float)count;
 }
 
-/* y = relu(batch_norm(conv(x))). Training: mean and var are computed and returned; else taken. */
+/* y = relu(batch_norm(conv(x))). In training, mean and var are outputs, otherwise inputs. */
 void conv_block_forward(const shape_t *s, int training, float eps, const float *x,
                         const float *weight, const float *bias, const float *gamma,
                         const float *beta, float *mean, float *var, float *z, float *y) {
