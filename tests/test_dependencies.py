@@ -32,7 +32,7 @@ CODE = [
 READ = {
     "tagging/reports/charts.py": ".dvc/plots/leaderboard.json",
     "replication/conv_block.py": "replication/kernels/conv_block.c",
-    "replication/write_report.py": "replication/printed.csv",
+    "replication/cells.py": "replication/printed.csv",
 }
 
 
