@@ -75,7 +75,7 @@ def test_resumed_after_a_kill_of_one_of_two_it_ends_as_one_process_does(task: Pa
     assert running.returncode == 0, output
     assert "resumed after epoch" in output
     assert output.count("epoch 20/20") == 1  # one of them writes
-    assert json.loads(Path("evaluation/timing/small.json").read_text())["epochs"] == 20
+    assert json.loads(Path("plots/train/small/timing.json").read_text())["epochs"] == 20
     together = losses(), load_file(WEIGHTS)
 
     shutil.rmtree("models")

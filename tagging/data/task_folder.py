@@ -66,8 +66,8 @@ class TaskFolder:
         return self.path / "evaluation" / f"{entry}.json"
 
     def timing(self, entry: str) -> Path:
-        """Return the file of a training's seconds."""
-        return self.path / "evaluation" / "timing" / f"{entry}.json"
+        """Return the file of the seconds that an entry's trainings took."""
+        return self.training_log(entry) / "timing.json"
 
     def training_log(self, entry: str) -> Path:
         """Return the folder of DVCLive's logs of a model's trainings."""
