@@ -204,7 +204,7 @@ def all_results(root: Path) -> dict[str, bytes]:
         for folder in OUTPUTS
         for file in (root / folder).rglob("*")
         if file.is_file()
-        and "timing" not in file.parts
+        and file.name != "timing.json"
         and file.name not in ("README.md", "cost.csv", ".gitignore")
     }
 
