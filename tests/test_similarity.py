@@ -64,10 +64,10 @@ def test_recall_is_that_of_a_brute_force(k: int) -> None:
     labels[7] = 0
     recalls, hits, rarer = [], [], []
     frequent = set(np.argsort(-labels.sum(axis=0, dtype=int), kind="stable")[:2].tolist())
-    for query, of in enumerate(labels):
+    for query, query_labels in enumerate(labels):
         distances = ((embeddings - embeddings[query]) ** 2).sum(axis=1)
         near = [place for place in np.argsort(distances) if place != query][:k]
-        mine = set(np.flatnonzero(of).tolist())
+        mine = set(np.flatnonzero(query_labels).tolist())
         theirs = set(np.flatnonzero(labels[near].any(axis=0)).tolist())
         recalls.append(len(mine & theirs) / len(mine) if mine else np.nan)
         hits.append(float(bool(mine & theirs)) if mine else np.nan)
@@ -107,7 +107,7 @@ def test_the_nearest_are_searched_once_for_all_metrics(monkeypatch) -> None:
 
     searches = []
     search = neighbours._search
-    monkeypatch.setattr(neighbours, "_search", lambda of: searches.append(len(of)) or search(of))
+    monkeypatch.setattr(neighbours, "_search", lambda x: searches.append(len(x)) or search(x))
     labels, embeddings = multi_hot(30, 4), embedded(30)
     for k in KS:
         load_metric(MetricSettings(name="recall", k=k)).value(labels, embeddings)

@@ -93,7 +93,7 @@ def wrap(network: TaggingNetwork, loss: Loss) -> TaggingNetwork:
     """
     if world_size() == 1:
         return network
-    if loss.of_embeddings:
+    if loss.compares_embeddings:
         raise UserError(
             f"params.yaml: train.loss must be a loss of classes with torchrun, got {loss.name}"
         )

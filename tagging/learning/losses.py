@@ -19,11 +19,11 @@ class Loss(Section):
     Attributes:
         activation: what turns outputs trained with the loss into probabilities: sigmoid (each class
             on its own) or softmax (probabilities sum to 1).
-        of_embeddings: whether the loss compares embeddings instead of outputs of classes.
+        compares_embeddings: whether the loss compares embeddings instead of outputs of classes.
     """
 
     activation: ClassVar[Literal["sigmoid", "softmax"]] = "sigmoid"
-    of_embeddings: ClassVar[bool] = False
+    compares_embeddings: ClassVar[bool] = False
     name: str
 
     def __call__(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -41,7 +41,7 @@ class Loss(Section):
         Args:
             activation: that of validation, a distance where embeddings are wanted.
         """
-        return activation if self.of_embeddings else "none"
+        return activation if self.compares_embeddings else "none"
 
 
 class Msml(Loss):

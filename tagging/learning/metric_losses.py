@@ -26,7 +26,7 @@ class MetricLoss(Loss):
     `outputs` are embeddings, float (batch, width), of length 1 where the distance is the cosine.
     """
 
-    of_embeddings: ClassVar[bool] = True
+    compares_embeddings: ClassVar[bool] = True
 
 
 def share_label(labels: torch.Tensor) -> torch.Tensor:

@@ -41,7 +41,7 @@ def resolve_activation(
             f"{key}.architecture must have an embedding, got {model.architecture}; choose another, "
             "or set embedding_size"
         )
-    if loss.of_embeddings:
+    if loss.compares_embeddings:
         raise UserError(
             f"{key}.train.loss must be a loss of classes unless task.type is similarity, got "
             f"{loss.name}"
