@@ -140,11 +140,11 @@ def test_a_refusal_late_in_the_archive_leaves_the_previous_output(
     [
         (
             {"ab": shard("abcdefghijk"), "ac": shard("accdefghijk", "acbdefghijk")[:-700]},
-            [f"{ARCHIVE}: {FOLDER}/eval/ac.tfrecord, record 1 at byte ", "it is cut short"],
+            [f"{ARCHIVE}: {FOLDER}/eval/ac.tfrecord, record 1 at byte ", "the file is truncated"],
         ),
         ({"ab": frame_record(b"\xff")}, [f"{FOLDER}/eval/ab.tfrecord, record 0 at byte 0: "]),
-        ({"ab": b""}, [f"{FOLDER}/eval/ab.tfrecord: the file is empty"]),
-        ({}, ["no shard of the subset eval; the subsets there: none"]),
+        ({"ab": b""}, [f"{FOLDER}/eval/ab.tfrecord must have at least one record, but is empty"]),
+        ({}, ["has no subset eval; its subsets: none"]),
     ],
 )
 def test_the_stage_ends_with_one_sentence(

@@ -10,8 +10,8 @@ from tagging.base.errors import UserError
 from tagging.sources.audioset.records import (
     Clip,
     SequenceExample,
-    _read_any,
-    _read_usual,
+    _parse_any,
+    _parse_canonical,
     frame_record,
     masked_crc,
     parse_clip,
@@ -128,14 +128,14 @@ def test_refuses_a_record_cut_short_anywhere() -> None:
     for length in range(1, len(second)):
         message = refusal(first + second[:length])
         assert f"record 1 at byte {len(first)}: " in message
-        assert "a record's header takes 12" in message or "it is cut short" in message
+        assert "the header must have 12 bytes, got" in message or "bytes, more than the file" in message
 
 
 @pytest.mark.parametrize(
     ("length", "problem"),
     [
-        (2**64 - 1, "it claims 18446744073709551615 bytes, more than the file holds"),
-        (100_000, "it claims 100000 bytes, more than the file holds"),
+        (2**64 - 1, "it states 18446744073709551615 bytes, more than the file has"),
+        (100_000, "it states 100000 bytes, more than the file has"),
         (10, "the checksum of its data is wrong"),
         (0, "the checksum of its data is wrong"),
     ],
@@ -150,11 +150,11 @@ def test_refuses_a_length_that_lies_under_a_right_checksum(length: int, problem:
 @pytest.mark.parametrize(
     ("data", "problem"),
     [
-        (b"\xff\xff", "its data are no tf.train.SequenceExample"),
-        (b"", "it lacks one of video_id, start_time_seconds and end_time_seconds"),
-        (example(without=b"video_id"), "it lacks one of video_id"),
-        (example(without=b"end_time_seconds"), "it lacks one of video_id"),
-        (example(without=b"labels"), "labels are []; it takes one or more in 0..526"),
+        (b"\xff\xff", "its data must be a tf.train.SequenceExample"),
+        (b"", "it must have video_id, start_time_seconds and end_time_seconds"),
+        (example(without=b"video_id"), "it must have video_id"),
+        (example(without=b"end_time_seconds"), "it must have video_id"),
+        (example(without=b"labels"), "labels must be one or more of 0..526, got []"),
         (example(labels=b"\x8f\x04"), "labels are [527]; it takes one or more in 0..526"),
         (example(labels=b"\x01" + b"\xff" * 9 + b"\x01"), "labels are [1, -1]; it takes"),
         (example(labels=b"\x05\x05"), "labels are [5, 5]; it takes each label once"),
@@ -175,15 +175,15 @@ def test_refuses_two_frames_in_one_second_and_frames_of_another_kind() -> None:
     message = SequenceExample.FromString(example())
     frame = message.feature_lists.feature_list["audio_embedding"].feature[0]
     frame.bytes_list.value.append(bytes(128))
-    with pytest.raises(ValueError, match=r"frame 0 of audio_embedding holds \[128, 128\] bytes"):
+    with pytest.raises(ValueError, match=r"frame 0 of audio_embedding must have 128 bytes, got \[128, 128\]"):
         parse_clip(message.SerializeToString())
     frame.int64_list.value.append(1)
-    with pytest.raises(ValueError, match=r"frame 0 of audio_embedding holds \[\] bytes"):
+    with pytest.raises(ValueError, match=r"frame 0 of audio_embedding must have 128 bytes, got \[\]"):
         parse_clip(message.SerializeToString())
 
 
 def test_refuses_an_empty_shard() -> None:
-    assert refusal(b"") == "eval/ab.tfrecord: the file is empty; a shard takes one record or more"
+    assert refusal(b"") == "eval/ab.tfrecord must have at least one record, but is empty"
 
 
 @settings(max_examples=300, derandomize=True, deadline=None, database=None)
@@ -196,9 +196,9 @@ def test_data_under_right_checksums_are_read_or_refused(data: bytes) -> None:
     assert list(read_clips(write_clip(read), "x")) == [read]
 
 
-def test_the_usual_form_is_read_the_short_way() -> None:
+def test_the_canonical_form_is_parsed_directly() -> None:
     expected = Clip("abcdefghijk", 30.0, 40.0, [0, 500], bytes(range(128)))
-    assert _read_usual(example()) == _read_any(example()) == expected
+    assert _parse_canonical(example()) == _parse_any(example()) == expected
 
 
 @pytest.mark.parametrize(
@@ -211,16 +211,16 @@ def test_the_usual_form_is_read_the_short_way() -> None:
         example(labels=b"\x80\x00"),  # 0 in two bytes
     ],
 )
-def test_the_short_way_leaves_other_forms_alone_or_reads_the_same(data: bytes) -> None:
-    read = _read_usual(data)
-    assert read is None or read == _read_any(data)
+def test_other_forms_are_left_alone_or_parsed_alike(data: bytes) -> None:
+    read = _parse_canonical(data)
+    assert read is None or read == _parse_any(data)
 
 
 @settings(max_examples=1000, derandomize=True, deadline=None, database=None)
 @given(at=st.integers(0, len(example()) - 1), byte=st.integers(0, 255), double=st.booleans())
-def test_a_changed_byte_is_read_the_same_both_ways(at: int, byte: int, double: bool) -> None:
+def test_a_changed_byte_is_parsed_alike_in_both_ways(at: int, byte: int, double: bool) -> None:
     data = bytearray(example(frames=(bytes(128),)))
     data[at] = byte
     data = bytes(data) * (1 + double)
-    if (read := _read_usual(data)) is not None:
-        assert read == _read_any(data)
+    if (read := _parse_canonical(data)) is not None:
+        assert read == _parse_any(data)

@@ -1,4 +1,4 @@
-"""A folder or a zip archive, as sources of sound read it: files by name, none unpacked to disk."""
+"""A folder or a zip archive of recordings, whose files are read by name and never unpacked."""
 
 import os
 import zipfile
@@ -8,12 +8,15 @@ from pathlib import Path, PurePosixPath
 
 from tagging.base.errors import UserError
 
-# What a zip archive raises where it is damaged, encrypted or compressed in a way not known here.
+# Errors of a zip archive that is damaged, encrypted or compressed by an unsupported method.
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
 
 
 class Container:
-    """The files of a folder, or of a zip archive, under their names there, with / in between.
+    """The files of a folder or of a zip archive, by their paths in it, with / as the separator.
+
+    Args:
+        path: the folder or the archive.
 
     Raises:
         UserError: if `path` is neither.
@@ -25,18 +28,18 @@ class Container:
         if path.is_dir():
             return
         if not path.exists():
-            raise UserError(f"{path} is not there; it takes a folder or a zip archive")
+            raise UserError(f"{path} must be a folder or a zip archive, but does not exist")
         try:
             with zipfile.ZipFile(path) as archive:
                 members = [member for member in archive.infolist() if not member.is_dir()]
         except _BROKEN as error:
             raise UserError(
-                f"{path} is no folder and no whole zip archive ({error}); it takes one of them"
+                f"{path} must be a folder or a complete zip archive ({error})"
             ) from None
         self._offsets = {member.filename: member.header_offset for member in members}
 
     def names(self) -> list[str]:
-        """Return the names of all files, sorted, without hidden ones."""
+        """Return the sorted names of all files that are not hidden."""
         if self._offsets is not None:
             names = list(self._offsets)
         else:
@@ -45,16 +48,16 @@ class Container:
                 for folder, _, files in os.walk(self.path, followlinks=True)
                 for file in files
             ]
-        # Zip archives made on macOS hold a ._name beside each file.
+        # Zip archives made on macOS have a ._name beside each file.
         return sorted(name for name in names if not PurePosixPath(name).name.startswith("."))
 
     def has(self, name: str) -> bool:
-        """Tell whether there is a file of that name, hidden or not."""
+        """Return whether a file of that name exists, hidden or not."""
         if self._offsets is not None:
             return name in self._offsets
         try:
             return (self.path / name).is_file()
-        except OSError:  # a name that no file can have
+        except OSError:  # no file can have this name
             return False
 
     def read(self, name: str) -> bytes:
@@ -67,24 +70,23 @@ class Container:
         return content if isinstance(content, bytes) else content.read_bytes()
 
     def contents(self, names: Sequence[str]) -> Iterator[tuple[int, bytes | Path]]:
-        """Yield each name's place in `names` and its file's bytes; a file is read once.
+        """Yield each name's position in `names`, with its file's bytes or, in a folder, its path.
 
-        Of a folder the file's path is yielded: whoever reads it need not hold all of it.
-
-        The order is the one they lie in: that of the archive, or for a folder that of `names`.
+        A file is read once. The order is that of the archive, or of `names` in a folder.
 
         Raises:
             UserError: if a file cannot be read, or is damaged.
         """
-        places: dict[str, list[int]] = {}
-        for place, name in enumerate(names):
-            places.setdefault(name, []).append(place)
-        for name, content in self._read(list(places)):
-            for place in places[name]:
-                yield place, content
+        positions: dict[str, list[int]] = {}
+        for position, name in enumerate(names):
+            positions.setdefault(name, []).append(position)
+        for name, content in self._read(list(positions)):
+            for position in positions[name]:
+                yield position, content
 
     def _read(self, names: list[str]) -> Iterator[tuple[str, bytes | Path]]:
-        if self._offsets is None:
+        offsets = self._offsets
+        if offsets is None:
             for name in names:
                 try:
                     (self.path / name).open("rb").close()
@@ -94,12 +96,10 @@ class Container:
                 yield name, self.path / name
             return
         with zipfile.ZipFile(self.path) as archive:
-            for name in sorted(names, key=lambda name: self._offsets.get(name, 0)):
+            for name in sorted(names, key=lambda name: offsets.get(name, 0)):
                 try:
                     content = archive.read(name)
                 except (*_BROKEN, KeyError) as error:
-                    problem = str(error) or "it is cut short"
-                    raise UserError(
-                        f"{self.path}: {name} cannot be read ({problem}); it takes a whole archive"
-                    ) from None
+                    problem = str(error) or "it is truncated"
+                    raise UserError(f"{self.path}: {name} cannot be read ({problem})") from None
                 yield name, content

@@ -2,8 +2,10 @@
 
 Piczak (2015), "ESC: dataset for environmental sound classification". ESC-10's archive has a folder
 for each class, `005 - Clock tick/1-21934-A.ogg`; ESC-50's has `audio/1-100032-A-0.wav` and the
-classes in `meta/esc50.csv`. A file's name begins with its fold and the number of the recording at
-freesound.org it was cut from; what comes of one recording lies in one fold.
+classes in `meta/esc50.csv`. A file's name begins with its fold and the number of its source at
+freesound.org; all cuts of one source are in one fold.
+
+The table is read with `csv`: pandas would not be shorter, and importing it is slow.
 """
 
 import csv
@@ -26,42 +28,39 @@ class Source:
     """The recordings of ESC-10's or ESC-50's archive, or of its folder.
 
     Args:
-        path: the zip archive as GitHub makes it of the repository, or the folder that it becomes.
+        path: the zip archive of the repository by GitHub, or its folder.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._files = Container(path)
 
     def recordings(self) -> list[Recording]:
-        """Return the recordings, with classes, folds and, as groups, numbers at freesound.org.
+        """Return the recordings with their classes and folds, grouped by source at freesound.org.
 
         Raises:
-            UserError: if it is neither archive, or a file is missing, is there twice or has another
-                name than theirs.
+            UserError: if it is neither archive, or a file is missing, repeated or has another name.
         """
         names = self._files.names()
         metas = [name for name in names if name == META or name.endswith(f"/{META}")]
-        found = self._esc50(metas[0]) if metas else self._esc10(names)
-        if not found:
+        recordings = self._esc50(metas[0]) if metas else self._esc10(names)
+        if not recordings:
             raise UserError(
-                f"{self._path} is neither ESC-10's archive nor ESC-50's; it takes files such as "
-                f"001 - Dog bark/1-100032-A.ogg, or {META}"
+                f"{self.path} must be the archive of ESC-10, with files such as "
+                f"001 - Dog bark/1-100032-A.ogg, or of ESC-50, with {META}"
             )
         seen: dict[str, str] = {}
-        for recording in found:
+        for recording in recordings:
             if recording.id in seen:
                 raise UserError(
-                    f"{self._path}: {seen[recording.id]} and {recording.file} are both the "
-                    f"recording {recording.id}; it takes one of them"
+                    f"{self.path} has the recording {recording.id} twice: "
+                    f"{seen[recording.id]} and {recording.file}"
                 )
             seen[recording.id] = recording.file
-        return found
+        return recordings
 
     def contents(self, recordings: Sequence[Recording]) -> Iterator[tuple[int, bytes | Path]]:
-        """Yield each recording's place in the list and its file (Ogg Vorbis or WAV).
-
-        Of an archive these are the file's bytes, of a folder its path.
+        """Yield each recording's position in the list, with its file's bytes or (in a folder) path.
 
         Raises:
             UserError: if a file is damaged.
@@ -69,9 +68,11 @@ class Source:
         return self._files.contents([recording.file for recording in recordings])
 
     def _esc10(self, names: list[str]) -> list[Recording]:
-        parts = [(name, _CLASS_FOLDER.fullmatch(name)) for name in names]
+        matches = [_CLASS_FOLDER.fullmatch(name) for name in names]
         return [
-            self._recording(name, found["name"], found["label"]) for name, found in parts if found
+            self._recording(match.string, match["name"], match["label"])
+            for match in matches
+            if match
         ]
 
     def _esc50(self, meta: str) -> list[Recording]:
@@ -79,29 +80,28 @@ class Source:
             text = self._files.read(meta).decode("utf-8-sig")
             rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
         except (UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"{self._path}: {meta} is no table of commas ({error})") from None
+            raise UserError(f"{self.path}: {meta} must be a CSV table ({error})") from None
         folder = f"{meta.removesuffix(META)}audio/"
-        found = []
+        recordings = []
         for row in rows:
             file, label = row.get("filename"), row.get("category")
             if not file or not label:
                 raise UserError(
-                    f"{self._path}: {meta} has no filename or no category in a row; it takes both"
+                    f"{self.path}: {meta} must have a filename and a category in each row"
                 )
-            found.append(self._recording(folder + file, file.rpartition(".")[0], label))
-        missing = [recording.file for recording in found if not self._files.has(recording.file)]
-        if missing:
+            recordings.append(self._recording(folder + file, file.rpartition(".")[0], label))
+        files = [recording.file for recording in recordings]
+        if missing := [file for file in files if not self._files.has(file)]:
             raise UserError(
-                f"{self._path}: {meta} names {len(missing)} files that are not there, first "
-                f"{missing[0]}; it takes the whole archive"
+                f"{self.path}: {len(missing)} files of {meta} do not exist, first {missing[0]}"
             )
-        return found
+        return recordings
 
     def _recording(self, file: str, name: str, label: str) -> Recording:
         parts = _NAME.fullmatch(name)
         if not parts:
             raise UserError(
-                f"{self._path}: the name of {file} is none of ESC's; it takes fold, number at "
-                "freesound.org and take, as 1-100032-A.ogg"
+                f"{self.path}: the name of {file} must be a fold, a number at freesound.org and a "
+                "take, such as 1-100032-A.ogg"
             )
         return Recording(name, file, (label,), parts["freesound"], int(parts["fold"]))

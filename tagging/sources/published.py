@@ -53,7 +53,9 @@ def fetch_published(name: str, folder: Path, style: ProgressStyle) -> Path:
             "sha256": file_sha256(path),
             "licence": published.licence,
         }
-        model = Model(architecture=published.architecture, network=published.network)
+        model = Model.model_validate(
+            {"architecture": published.architecture, "network": published.network}
+        )
         converted = folder / f"{name}.safetensors"
         spec = published_model_spec(published)
         save_network(converted, convert_weights(name, path), model, spec, origin=origin)

@@ -1,4 +1,4 @@
-"""A recording as a source of sound lists it."""
+"""A recording of a source."""
 
 from typing import NamedTuple
 
@@ -6,8 +6,8 @@ from typing import NamedTuple
 class Recording(NamedTuple):
     """A recording or, with `start` or `end` (seconds), a part of one.
 
-    `labels` are names of classes. `group` names what must not be torn apart between splits (an
-    instrument, a tape), `fold` and `split` (train, val or test) what the source itself prescribes.
+    `labels` are names of classes. Recordings of one `group` (an instrument, a tape) stay in one
+    split. `fold` and `split` (train, val or test) are the source's own.
     """
 
     id: str

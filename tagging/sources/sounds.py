@@ -1,11 +1,11 @@
-"""A generated sample of sounds, to try the pipeline without recordings: a folder in a zip archive.
+"""A generated sample of recordings, to try the pipeline without real ones: a zip archive.
 
-Five classes of 20 clips each, one to two seconds at 16 kHz, mono, in `clips.csv` with five folds
-and, as groups, ten instruments a class that play two clips each. Clips of an instrument resemble
-each other: same pitch, same way to fade. Background noise differs from clip to clip.
+Five classes of 20 clips each, one to two seconds at 16 kHz, mono, with five folds in `clips.csv`.
+Groups are ten instruments of each class with two clips each, which have the same pitch and the same
+fading. Background noise differs from clip to clip.
 
-All arithmetic is on integers, chance comes from SHAKE-256, and the archive is stored, not
-compressed: the bytes are the same on every machine.
+All arithmetic is on integers, random numbers come from SHAKE-256, and the archive is stored, not
+compressed, so that the bytes are the same on every machine.
 """
 
 import csv
@@ -23,32 +23,32 @@ from tagging.base.files import atomic_write
 
 RATE = 16_000  # Hz
 FOLDS = 5
-INSTRUMENTS = 10  # a class
-CLIPS = 2  # an instrument
+INSTRUMENTS = 10  # of each class
+CLIPS = 2  # of each instrument
 SEED = "sounds 1"
 FULL = 1 << 12  # the amplitude of each sound before its level
 
 _TURN = 1 << 12  # steps of the sine table
-_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip archive knows
+_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest time of a zip archive
 
 
 class Recipe(NamedTuple):
-    """What decides a clip: chance of its instrument, chance of its own, and its samples' times."""
+    """The random numbers of a clip's instrument and its own, and the times of its samples."""
 
-    instrument: "Chance"
-    own: "Chance"
+    instrument: "RandomSource"
+    own: "RandomSource"
     times: np.ndarray  # int64 (samples,), 0, 1, ..
 
 
-class Chance:
-    """Numbers drawn from SHAKE-256 of a name: the same everywhere."""
+class RandomSource:
+    """Random numbers from SHAKE-256 of a name, the same on every machine."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._drawn = 0
 
     def below(self, high: int) -> int:
-        """Return a whole number from 0 to below `high`, at most 2^32."""
+        """Return an integer from 0 to below `high`, which is at most 2^32."""
         return int.from_bytes(self._bytes(8), "little") % high
 
     def noise(self, samples: int) -> np.ndarray:
@@ -62,7 +62,7 @@ class Chance:
 
 
 def _sine_table() -> np.ndarray:
-    """Return one turn of a sine, within 0.2%: int64 (_TURN,), by Bhaskara's approximation."""
+    """Return one period of a sine by Bhaskara's approximation, within 0.2%: int64 (_TURN,)."""
     half = _TURN // 2
     step = np.arange(half, dtype=np.int64)
     product = step * (half - step)
@@ -74,7 +74,7 @@ _SINE = _sine_table()
 
 
 def _wave(frequency: np.ndarray | int, times: np.ndarray) -> np.ndarray:
-    """Return a sine of a frequency in Hz, or of one for each sample: int64 (samples,)."""
+    """Return a sine of one frequency in Hz, or of one for each sample: int64 (samples,)."""
     hertz = np.broadcast_to(np.asarray(frequency, np.int64), times.shape)
     phase = np.cumsum(hertz) - hertz
     return _SINE[phase * _TURN // RATE % _TURN]
@@ -121,9 +121,9 @@ CLASSES: dict[str, Callable[[Recipe], np.ndarray]] = {
 
 def _clip(label: str, instrument: int, take: int) -> bytes:
     """Return a clip as a WAV file of 16 bits."""
-    own = Chance(f"{label}/{instrument}/{take}")
+    own = RandomSource(f"{label}/{instrument}/{take}")
     samples = RATE + own.below(RATE + 1)
-    recipe = Recipe(Chance(f"{label}/{instrument}"), own, np.arange(samples, dtype=np.int64))
+    recipe = Recipe(RandomSource(f"{label}/{instrument}"), own, np.arange(samples, dtype=np.int64))
     sound = CLASSES[label](recipe)
     fade = RATE // (20 + recipe.instrument.below(80))  # samples, at both ends
     edge = np.minimum(np.minimum(recipe.times, samples - 1 - recipe.times), fade)
@@ -156,7 +156,7 @@ def sample_files() -> dict[str, bytes]:
 
 
 def write_sounds(path: Path) -> None:
-    """Write the sample as a zip archive, whole or not at all."""
+    """Write the sample as a zip archive, atomically."""
     with atomic_write(path) as partial, zipfile.ZipFile(partial, "w") as archive:
         for name, content in sample_files().items():
             member = zipfile.ZipInfo(name, _TIME)

@@ -23,12 +23,12 @@ _LENGTH = struct.Struct("<Q")
 _CRC = struct.Struct("<I")
 _HEADER = struct.Struct("<QI")  # both
 
-# A Feature of one value as protobuf writes it: the tags and lengths around it, and the value.
+# A Feature with one value as protobuf writes it: tags and lengths, and the value.
 _ID_FEATURE, _ID_TAGS = struct.Struct(f"4s{VIDEO_ID_CHARACTERS}s"), b"\n\r\n\x0b"
 _FLOAT_FEATURE, _FLOAT_TAGS = struct.Struct("<4sf"), b"\x12\x06\n\x04"
 _FRAME_TAGS = b"\n\x86\x01\n\x83\x01\n\x80\x01"
 _FRAME = f"{len(_FRAME_TAGS)}s{FRAME_BYTES}s"
-# AudioSet's clips have 1 to 10 frames; by the bytes that they take.
+# AudioSet's clips have 1 to 10 frames; by their number of bytes.
 _FRAMES = {
     frames.size: frames for frames in (struct.Struct(_FRAME * number) for number in range(1, 11))
 }
@@ -37,8 +37,8 @@ _FRAMES = {
 class Clip(NamedTuple):
     """One clip of AudioSet.
 
-    `labels` are class indices (0..526); `audio_embedding` holds the frames one after the other,
-    128 unsigned bytes a second.
+    `labels` are class indices (0..526); `audio_embedding` has the frames in their order, 128
+    unsigned bytes a second.
     """
 
     video_id: str
@@ -49,7 +49,7 @@ class Clip(NamedTuple):
 
 
 def _message(name: str, values_as_bytes: bool = False) -> type[message.Message]:
-    """Build a message class at run time: no generated code, and protobuf's C parser all the same.
+    """Build a message class at run time: it needs no generated code, and is parsed in C as well.
 
     The fields are those of tensorflow/core/example/{feature,example}.proto. With
     `values_as_bytes` the values of maps are left as they are serialized.
@@ -109,19 +109,19 @@ def masked_crc(data: bytes) -> int:
 
 
 def read_clips(shard: bytes, name: str) -> Iterator[Clip]:
-    """Yield the clips of one TFRecord file, both checksums of each record checked.
+    """Yield the clips of one TFRecord file; both checksums of each record are checked.
 
     Args:
-        shard: the whole file.
+        shard: the content of the file.
         name: the file's name, for errors.
 
     Raises:
-        UserError: naming file, record and byte offset, if the framing, a checksum or a field is
-            not as AudioSet's.
+        UserError: naming file, record and byte offset, if the framing, a checksum or a field is not
+            valid.
     """
     offset, number, size = 0, 0, len(shard)
     if not size:
-        raise UserError(f"{name}: the file is empty; a shard takes one record or more")
+        raise UserError(f"{name} must have at least one record, but is empty")
     while offset < size:
         try:
             data, end = _record_at(shard, offset)
@@ -133,21 +133,23 @@ def read_clips(shard: bytes, name: str) -> Iterator[Clip]:
 
 
 def _record_at(shard: bytes, offset: int) -> tuple[bytes, int]:
-    """Return the data of the record that begins at `offset`, and where the next one begins.
+    """Return the data of the record at `offset`, and the offset of the next one.
 
     Raises:
-        ValueError: saying what is wrong with it.
+        ValueError: if the record is truncated or damaged.
     """
     left = len(shard) - offset
     if left < _HEADER.size:
-        raise ValueError(f"{left} bytes are left, a record's header takes {_HEADER.size}")
+        raise ValueError(
+            f"the header must have {_HEADER.size} bytes, got {left}; the file is truncated"
+        )
     length, crc = _HEADER.unpack_from(shard, offset)
     if masked_crc(shard[offset : offset + _LENGTH.size]) != crc:
         raise ValueError("the checksum of its length is wrong; the file is damaged")
     start = offset + _HEADER.size
     end = start + length
     if end + _CRC.size > len(shard):
-        raise ValueError(f"it claims {length} bytes, more than the file holds; it is cut short")
+        raise ValueError(f"it states {length} bytes, more than the file has; the file is truncated")
     data = shard[start:end]
     if masked_crc(data) != _CRC.unpack_from(shard, end)[0]:
         raise ValueError("the checksum of its data is wrong; the file is damaged")
@@ -158,31 +160,31 @@ def parse_clip(data: bytes) -> Clip:
     """Read one serialized SequenceExample.
 
     Raises:
-        ValueError: saying what is not as in AudioSet's records.
+        ValueError: naming the first field that is not valid.
     """
-    clip = _read_usual(data) or _read_any(data)
+    clip = _parse_canonical(data) or _parse_any(data)
     if not _VIDEO_ID.fullmatch(clip.video_id):
         raise ValueError(
-            f"video_id is {clip.video_id!r}; "
-            f"it takes {VIDEO_ID_CHARACTERS} letters, digits, - and _"
+            f"video_id must be {VIDEO_ID_CHARACTERS} letters, digits, - and _, got "
+            f"{clip.video_id!r}"
         )
     labels = clip.labels
     if not labels or min(labels) < 0 or max(labels) >= CLASSES:
-        raise ValueError(f"labels are {labels}; it takes one or more in 0..{CLASSES - 1}")
+        raise ValueError(f"labels must be one or more of 0..{CLASSES - 1}, got {labels}")
     if len(set(labels)) != len(labels):
-        raise ValueError(f"labels are {labels}; it takes each label once")
+        raise ValueError(f"labels must not repeat, got {labels}")
     return clip
 
 
-def _read_usual(data: bytes) -> Clip | None:
-    """Read an example with the fields that AudioSet's have, as protobuf writes them, or None.
+def _parse_canonical(data: bytes) -> Clip | None:
+    """Parse an example with AudioSet's fields as protobuf writes them; None for other forms.
 
-    It takes half the time of `_read_any`, which makes Python objects for every frame.
+    This is twice as fast as `_parse_any`, which creates Python objects for every frame.
     """
     try:
         example = _UnreadExample.FromString(data)
         context, lists = example.context.feature, example.feature_lists.feature_list
-        # A value that stands there twice is read once: the size tells.
+        # Repeated values are read once: then the size differs.
         if example.ByteSize() != len(data) or len(context) != 4 or len(lists) != 1:
             return None
         id_tags, video_id = _ID_FEATURE.unpack(context["video_id"])
@@ -192,7 +194,7 @@ def _read_usual(data: bytes) -> Clip | None:
         value = lists["audio_embedding"]
         if len(value) not in _FRAMES:
             return None
-        # All frames at once: one by one they take more than twice the time.
+        # All frames at once: reading them one by one is less than half as fast.
         pieces = _FRAMES[len(value)].unpack(value)
         frame_tags, frames = pieces[::2], pieces[1::2]
         if (
@@ -206,25 +208,23 @@ def _read_usual(data: bytes) -> Clip | None:
     return None
 
 
-def _read_any(data: bytes) -> Clip:
-    """Read an example written in any way.
+def _parse_any(data: bytes) -> Clip:
+    """Parse an example in any valid form.
 
     Raises:
-        ValueError: if a field is missing, or a frame is not one of 128 bytes.
+        ValueError: if a field is missing, or a frame does not have 128 bytes.
     """
     try:
         example = SequenceExample.FromString(data)
     except message.DecodeError:
-        raise ValueError("its data are no tf.train.SequenceExample") from None
+        raise ValueError("its data must be a tf.train.SequenceExample") from None
     context = example.context.feature
     try:
         video_id = context["video_id"].bytes_list.value[0].decode("ascii", "backslashreplace")
         start = context["start_time_seconds"].float_list.value[0]
         end = context["end_time_seconds"].float_list.value[0]
     except IndexError:
-        raise ValueError(
-            "it lacks one of video_id, start_time_seconds and end_time_seconds"
-        ) from None
+        raise ValueError("it must have video_id, start_time_seconds and end_time_seconds") from None
     labels = list(context["labels"].int64_list.value)
     frames: list[bytes] = []
     for feature in example.feature_lists.feature_list["audio_embedding"].feature:
@@ -232,27 +232,26 @@ def _read_any(data: bytes) -> Clip:
         if len(value) != 1 or len(value[0]) != FRAME_BYTES:
             sizes = [len(frame) for frame in value]
             raise ValueError(
-                f"frame {len(frames)} of audio_embedding holds {sizes} bytes; "
-                f"it takes {FRAME_BYTES}"
+                f"frame {len(frames)} of audio_embedding must have {FRAME_BYTES} bytes, got {sizes}"
             )
         frames.append(value[0])
     if not frames:
-        raise ValueError("it has no frames in audio_embedding")
+        raise ValueError("audio_embedding must have at least one frame")
     return Clip(video_id, start, end, labels, b"".join(frames))
 
 
 def find_duplicate(video_ids: np.ndarray) -> bytes | None:
-    """Return an id that stands in `video_ids` (S11) more than once, or None.
+    """Return an id that occurs more than once in `video_ids` (S11), or None.
 
-    It is found by sorting: a hash table of two million ids takes several times their bytes.
+    Sorting needs less memory than a hash table of two million ids.
     """
-    in_order = np.sort(video_ids)
-    twice = np.flatnonzero(in_order[1:] == in_order[:-1])
-    return in_order[twice[0]] if len(twice) else None
+    ordered = np.sort(video_ids)
+    duplicates = np.flatnonzero(ordered[1:] == ordered[:-1])
+    return ordered[duplicates[0]] if len(duplicates) else None
 
 
 def locate_rows(rows: np.ndarray, sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """Return for each of `rows`, counted through files of `sizes` rows, its file and row there."""
+    """Return the file and the row in it of each row, counted through files of `sizes` rows."""
     ends = np.cumsum(sizes)
     files = np.searchsorted(ends, rows, side="right")
     begins = ends - sizes
@@ -275,6 +274,6 @@ def write_clip(clip: Clip) -> bytes:
 
 
 def frame_record(data: bytes) -> bytes:
-    """Put TFRecord's length and checksums around `data`."""
+    """Return `data` as a TFRecord, with its length and checksums."""
     length = _LENGTH.pack(len(data))
     return b"".join((length, _CRC.pack(masked_crc(length)), data, _CRC.pack(masked_crc(data))))

@@ -1,11 +1,11 @@
 """A generated archive in AudioSet's format, to try the pipeline without AudioSet.
 
-It has what makes AudioSet what it is: 527 labels with the same imbalance, several labels a clip
-that occur together as the common ones do, clips shorter than ten seconds, sounds that last a part
-of the clip and change while they last, and wrong and missing labels. Nothing in it is recorded.
+It has the properties of AudioSet: 527 labels with the same imbalance, several labels a clip with
+the same co-occurrences, clips shorter than ten seconds, sounds that fill a part of the clip and
+change over time, and wrong and missing labels. Nothing in it is recorded.
 
-All arithmetic is on integers, and the gzip stream is stored, not compressed: the bytes are the same
-on every machine, with every version of zlib and of numpy's floating-point code.
+All arithmetic is on integers, and the gzip stream is stored, not compressed, so that the bytes are
+the same on every machine, with every version of zlib and NumPy.
 """
 
 import csv
@@ -28,30 +28,29 @@ ROOT = "audioset_v1_embeddings"
 SECONDS = 10
 _ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
-# Clips of bal_train + eval that have the label, for the ten most frequent of AudioSet's labels:
-# Music, Speech, Vehicle, Animal, Inside (small room), Musical instrument, Singing, Domestic
-# animals, Guitar, Water. The others fall from 570 to 118,
-# half of the way within the first twenty.
+# Clips of bal_train + eval with the ten most frequent of AudioSet's labels: Music, Speech, Vehicle,
+# Animal, Inside (small room), Musical instrument, Singing, Domestic animals, Guitar, Water. The
+# counts of the others fall from 570 to 118, half of that within the first twenty.
 _COMMON = {
     137: 11856, 0: 10901, 300: 1621, 72: 1401, 506: 1348, 138: 938, 27: 879, 73: 751, 140: 656,
     288: 574,
 }  # fmt: skip
-# In percent: how often a clip with the first label has the second.
+# Percentage of the clips with the first label that have the second one.
 _TOGETHER = [(140, 138, 90), (138, 137, 80), (27, 137, 75), (73, 72, 95), (506, 0, 80)]
 _MISSING_PERCENT, _WRONG_PERCENT = 6, 3
 _SHORT_PERCENT = 2
 
 
 def sample_labels() -> list[tuple[int, str, str]]:
-    """Return the 527 made-up classes: index, machine id and a name that says what they are."""
+    """Return the 527 generated classes: index, machine id and a name that says so."""
     return [(index, f"{SAMPLE_MID}{index:03}", f"Sample label {index}") for index in range(CLASSES)]
 
 
 def sample_clips(number: int, rng: np.random.Generator, sounds: "Sounds") -> list[Clip]:
-    """Return `number` clips; ids are unique for up to 262,144 clips of one `sounds`."""
+    """Return `number` clips; ids are unique for up to 262,144 clips with the same `sounds`."""
     clips = []
     for _ in range(number):
-        present = _draw_labels(rng)
+        present = _sample_labels(rng)
         seconds = SECONDS if rng.integers(100) >= _SHORT_PERCENT else int(rng.integers(3, SECONDS))
         frames = sounds.render(present, seconds, rng)
         start = 10.0 * int(rng.integers(30))
@@ -81,15 +80,15 @@ def _weights() -> np.ndarray:
 _CUMULATIVE = np.cumsum(_weights())
 
 
-def _draw_label(rng: np.random.Generator) -> int:
+def _sample_label(rng: np.random.Generator) -> int:
     return int(np.searchsorted(_CUMULATIVE, rng.integers(_CUMULATIVE[-1]), side="right"))
 
 
-def _draw_labels(rng: np.random.Generator) -> list[int]:
-    """Return the labels of the sounds in a clip, most often one to three."""
-    labels = {_draw_label(rng)}
+def _sample_labels(rng: np.random.Generator) -> list[int]:
+    """Return the labels of the sounds of a clip, mostly one to three."""
+    labels = {_sample_label(rng)}
     while rng.integers(100) < 55:
-        labels.add(_draw_label(rng))
+        labels.add(_sample_label(rng))
     for first, second, percent in _TOGETHER:
         if first in labels and rng.integers(100) < percent:
             labels.add(second)
@@ -97,15 +96,15 @@ def _draw_labels(rng: np.random.Generator) -> list[int]:
 
 
 def _annotate(present: list[int], rng: np.random.Generator) -> list[int]:
-    """Return the labels as people would give them: some missing, some wrong, at least one."""
-    given = {label for label in present if rng.integers(100) >= _MISSING_PERCENT}
-    if rng.integers(100) < _WRONG_PERCENT or not given:
-        given.add(_draw_label(rng))
-    return sorted(given)
+    """Return the labels with the errors of annotators: some missing, some wrong, at least one."""
+    annotated = {label for label in present if rng.integers(100) >= _MISSING_PERCENT}
+    if rng.integers(100) < _WRONG_PERCENT or not annotated:
+        annotated.add(_sample_label(rng))
+    return sorted(annotated)
 
 
 class Sounds:
-    """What each label sounds like: two patterns over the 128 dimensions that take turns."""
+    """The sound of each label: two alternating patterns over the 128 dimensions."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         active = rng.integers(100, size=(CLASSES, 2, FRAME_BYTES)) < 30
@@ -115,7 +114,7 @@ class Sounds:
         self._ids = 0
 
     def next_id(self, rng: np.random.Generator) -> str:
-        """Return a new video id of 11 characters; its first two name the shard."""
+        """Return a new video id of 11 characters, whose first two are the name of its shard."""
         digits = [self._ids >> shift & 63 for shift in (12, 6, 0)]
         self._ids += 1
         # Six first characters and 64 second ones: some hundred shards, names that differ by case.
@@ -130,19 +129,19 @@ class Sounds:
         total = 128 + noise + room
         times = np.arange(seconds)
         for label in labels:
-            # Long sounds and short ones: half the clip on average, one second at least.
-            lasts = int(rng.integers(1, seconds + 1))
-            begins = int(rng.integers(seconds - lasts + 1))
+            # Sounds of any length: half the clip on average, at least one second.
+            duration = int(rng.integers(1, seconds + 1))
+            start = int(rng.integers(seconds - duration + 1))
             pattern = (times + rng.integers(6)) // self._period[label] % 2
             level = self._loudness[label] * rng.integers(4, 9)  # in sixty-fourths
             sound = self._patterns[label][pattern] * level // 64
-            heard = (times >= begins) & (times < begins + lasts)
-            total = total + sound * heard[:, None]
+            sounding = (times >= start) & (times < start + duration)
+            total = total + sound * sounding[:, None]
         return total.clip(0, 255).astype(np.uint8)
 
 
 def sample_archive(clips: dict[str, int], seed: int = SEED) -> bytes:
-    """Return a whole `features.tar.gz` with so many clips in each subset."""
+    """Return a `features.tar.gz` with `clips` clips of each subset."""
     rng = np.random.default_rng(seed)
     sounds = Sounds(rng)
     out = io.BytesIO()
@@ -162,7 +161,7 @@ def sample_archive(clips: dict[str, int], seed: int = SEED) -> bytes:
 
 
 def stored_gzip(data: bytes) -> bytes:
-    """Return a gzip file that stores `data` as it is: RFC 1951, 3.2.4 and RFC 1952."""
+    """Return a gzip file that stores `data` uncompressed: RFC 1951, 3.2.4 and RFC 1952."""
     out = bytearray(b"\x1f\x8b\x08\0\0\0\0\0\0\xff")
     for start in range(0, max(len(data), 1), 0xFFFF):
         block = data[start : start + 0xFFFF]
@@ -181,18 +180,23 @@ def labels_csv() -> str:
 
 
 def ontology_json() -> str:
-    """Return an ontology of the sample's labels; as in AudioSet's, its top is none of them."""
+    """Return an ontology of the sample's labels, whose root, as in AudioSet's, is not a label."""
     children = {parent: [k for k, p, _ in _TOGETHER if p == parent] for _, parent, _ in _TOGETHER}
-    children[0] = []  # label 506 is heard with label 0 but, a place, is no kind of it
-    kinds = {child for below in children.values() for child in below}
+    children[0] = []  # label 506, a place, often occurs with label 0, but is not a kind of it
+    kinds = {child for members in children.values() for child in members}
     top = [label for label in range(CLASSES) if label not in kinds]
     classes = [(f"{SAMPLE_MID}top", "Sample labels", top, ["abstract"])]
     classes += [(mid, name, children.get(label, []), []) for label, mid, name in sample_labels()]
     mids = [mid for _, mid, _ in sample_labels()]
     return json.dumps(
         [
-            {"id": mid, "name": name, "child_ids": [mids[k] for k in below], "restrictions": limits}
-            for mid, name, below, limits in classes
+            {
+                "id": mid,
+                "name": name,
+                "child_ids": [mids[k] for k in members],
+                "restrictions": limits,
+            }
+            for mid, name, members, limits in classes
         ],
         indent=1,
     )
