@@ -67,7 +67,7 @@ def build_frontend(features: dict[str, Any], path: Path) -> Frontend | None:
         return Waveform(settings["sample_rate"])
     if name == "embedding":
         class_names = settings["classes"]
-        # The task's classes are in the order of their names, as in `stages.features`.
+        # The task's classes are in the order of their names, as in the stage `features`.
         ordered = class_names and [class_names[key] for key in sorted(class_names)]
         return embedding.Transform(find_model(settings["weights"]), settings["output"], ordered)
     try:

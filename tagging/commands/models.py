@@ -32,7 +32,8 @@ def find_model(name: str) -> Path:
             remote.
 
     Raises:
-        UserError: if there is no such model, several tasks have one, or the disk is not writable.
+        UserError: if the model does not exist, several tasks have a model of this name, or the
+            disk is not writable.
     """
     path = Path(name)
     if path.is_file():

@@ -158,7 +158,7 @@ def match_clip(query: str, index: SearchIndex, top: int | None) -> list[Match]:
         top: number of results; None for all.
 
     Raises:
-        UserError: if the index has no such clip.
+        UserError: if the clip is not in the index.
     """
     subset, _, video = query.partition(":")
     subsets = index.metadata["subsets"]
