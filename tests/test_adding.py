@@ -86,10 +86,11 @@ def test_a_metric_is_a_file_and_its_name_and_trains_nothing(project: Project) ->
     assert edited(project) == {"tagging/scoring/metrics/rare_first.py", "params.yaml"}
 
 
-def test_a_loss_is_a_class(project: Project) -> None:
+def test_a_loss_is_a_class_and_its_entry_in_the_table_below(project: Project) -> None:
     file = project.root / "tagging/learning/losses.py"
-    before, table, after = file.read_text().partition("LOSSES: ")
-    file.write_text(before + LOSS.lstrip() + table + after)
+    before, table, after = file.read_text().partition("CLASSIFICATION_LOSSES: ")
+    entries = after.replace('"focal": Focal,', '"focal": Focal, "power": Power,')
+    file.write_text(before + LOSS.lstrip() + table + entries)
     project.change("models.yac_published.train.loss", {"name": "power", "exponent": 3})
     target = "evaluate@yac_published"
     assert project.repro(target) == {"train@yac_published", target}
