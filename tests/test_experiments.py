@@ -10,13 +10,13 @@ ABLATION = Path("tasks/ablation")
 
 def experiments(project: Project) -> dict[str, dict]:
     """Return the parameters and metrics of all experiments on the current commit, by name."""
-    found = {}
+    shown = {}
     for commit in json.loads(project.dvc("exp", "show", "--json")):
         for experiment in commit["experiments"] or []:
             for revision in experiment["revs"]:
                 assert revision["error"] is None, revision
-                found[experiment["name"]] = revision["data"]
-    return found
+                shown[experiment["name"]] = revision["data"]
+    return shown
 
 
 def lr(data: dict, file: str = "params.yaml") -> float:
@@ -25,7 +25,7 @@ def lr(data: dict, file: str = "params.yaml") -> float:
 
 def test_run_with_another_rate_and_an_added_model(project: Project) -> None:
     settings = (
-        "models.attention.train.lr=0.02",
+        "++models.attention.train.lr=0.02",
         "+models.new.architecture=yac",
         "+models.new.network.head=logits",
     )
@@ -33,16 +33,16 @@ def test_run_with_another_rate_and_an_added_model(project: Project) -> None:
     output = project.dvc("exp", "run", "--name", "faster", *options)
     assert stages_run(output) == {
         "train@attention", "evaluate@attention", "train@new", "evaluate@new",
-        "ensemble@three_architectures", "train_student@yac_distilled",
-        "evaluate_student@yac_distilled", "compare",
+        "ensemble@three_architectures", "distill@yac_distilled",
+        "evaluate_distilled@yac_distilled", "compare",
     }  # fmt: skip
     assert project.params()["models"]["attention"]["train"]["lr"] == 0.02
     # Nothing but parameters and results differs; dvc.yaml is the project's, also in a training.
-    results = ("leaderboard/", "metrics/", "plots/", "params.yaml", "dvc.lock")
+    results = ("evaluation/", "leaderboard/", "metrics/", "plots/", "params.yaml", "dvc.lock")
     for line in project.status():
         assert (line[:2].strip() == "M" and line[3:].startswith(results)) or "new" in line, line
     metrics = experiments(project)["faster"]["metrics"]
-    assert set(metrics) >= {"metrics/new.json", "leaderboard/leaderboard.json"}
+    assert set(metrics) >= {"metrics/new.json", "metrics/attention.json"}
     assert project.repro() == set()
 
 
@@ -50,22 +50,22 @@ def test_queue(project: Project) -> None:
     project.dvc("exp", "run", "--queue", "-S", "train.lr=0.03,0.001", "evaluate@yac")
     assert project.status() == []
     project.dvc("exp", "run", "--run-all", "--jobs", "1")
-    found = experiments(project).values()
-    assert sorted(lr(data) for data in found) == [0.001, 0.03]
-    assert len({json.dumps(data["metrics"]["metrics/yac.json"]["data"]) for data in found}) == 2
+    queued = experiments(project).values()
+    assert sorted(lr(data) for data in queued) == [0.001, 0.03]
+    assert len({json.dumps(data["metrics"]["metrics/yac.json"]["data"]) for data in queued}) == 2
     assert project.status() == []
     assert project.repro() == set()
 
 
 def test_in_a_copy_of_a_task_with_the_copys_code(all_tasks: Project) -> None:
-    """The code that runs is that of the checkout, neither the installed one nor the workspace's."""
-    all_tasks.append("tagging/learning/loop.py", "\nprint('code of', __file__)\n")
+    """The code that runs is that of the checkout, not the workspace's."""
+    all_tasks.append("tagging/learning/trainer.py", "\nprint('code of', __file__)\n")
     output = all_tasks.run(
         "dvc", "exp", "run", "--temp", "--name", "apart", "-S", "train.lr=0.02", "train@yac",
         folder=ABLATION,
     ).stdout  # fmt: skip
     assert f"code of {all_tasks.root}/.dvc/tmp/exps/" in output
-    assert all_tasks.status() == [" M tagging/learning/loop.py"]
+    assert all_tasks.status() == [" M tagging/learning/trainer.py"]
     assert lr(experiments(all_tasks)["apart"], f"{ABLATION}/params.yaml") == 0.02
     all_tasks.git("checkout", "--quiet", "tagging")
     all_tasks.dvc("exp", "apply", "apart")
