@@ -10,7 +10,7 @@ import soundfile
 import soxr
 
 from tagging.base.errors import UserError
-from tagging.features.decoding import blocks, decode
+from tagging.features.decoding import decode, decode_blocks
 
 MIRROR = os.environ.get("DOWNLOAD_MIRROR")
 FORMATS = [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None)]
@@ -37,17 +37,17 @@ def without_table(mp3: bytes) -> bytes:
 @pytest.mark.parametrize(("kind", "subtype"), FORMATS)
 def test_each_format_is_decoded_and_resampled(kind, subtype):
     wave = sound()
-    found = decode(written(wave, 48000, kind, subtype), f"a.{kind}", 16000)
-    assert found.dtype == np.float32
-    assert found.shape == (32000,)
+    output = decode(written(wave, 48000, kind, subtype), f"a.{kind}", 16000)
+    assert output.dtype == np.float32
+    assert output.shape == (32000,)
     expected = soxr.resample(wave, 48000, 16000)
     lossless = kind in ("WAV", "FLAC")
-    assert np.abs(found - expected).max() < (1e-4 if lossless else 0.15)
-    assert np.corrcoef(found, expected)[0, 1] > (0.999999 if lossless else 0.98)
+    assert np.abs(output - expected).max() < (1e-4 if lossless else 0.15)
+    assert np.corrcoef(output, expected)[0, 1] > (0.999999 if lossless else 0.98)
 
 
 @pytest.mark.parametrize(("kind", "subtype"), FORMATS)
-def test_pieces_in_a_row_are_the_whole_recording(kind, subtype, tmp_path):
+def test_blocks_are_the_whole_recording(kind, subtype, tmp_path):
     content = written(sound(15), 48000, kind, subtype)
     path = tmp_path / "a"
     path.write_bytes(content)
@@ -55,11 +55,11 @@ def test_pieces_in_a_row_are_the_whole_recording(kind, subtype, tmp_path):
         whole = decode(content, "a", rate)
         for seconds in (0.25, 4.0, 20.0):
             for source in (content, path):
-                pieces = list(blocks(source, "a", rate, seconds))
-                assert np.array_equal(np.concatenate(pieces), whole)
+                blocks = list(decode_blocks(source, "a", rate, seconds))
+                assert np.array_equal(np.concatenate(blocks), whole)
                 size = round(seconds * rate)
-                assert {len(piece) for piece in pieces[:-1]} <= {size}
-                assert 0 < len(pieces[-1]) <= size
+                assert {len(block) for block in blocks[:-1]} <= {size}
+                assert 0 < len(blocks[-1]) <= size
 
 
 def test_decoding_at_the_file_s_own_rate_changes_no_sample():
@@ -70,36 +70,36 @@ def test_decoding_at_the_file_s_own_rate_changes_no_sample():
 @pytest.mark.parametrize(
     ("subtype", "step"), [("PCM_U8", 2**-7), ("PCM_16", 2**-15), ("PCM_24", 2**-23)]
 )
-def test_whole_numbers_become_numbers_around_zero(subtype, step):
+def test_integers_become_values_around_zero(subtype, step):
     wave = sound()
-    found = decode(written(wave, 48000, "WAV", subtype), "a.wav", 48000)
-    assert np.abs(found - wave).max() <= step * 1.01
+    output = decode(written(wave, 48000, "WAV", subtype), "a.wav", 48000)
+    assert np.abs(output - wave).max() <= step * 1.01
 
 
 def test_channels_are_averaged():
     wave = sound(channels=6)
-    found = decode(written(wave, 48000, "WAV", "FLOAT"), "a.wav", 48000)
-    np.testing.assert_allclose(found, wave.mean(axis=1), atol=1e-7)
+    output = decode(written(wave, 48000, "WAV", "FLOAT"), "a.wav", 48000)
+    np.testing.assert_allclose(output, wave.mean(axis=1), atol=1e-7)
 
 
 @pytest.mark.parametrize("rate", [8000, 96000])
 def test_low_and_high_rates_are_resampled(rate):
     wave = sound(rate=rate)
-    found = decode(written(wave, rate, "WAV", "FLOAT"), "a.wav", 16000)
-    assert np.array_equal(found, soxr.resample(wave, rate, 16000))
-    assert found.shape == (32000,)
+    output = decode(written(wave, rate, "WAV", "FLOAT"), "a.wav", 16000)
+    assert np.array_equal(output, soxr.resample(wave, rate, 16000))
+    assert output.shape == (32000,)
 
 
 def test_ten_milliseconds_and_silence_are_recordings():
-    found = decode(written(sound(0.01), 48000, "WAV"), "a.wav", 16000)
-    assert found.shape == (160,)
-    found = decode(written(np.zeros(4800, np.float32), 48000, "OGG"), "a.ogg", 16000)
-    assert not found.any()
-    assert found.shape == (1600,)
+    output = decode(written(sound(0.01), 48000, "WAV"), "a.wav", 16000)
+    assert output.shape == (160,)
+    output = decode(written(np.zeros(4800, np.float32), 48000, "OGG"), "a.ogg", 16000)
+    assert not output.any()
+    assert output.shape == (1600,)
 
 
 def test_an_empty_file_is_refused():
-    with pytest.raises(UserError, match=r"^b/a\.wav is empty; it takes a whole recording as WAV"):
+    with pytest.raises(UserError, match=r"^b/a\.wav is empty; it must be a complete recording as"):
         decode(b"", "b/a.wav", 16000)
 
 
@@ -112,28 +112,28 @@ def test_text_called_wav_is_refused():
 
 def test_a_file_without_samples_is_refused():
     content = written(np.zeros(0, np.float32), 16000, "WAV")
-    with pytest.raises(UserError, match=r"^a\.wav has no sample at 16000 Hz"):
+    with pytest.raises(UserError, match=r"^a\.wav has no samples at 16000 Hz"):
         decode(content, "a.wav", 16000)
-    with pytest.raises(UserError, match=r"^a\.wav has no sample"):
-        list(blocks(content, "a.wav", 16000, 1.0))
+    with pytest.raises(UserError, match=r"^a\.wav has no samples"):
+        list(decode_blocks(content, "a.wav", 16000, 1.0))
 
 
 @pytest.mark.parametrize("part", [0.001, 0.1, 0.5, 0.99])
 @pytest.mark.parametrize(("kind", "subtype"), FORMATS)
-def test_a_file_that_is_cut_off_is_refused(kind, subtype, part):
+def test_a_truncated_file_is_refused(kind, subtype, part):
     content = written(sound(), 48000, kind, subtype)
     decode(content, "a", 16000)
-    with pytest.raises(UserError, match=r"^a is cut off|^a cannot be read as sound"):
+    with pytest.raises(UserError, match=r"^a is truncated|^a cannot be read as sound"):
         decode(content[: round(part * len(content))], "a", 16000)
 
 
-def test_a_cut_mp3_is_refused_with_what_is_missing():
+def test_a_truncated_mp3_is_refused_with_its_lengths():
     content = written(sound(), 48000, "MP3")
-    with pytest.raises(UserError, match=r"^a\.mp3 is cut off: it states 2\.00 s and has 0\.\d\d;"):
+    with pytest.raises(UserError, match=r"^a\.mp3 is truncated: it states 2\.00 s and has 0\.\d"):
         decode(content[: len(content) // 2], "a.mp3", 16000)
 
 
-def test_a_wav_that_was_written_to_a_pipe_is_taken():
+def test_a_wav_that_was_written_to_a_pipe_is_decoded():
     wave = sound()
     content = bytearray(written(wave, 48000, "WAV", "PCM_16"))
     place = content.index(b"data") + 4
@@ -141,7 +141,7 @@ def test_a_wav_that_was_written_to_a_pipe_is_taken():
     assert len(decode(bytes(content), "a.wav", 48000)) == len(wave)
 
 
-def test_a_flac_that_states_no_length_is_taken():
+def test_a_flac_without_a_stated_length_is_decoded():
     wave = sound()
     content = bytearray(written(wave, 48000, "FLAC"))
     content[21] &= 0xF0  # 36 bits of the stream's description
@@ -154,8 +154,8 @@ def test_an_mp3_of_constant_bit_rate_needs_no_table_of_its_length():
     soundfile.write(
         content, sound(), 48000, format="MP3", bitrate_mode="CONSTANT", compression_level=0.5
     )
-    found = decode(without_table(content.getvalue()), "a.mp3", 48000)
-    assert 96000 <= len(found) < 96000 + 3 * 1152
+    output = decode(without_table(content.getvalue()), "a.mp3", 48000)
+    assert 96000 <= len(output) < 96000 + 3 * 1152
 
 
 def test_an_mp3_whose_end_libsndfile_misses_is_refused():
@@ -166,25 +166,25 @@ def test_an_mp3_whose_end_libsndfile_misses_is_refused():
         decode(content, "a.mp3", 48000)
 
 
-def test_a_tag_before_the_sound_is_passed_over():
+def test_a_tag_before_the_sound_is_skipped():
     content = written(sound(), 48000, "MP3")
     tag = b"ID3\x04\x00\x00\x00\x00\x4e\x10" + bytes(0x4E << 7 | 0x10)
     assert np.array_equal(decode(tag + content, "a.mp3", 48000), decode(content, "a.mp3", 48000))
-    with pytest.raises(UserError, match=r"is cut off: it states 2\.00 s"):
+    with pytest.raises(UserError, match=r"is truncated: it states 2\.00 s"):
         decode(tag + content[: len(content) // 2], "a.mp3", 48000)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_sample_that_is_no_number_is_refused(value):
+def test_a_sample_that_is_not_finite_is_refused(value):
     wave = sound()
     wave[24000] = value
-    with pytest.raises(UserError, match=r"^a\.wav has a sample at 0\.500 s that is no finite"):
+    with pytest.raises(UserError, match=r"^a\.wav has a sample at 0\.500 s that is not finite"):
         decode(written(wave, 48000, "WAV", "FLOAT"), "a.wav", 16000)
 
 
-def test_a_file_that_is_not_there_is_an_error_of_the_system():
+def test_a_missing_file_is_an_error_of_the_system():
     with pytest.raises(FileNotFoundError):
-        list(blocks(Path("nothing.wav"), "nothing.wav", 16000, 1.0))
+        list(decode_blocks(Path("nothing.wav"), "nothing.wav", 16000, 1.0))
 
 
 def test_memory_does_not_grow_with_the_recording(tmp_path):
@@ -194,7 +194,7 @@ def test_memory_does_not_grow_with_the_recording(tmp_path):
         for _ in range(180):
             file.write(minute)
     tracemalloc.start()
-    samples = sum(len(piece) for piece in blocks(path, "long", 4000, 10.0))
+    samples = sum(len(block) for block in decode_blocks(path, "long", 4000, 10.0))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert samples == 3 * 3600 * 4000

@@ -12,7 +12,8 @@ import torch
 from tagging.base.errors import USER_ERRNOS, UserError, entry_point
 from tagging.base.files import atomic_write, write_text
 from tagging.data.spec import InputSpec
-from tagging.learning.model import Model, build
+from tagging.learning.factory import build_network
+from tagging.learning.model import Model
 from tagging.networks import yac
 from tests.archives import ROOT
 
@@ -79,7 +80,7 @@ def test_a_stage_shows_its_usage(monkeypatch) -> None:
             main(*arguments)
 
 
-def test_a_constructors_own_mistake_is_no_sentence_for_the_user(monkeypatch) -> None:
+def test_a_bug_of_a_constructor_keeps_its_traceback(monkeypatch) -> None:
     model, spec = Model(architecture="yac", network={"head": "logits"}), InputSpec(1, 10, 128)
 
     def wrong(*_: object) -> None:
@@ -87,19 +88,23 @@ def test_a_constructors_own_mistake_is_no_sentence_for_the_user(monkeypatch) -> 
 
     monkeypatch.setattr(yac, "Network", wrong)
     with pytest.raises(ValueError, match="a kernel of size -1"):
-        build(model, spec, 10, "mine")
+        build_network(model, spec, 10, "mine")
 
 
-def test_sizes_and_lengths_that_a_network_does_not_take_are_a_sentence() -> None:
+def test_sizes_and_lengths_that_a_network_does_not_support_are_one_sentence() -> None:
     model = Model(architecture="yac", network={"head": "logits"})
-    with pytest.raises(UserError, match=r"^models\.mine: yac is given clips of 3 frames"):
-        build(model, InputSpec(1, 3, 128), 10, "mine")
-    with pytest.raises(UserError, match=r"^models\.mine: yac takes clips of one length only, but"):
-        build(model, InputSpec(1, 10, 128, any_length=True), 10, "mine")
-    with pytest.raises(UserError, match=r"models\.mine\.architecture is 'vgg'; it takes ast, "):
-        build(Model(architecture="vgg"), InputSpec(1, 10, 128), 10, "mine")
+    with pytest.raises(
+        UserError, match=r"models\.mine: clips for the architecture yac must have at least 5"
+    ):
+        build_network(model, InputSpec(1, 3, 128), 10, "mine")
+    with pytest.raises(
+        UserError, match=r"models\.mine: clips must all have 10 frames for yac, but some"
+    ):
+        build_network(model, InputSpec(1, 10, 128, any_length=True), 10, "mine")
+    with pytest.raises(UserError, match=r"architecture must be one of ast, .*, got 'vgg'$"):
+        build_network(Model(architecture="vgg"), InputSpec(1, 10, 128), 10, "mine")
     torch.manual_seed(0)
-    build(Model(architecture="lstm", network={"hidden": 4, "layers": 1, "dropout": 0}),
+    build_network(Model(architecture="lstm", network={"hidden": 4, "layers": 1, "dropout": 0}),
           InputSpec(1, 10, 128, any_length=True), 10, "mine")  # fmt: skip
 
 

@@ -35,7 +35,7 @@ LENGTHS = (1, 2, 99, 160, 255, 399, 400, 401, 513, 514, 2048, 6000, 8001, 16000,
 
 
 def waveform(samples: int, rate: int = 16000) -> np.ndarray:
-    """Tones that come and go over noise, loud and soft."""
+    """Return tones of varying loudness over noise."""
     rng = np.random.default_rng(samples)
     time = np.arange(samples) / rate
     tones = sum(np.sin(2 * np.pi * f * time) for f in (110.0, 1234.5, 5000.0)) * 0.2
@@ -43,17 +43,17 @@ def waveform(samples: int, rate: int = 16000) -> np.ndarray:
 
 
 def clips(rate: int) -> list[np.ndarray]:
-    """Waveforms at `rate`: made ones and, where they are at hand, recordings of ESC-10."""
-    made = [waveform(3 * rate, rate), 0.1 * waveform(rate + 17, rate)]
+    """Return generated waveforms at `rate` and, if DOWNLOAD_MIRROR is set, recordings of ESC-10."""
+    waveforms = [waveform(3 * rate, rate), 0.1 * waveform(rate + 17, rate)]
     if MIRROR is None:
-        return made
+        return waveforms
     [path] = Path(MIRROR, "github.com/karoldvl/ESC-10/archive").glob("*.zip")
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if name.endswith(".ogg")]
         for name in names[::20]:
-            wave, given = soundfile.read(io.BytesIO(archive.read(name)), dtype="float32")
-            made.append(soxr.resample(wave, given, rate))
-    return made
+            wave, file_rate = soundfile.read(io.BytesIO(archive.read(name)), dtype="float32")
+            waveforms.append(soxr.resample(wave, file_rate, rate))
+    return waveforms
 
 
 def transformed(transform: torch.nn.Module, wave: np.ndarray) -> np.ndarray:
@@ -65,24 +65,30 @@ def test_preset_librosa_is_librosa_s():
     for wave in clips(22050):
         power = librosa.feature.melspectrogram(y=wave, sr=22050)
         expected = np.log(np.maximum(power, 1e-5)).T
-        found = transformed(TRANSFORMS["librosa"], wave)
-        np.testing.assert_allclose(found, expected, atol=5e-4, rtol=0)
+        output = transformed(TRANSFORMS["librosa"], wave)
+        np.testing.assert_allclose(output, expected, atol=5e-4, rtol=0)
 
 
-@pytest.mark.parametrize(("scale", "area"), [("slaney", True), ("htk", False)])
-def test_other_settings_are_librosa_s(scale, area):
+@pytest.mark.parametrize(("scale", "mel_norm"), [("slaney", True), ("htk", False)])
+def test_other_settings_are_librosa_s(scale, mel_norm):
     settings = {"sample_rate": 16000, "window": 400, "fft": 512, "hop": 160, "bins": 64}
     band = {"low": 50.0, "high": 7000.0}
     transform = log_mel.Transform(
         log_mel.Settings(
-            **settings, **band, framing="reflect", scale=scale, area=area, log="db", floor=1e-3
+            **settings,
+            **band,
+            framing="reflect",
+            scale=scale,
+            mel_norm=mel_norm,
+            log="db",
+            floor=1e-3,
         )
     )
     for wave in clips(16000):
         expected = librosa.feature.melspectrogram(
             y=wave, sr=16000, n_fft=512, win_length=400, hop_length=160, n_mels=64, fmin=50,
             fmax=7000, pad_mode="reflect", htk=scale == "htk",
-            norm="slaney" if area else None,
+            norm="slaney" if mel_norm else None,
         )  # fmt: skip
         expected = librosa.power_to_db(expected, amin=1e-3, top_db=None).T
         # As close as 5e-4 of a natural logarithm, in decibels: processors' sums differ a little.
@@ -109,8 +115,8 @@ def test_preset_musicnn_is_its_original_s():
         )
         rounded = power.T.astype(np.float16).astype(np.float32)
         expected = np.log10(10000 * rounded + 1)
-        found = transformed(TRANSFORMS["musicnn"], wave)
-        np.testing.assert_allclose(found, expected, atol=5e-4, rtol=0)
+        output = transformed(TRANSFORMS["musicnn"], wave)
+        np.testing.assert_allclose(output, expected, atol=5e-4, rtol=0)
 
 
 def test_preset_ast_is_that_of_transformers():
@@ -120,13 +126,13 @@ def test_preset_ast_is_that_of_transformers():
         extractor = ASTFeatureExtractor()
     for wave in [*clips(16000), waveform(400), waveform(559), waveform(560)]:
         expected = extractor(wave, sampling_rate=16000, return_tensors="np")["input_values"][0]
-        found = transformed(TRANSFORMS["ast"], wave)
-        np.testing.assert_allclose(found, expected[: len(found)], atol=5e-4, rtol=0)
-        assert (expected[len(found) :] == expected[-1, 0]).all()  # its padding: no frame is missing
+        output = transformed(TRANSFORMS["ast"], wave)
+        np.testing.assert_allclose(output, expected[: len(output)], atol=5e-4, rtol=0)
+        assert (expected[len(output) :] == expected[-1, 0]).all()  # padding: all frames are there
 
 
 def test_preset_efficientat_is_its_original_s():
-    # As EfficientAT's program reckons it, with Kaldi's filters from their definition.
+    # As EfficientAT's program computes it, with Kaldi's filters from their definition.
     edges = 1127 * np.log(1 + np.array([0.0, 15000.0]) / 700)
     corners = np.linspace(*edges, 130)
     places = 1127 * np.log(1 + np.arange(512) * 32000 / 1024 / 700)
@@ -141,12 +147,12 @@ def test_preset_efficientat_is_its_original_s():
         spectra = torch.stft(x[0], 1024, 320, 800, window, center=True, return_complex=True)
         power = spectra[0].abs().double().square().T.numpy() @ filters
         expected = (np.log(power + 1e-5) + 4.5) / 5
-        found = transformed(TRANSFORMS["efficientat"], wave)
-        np.testing.assert_allclose(found, expected, atol=5e-4, rtol=0)
+        output = transformed(TRANSFORMS["efficientat"], wave)
+        np.testing.assert_allclose(output, expected, atol=5e-4, rtol=0)
 
 
 def test_mfcc_is_that_of_python_speech_features():
-    # Noise, as the package takes the logarithm of 1e-26 where a recording is all but silent.
+    # With noise, because the package takes the logarithm of 1e-26 where a recording is silent.
     noisy = [wave + 1e-3 * waveform(len(wave)) for wave in clips(12000)]
     for wave in [*noisy, waveform(6000), waveform(300), waveform(301), np.zeros(999, "f4")]:
         expected = python_speech_features.mfcc(wave, 12000)
@@ -159,8 +165,8 @@ def test_mfcc_is_that_of_python_speech_features():
         waveform(16000), 16000, nfilt=40, numcep=20, lowfreq=100, highfreq=7000, ceplifter=0,
         preemph=0,
     )  # fmt: skip
-    found = transformed(mfcc.Transform(other), waveform(16000))
-    np.testing.assert_allclose(found, expected, atol=5e-3, rtol=1e-4)
+    output = transformed(mfcc.Transform(other), waveform(16000))
+    np.testing.assert_allclose(output, expected, atol=5e-3, rtol=1e-4)
 
 
 def test_half_a_second_at_12_khz_is_49_frames_of_13():
@@ -176,14 +182,14 @@ def test_half_a_second_at_44_1_khz_is_44_frames_of_128():
     assert transform(torch.zeros(2, 22050)).shape == (2, 1, 44, 128)
 
 
-def test_multi_log_mel_has_a_channel_a_window_each_brought_to_one_size():
+def test_multi_log_mel_has_a_channel_for_each_window_resized_to_one_size():
     transform = TRANSFORMS["multi_log_mel"]
     assert (transform.channels, transform.bins) == (3, 128)
     for samples in (16000, 7000, 80000):
         wave = waveform(samples)
-        [found] = transform(torch.from_numpy(wave).unsqueeze(0))
-        assert found.shape == (3, 101, 128)
-        for channel, size in zip(found.numpy(), (160, 320, 480), strict=True):
+        [output] = transform(torch.from_numpy(wave).unsqueeze(0))
+        assert output.shape == (3, 101, 128)
+        for channel, size in zip(output.numpy(), (160, 320, 480), strict=True):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # filters between two frequencies
                 power = librosa.feature.melspectrogram(
@@ -191,22 +197,22 @@ def test_multi_log_mel_has_a_channel_a_window_each_brought_to_one_size():
                     pad_mode="reflect", htk=True, norm=None,
                 )  # fmt: skip
             logs = np.log(power + 1e-6)
-            # The middle of frame i of n lies at (i + 1/2) / n, beyond the first and last is theirs.
+            # The middle of frame i of n is at (i + 1/2) / n; beyond those it is theirs.
             places = (np.arange(101) + 0.5) / 101 * logs.shape[1] - 0.5
             expected = [np.interp(places, np.arange(logs.shape[1]), row) for row in logs]
             np.testing.assert_allclose(channel, np.transpose(expected), atol=5e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_frames_are_told_for_any_length(name):
+def test_the_number_of_frames_is_that_of_the_output(name):
     transform = TRANSFORMS[name]
     for samples in LENGTHS:
         waves = torch.from_numpy(waveform(samples)).repeat(2, 1)
-        found = transform(waves)
-        assert found.dtype == torch.float32
-        assert found.shape == (2, transform.channels, transform.frames(samples), transform.bins)
+        output = transform(waves)
+        assert output.dtype == torch.float32
+        assert output.shape == (2, transform.channels, transform.frames(samples), transform.bins)
         assert transform.frames(samples) >= 1
-        assert found.isfinite().all()
+        assert output.isfinite().all()
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
@@ -218,7 +224,7 @@ def test_a_clip_s_features_depend_on_no_other_clip(name):
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_a_transform_leaves_its_waveform_alone_and_has_nothing_to_save(name):
+def test_a_transform_does_not_change_its_waveform_and_has_no_state(name):
     wave = torch.from_numpy(waveform(16000)).unsqueeze(0)
     before = wave.clone()
     TRANSFORMS[name](wave)
@@ -230,11 +236,11 @@ def test_kaldi_s_filters_are_those_of_transformers():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         expected = mel_filter_bank(257, 128, 20, 8000, 16000, None, "kaldi", True)
-    found = mel_filters(16000, 512, 128, 20, 8000, "kaldi", False)
-    np.testing.assert_allclose(found.numpy(), expected, atol=1e-9)
+    output = mel_filters(16000, 512, 128, 20, 8000, "kaldi", False)
+    np.testing.assert_allclose(output.numpy(), expected, atol=1e-9)
 
 
-def test_a_setting_stands_in_place_of_the_preset_s():
+def test_a_setting_replaces_the_preset_s():
     settings = parse(log_mel.Settings, {"preset": "efficientat", "bins": 64}, "features.log_mel")
     assert (settings.bins, settings.window, settings.scale) == (64, 800, "kaldi")
     assert parse(log_mel.Settings, {"preset": "librosa"}, "features.log_mel").hop == 512
@@ -243,10 +249,16 @@ def test_a_setting_stands_in_place_of_the_preset_s():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"preset": "vggish"}, r"preset is 'vggish'; it takes librosa, efficientat, musicnn, ast"),
-        ({"preset": "ast", "scale": "bark"}, "scale is 'bark'; it takes slaney, htk or kaldi$"),
+        (
+            {"preset": "vggish"},
+            r"preset must be 'librosa', 'efficientat', .*, got 'vggish'",
+        ),
+        (
+            {"preset": "ast", "scale": "bark"},
+            "scale must be 'slaney', 'htk' or 'kaldi', got",
+        ),
         ({"preset": "ast", "window_size": 3}, "window_size is unknown; "),
-        ({"window": 400, "hop": 160, "bins": 64}, "sample_rate is missing; it takes a whole"),
+        ({"window": 400, "hop": 160, "bins": 64}, "sample_rate is missing$"),
     ],
 )
 def test_wrong_settings_are_refused(values, message):
@@ -260,21 +272,33 @@ def test_wrong_settings_are_refused(values, message):
         (
             log_mel,
             {"preset": "ast", "fft": 399},
-            r"log_mel\.fft is 399; it takes an even .* 400 or more",
+            r"log_mel\.fft must be even and at least 400, got 399$",
         ),
         (
             log_mel,
             {"preset": "ast", "high": 8001.0},
-            r"log_mel\.high is 8001 Hz; it takes .* 8000$",
+            r"log_mel\.high must be above low, .*, 8000 Hz, got 8001$",
         ),
-        (log_mel, {"preset": "ast", "low": 8000.0}, r"log_mel\.high is 8000 Hz; .* which is 8000"),
-        (mfcc, {"fft": 256}, r"mfcc\.fft is 256; it takes an even .* 300 or more"),
-        (mfcc, {"coefficients": 27}, r"mfcc\.coefficients is 27; it takes at most .*, 26$"),
-        (mfcc, {"high": 6001.0}, r"mfcc\.high is 6001 Hz"),
-        (log_mel, {"preset": "ast", "fft": 513}, r"log_mel\.fft is 513; it takes an even number"),
-        (mfcc, {"fft": 513}, r"mfcc\.fft is 513; it takes an even number"),
-        (multi_log_mel, {"fft": 513}, r"multi_log_mel\.fft is 513; it takes an even number"),
-        (multi_log_mel, {"windows": [160, 513]}, r"multi_log_mel\.windows has 513; .*, 512$"),
+        (
+            log_mel,
+            {"preset": "ast", "low": 8000.0},
+            r"log_mel\.high must be above low, 8000 Hz",
+        ),
+        (mfcc, {"fft": 256}, r"mfcc\.fft must be even and at least 300, got 256$"),
+        (
+            mfcc,
+            {"coefficients": 27},
+            r"mfcc\.coefficients must be .*, 26, got 27$",
+        ),
+        (mfcc, {"high": 6001.0}, r"mfcc\.high must .*, got 6001$"),
+        (log_mel, {"preset": "ast", "fft": 513}, r"log_mel\.fft must be even .*, got 513$"),
+        (mfcc, {"fft": 513}, r"mfcc\.fft must be even .*, got 513$"),
+        (multi_log_mel, {"fft": 513}, r"multi_log_mel\.fft must be even, got 513$"),
+        (
+            multi_log_mel,
+            {"windows": [160, 513]},
+            r"multi_log_mel\.windows must .*, 512, got 513$",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(module, values, message):

@@ -10,7 +10,7 @@ from tagging.sources.audioset.labels import is_sample, read_labels
 from tagging.sources.audioset.sample import labels_csv
 
 
-def test_reads_names_that_hold_commas_and_quotes(tmp_path: Path) -> None:
+def test_reads_names_with_commas_and_quotes(tmp_path: Path) -> None:
     lines = labels_csv().splitlines()
     lines[1] = '0,/m/09x0r,"Speech, ""loud"""'
     (tmp_path / "x.csv").write_text("\r\n".join(lines) + "\r\n")
@@ -25,15 +25,15 @@ def test_reads_names_that_hold_commas_and_quotes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda lines: [], "begins with []; it takes index,mid,display_name"),
-        (lambda lines: ["<html>"], "begins with ['<html>']; it takes"),
-        (lambda lines: lines[:-1], "holds 526 classes; AudioSet has 527"),
-        (lambda lines: [*lines, "527,/m/1,More"], "holds 528 classes"),
-        (lambda lines: [lines[0], *lines[2:]], "line 2: ['1', '/sample/001', 'Sample label 1']"),
-        (lambda lines: [*lines[:5], "4,/m/1"], "line 6: ['4', '/m/1']; it takes index 4, a "),
-        (lambda lines: [*lines[:5], "4,/m/1,x,y"], "line 6: ['4', '/m/1', 'x', 'y']; it takes"),
+        (lambda lines: [], "the columns must be index,mid,display_name, got ''"),
+        (lambda lines: ["<html>"], "must be index,mid,display_name, got '<html>'"),
+        (lambda lines: lines[:-1], "must have AudioSet's 527 classes, got 526"),
+        (lambda lines: [*lines, "527,/m/1,More"], "classes, got 528"),
+        (lambda lines: [lines[0], *lines[2:]], "line 2 must have index 0, a machine id and a"),
+        (lambda lines: [*lines[:5], "4,/m/1"], "line 6 must have index 4, a machine id and a"),
+        (lambda lines: [*lines[:5], "4,/m/1,x,y"], "a name, got ['4', '/m/1', 'x', 'y']"),
         (lambda lines: [*lines[:2], "1,/m/1,Sample label 0", *lines[3:]], "'Sample label 0' twice"),
-        (lambda lines: [lines[0], "x" * 200_000], "is no text of comma-separated values (field"),
+        (lambda lines: [lines[0], "x" * 200_000], "must be a CSV table (field"),
     ],
 )  # fmt: skip
 def test_refuses_other_lists(tmp_path: Path, change, sentence: str) -> None:
@@ -45,9 +45,9 @@ def test_refuses_other_lists(tmp_path: Path, change, sentence: str) -> None:
     assert sentence in str(caught.value)
 
 
-def test_refuses_a_missing_file_and_bytes_that_are_no_text(tmp_path: Path) -> None:
+def test_refuses_a_missing_file_and_bytes_that_are_not_text(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"x\.csv is missing; run dvc repro"):
         read_labels(tmp_path / "x.csv")
     (tmp_path / "x.csv").write_bytes(b"index,mid,display_name\n0,\xff\xfe,\n")
-    with pytest.raises(UserError, match="is no text of comma-separated values"):
+    with pytest.raises(UserError, match="must be a CSV table"):
         read_labels(tmp_path / "x.csv")

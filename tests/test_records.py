@@ -128,7 +128,10 @@ def test_refuses_a_record_cut_short_anywhere() -> None:
     for length in range(1, len(second)):
         message = refusal(first + second[:length])
         assert f"record 1 at byte {len(first)}: " in message
-        assert "the header must have 12 bytes, got" in message or "bytes, more than the file" in message
+        assert (
+            "the header must have 12 bytes, got" in message
+            or "bytes, more than the file" in message
+        )
 
 
 @pytest.mark.parametrize(
@@ -155,30 +158,37 @@ def test_refuses_a_length_that_lies_under_a_right_checksum(length: int, problem:
         (example(without=b"video_id"), "it must have video_id"),
         (example(without=b"end_time_seconds"), "it must have video_id"),
         (example(without=b"labels"), "labels must be one or more of 0..526, got []"),
-        (example(labels=b"\x8f\x04"), "labels are [527]; it takes one or more in 0..526"),
-        (example(labels=b"\x01" + b"\xff" * 9 + b"\x01"), "labels are [1, -1]; it takes"),
-        (example(labels=b"\x05\x05"), "labels are [5, 5]; it takes each label once"),
-        (example(b"tooshort"), "video_id is 'tooshort'; it takes 11 letters"),
-        (example(b"abcdefghij\0"), r"video_id is 'abcdefghij\x00'; it takes 11 letters"),
-        (example(b"abcdefghi\xc3\xa9"), r"video_id is 'abcdefghi\\xc3\\xa9'; it takes 11"),
-        (example(frames=()), "it has no frames in audio_embedding"),
-        (example(frames=(bytes(127),)), "frame 0 of audio_embedding holds [127] bytes; it takes"),
-        (example(frames=(bytes(128), bytes(129))), "frame 1 of audio_embedding holds [129] bytes"),
+        (example(labels=b"\x8f\x04"), "labels must be one or more of 0..526, got [527]"),
+        (example(labels=b"\x01" + b"\xff" * 9 + b"\x01"), "of 0..526, got [1, -1]"),
+        (example(labels=b"\x05\x05"), "labels must not repeat, got [5, 5]"),
+        (example(b"tooshort"), "video_id must be 11 letters, digits, - and _, got 'tooshort'"),
+        (example(b"abcdefghij\0"), r"- and _, got 'abcdefghij\x00'"),
+        (example(b"abcdefghi\xc3\xa9"), r"- and _, got 'abcdefghi\\xc3\\xa9'"),
+        (example(frames=()), "audio_embedding must have at least one frame"),
+        (
+            example(frames=(bytes(127),)),
+            "frame 0 of audio_embedding must have 128 bytes, got [127]",
+        ),
+        (
+            example(frames=(bytes(128), bytes(129))),
+            "frame 1 of audio_embedding must have 128 bytes, got [129]",
+        ),
     ],
 )
 def test_refuses_records_unlike_audiosets(data: bytes, problem: str) -> None:
     message = refusal(shard("abcdefghijk") + framed(data))
-    assert f"eval/ab.tfrecord, record 1 at byte {len(shard('abcdefghijk'))}: {problem}" in message
+    assert message.startswith(f"eval/ab.tfrecord, record 1 at byte {len(shard('abcdefghijk'))}: ")
+    assert problem in message
 
 
 def test_refuses_two_frames_in_one_second_and_frames_of_another_kind() -> None:
     message = SequenceExample.FromString(example())
     frame = message.feature_lists.feature_list["audio_embedding"].feature[0]
     frame.bytes_list.value.append(bytes(128))
-    with pytest.raises(ValueError, match=r"frame 0 of audio_embedding must have 128 bytes, got \[128, 128\]"):
+    with pytest.raises(ValueError, match=r"frame 0 .* must have 128 bytes, got \[128, 128\]"):
         parse_clip(message.SerializeToString())
     frame.int64_list.value.append(1)
-    with pytest.raises(ValueError, match=r"frame 0 of audio_embedding must have 128 bytes, got \[\]"):
+    with pytest.raises(ValueError, match=r"frame 0 .* must have 128 bytes, got \[\]"):
         parse_clip(message.SerializeToString())
 
 

@@ -1,4 +1,4 @@
-"""The generated sample of sounds: the same bytes everywhere, and sounds that differ."""
+"""The generated sample of recordings: the same bytes everywhere, and sounds that differ."""
 
 import hashlib
 import io
@@ -32,18 +32,18 @@ def test_its_bytes_are_pinned(sample: Path) -> None:
     assert hashlib.sha256(sample.read_bytes()).hexdigest() == SHA256
 
 
-def test_it_is_a_folder_with_classes_folds_and_groups(sample: Path) -> None:
-    found = Source(sample).recordings()
-    assert Counter(recording.labels for recording in found) == {
+def test_it_has_classes_folds_and_groups(sample: Path) -> None:
+    recordings = Source(sample).recordings()
+    assert Counter(recording.labels for recording in recordings) == {
         (label,): 20 for label in ("chord", "clicks", "noise burst", "sweep", "tone")
     }
-    both = Counter((recording.labels, recording.fold) for recording in found)
+    both = Counter((recording.labels, recording.fold) for recording in recordings)
     assert len(both) == 25
     assert set(both.values()) == {4}
-    assert set(Counter(recording.group for recording in found).values()) == {2}
+    assert set(Counter(recording.group for recording in recordings).values()) == {2}
 
 
-def test_clips_last_one_to_two_seconds_and_are_not_cut_off_at_the_top(sample: Path) -> None:
+def test_clips_last_one_to_two_seconds_and_are_not_clipped(sample: Path) -> None:
     source = Source(sample)
     clips = [read(content) for _, content in source.contents(source.recordings())]
     lengths = {len(clip) for clip in clips}
@@ -53,7 +53,7 @@ def test_clips_last_one_to_two_seconds_and_are_not_cut_off_at_the_top(sample: Pa
     assert len({clip[:16_000].tobytes() for clip in clips}) == 100
 
 
-def test_the_sine_is_one() -> None:
+def test_the_sine_is_accurate() -> None:
     turn = 2 * np.pi * np.arange(len(sounds._SINE)) / len(sounds._SINE)
     assert np.abs(sounds._SINE / sounds.FULL - np.sin(turn)).max() < 0.002
 
@@ -62,8 +62,8 @@ def test_instruments_keep_their_pitch(sample: Path) -> None:
     source = Source(sample)
     tones = [recording for recording in source.recordings() if recording.labels == ("tone",)]
     pitch: dict[str, list[float]] = {}
-    for place, content in source.contents(tones):
+    for position, content in source.contents(tones):
         spectrum = np.abs(np.fft.rfft(read(content)[:16_000]))  # bins of 1 Hz
-        pitch.setdefault(tones[place].group, []).append(float(spectrum.argmax()))
+        pitch.setdefault(tones[position].group, []).append(float(spectrum.argmax()))
     assert all(220 <= one < 880 and one == other for one, other in pitch.values())
     assert len({one for one, _ in pitch.values()}) == 10

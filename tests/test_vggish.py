@@ -1,4 +1,4 @@
-"""VGGish against what Google published of it: the front end, the layers, PCA and quantization."""
+"""VGGish against Google's published code: the frontend, the layers, PCA and quantization."""
 
 from pathlib import Path
 
@@ -58,17 +58,17 @@ def noise(samples: int, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("loudness", [1.0, 1e-3, 0.0])
 def test_the_front_end_is_google_s(samples: int, loudness: float) -> None:
     x = loudness * noise(samples)
-    wanted = log_mel_examples(x.astype(np.float64))
-    (found,) = vggish.LogMel()(torch.from_numpy(x)[None]).numpy()
-    assert found.shape == wanted.shape == (vggish.LogMel.examples(samples), 96, 64)
-    np.testing.assert_allclose(found, wanted, atol=2e-5)
+    expected = log_mel_examples(x.astype(np.float64))
+    (output,) = vggish.LogMel()(torch.from_numpy(x)[None]).numpy()
+    assert output.shape == expected.shape == (vggish.LogMel.examples(samples), 96, 64)
+    np.testing.assert_allclose(output, expected, atol=2e-5)
 
 
-def test_a_short_waveform_is_continued_by_zeros() -> None:
+def test_a_short_waveform_is_padded_with_zeros() -> None:
     x = noise(5000)
-    (found,) = vggish.LogMel()(torch.from_numpy(x)[None]).numpy()
-    wanted = log_mel_examples(np.pad(x.astype(np.float64), (0, 15_600 - 5000)))
-    np.testing.assert_allclose(found, wanted, atol=2e-5)
+    (output,) = vggish.LogMel()(torch.from_numpy(x)[None]).numpy()
+    expected = log_mel_examples(np.pad(x.astype(np.float64), (0, 15_600 - 5000)))
+    np.testing.assert_allclose(output, expected, atol=2e-5)
 
 
 def test_the_network_has_the_sizes_and_names_of_the_published_one() -> None:
@@ -77,17 +77,19 @@ def test_the_network_has_the_sizes_and_names_of_the_published_one() -> None:
     layers = {
         0: (64, 1), 3: (128, 64), 6: (256, 128), 8: (256, 256), 11: (512, 256), 13: (512, 512),
     }  # fmt: skip
-    wanted = {f"features.{k}.weight": (*of, 3, 3) for k, of in layers.items()}
-    wanted |= {f"embeddings.{k}.weight": of for k, of in
+    expected = {f"features.{k}.weight": (*channels, 3, 3) for k, channels in layers.items()}
+    expected |= {f"embeddings.{k}.weight": shape for k, shape in
                {0: (4096, 12288), 2: (4096, 4096), 4: (128, 4096)}.items()}  # fmt: skip
-    wanted |= {f"{name.removesuffix('weight')}bias": of[:1] for name, of in wanted.items()}
-    assert {name: tuple(of.shape) for name, of in tensors.items()} == wanted
-    assert sum(of.numel() for of in tensors.values()) == 72_141_184
+    expected |= {
+        f"{name.removesuffix('weight')}bias": shape[:1] for name, shape in expected.items()
+    }
+    assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == expected
+    assert sum(tensor.numel() for tensor in tensors.values()) == 72_141_184
 
 
 @pytest.fixture
 def weights(monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
-    """Tensors of a small VGGish, at random."""
+    """Random tensors of a small VGGish."""
     monkeypatch.setattr(vggish, "BLOCKS", ((4,), (5,), (6, 6), (7, 7)))
     monkeypatch.setattr(vggish, "HIDDEN", 16)
     torch.manual_seed(0)
@@ -98,23 +100,23 @@ def weights(monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
 
 
 def ported(tensors: dict[str, torch.Tensor], folder: Path, numpy: bool = False) -> Path:
-    """Write tensors as the PyTorch port has them: PCA's in a file of their own, means a column."""
+    """Write tensors in the layout of the PyTorch port: PCA in its own file, means as a column."""
     folder.mkdir()
-    network = {name: of for name, of in tensors.items() if not name.startswith("pca")}
-    pca = {name: of for name, of in tensors.items() if name.startswith("pca")}
+    network = {name: tensor for name, tensor in tensors.items() if not name.startswith("pca")}
+    pca = {name: tensor for name, tensor in tensors.items() if name.startswith("pca")}
     pca["pca_means"] = pca["pca_means"][:, None]
     if numpy:
-        pca = {name: of.double().numpy() for name, of in pca.items()}
+        pca = {name: tensor.double().numpy() for name, tensor in pca.items()}
     file = folder / "vggish_pca_params-970ea276.pth"
     torch.save(pca, file, _use_new_zipfile_serialization=not numpy)
-    # As NumPy's modules were called when the port's files were written.
+    # NumPy's modules had other names when the port's files were written.
     file.write_bytes(file.read_bytes().replace(b"numpy._core.", b"numpy.core."))
     torch.save(network, folder / "vggish-10086976.pth")
     return folder
 
 
 def embeddings(tensors: dict[str, torch.Tensor], x: np.ndarray) -> np.ndarray:
-    """Return what Google's code gives, step by step: uint8 (frames, 128)."""
+    """Return the embeddings of Google's code, computed step by step: uint8 (frames, 128)."""
     maps = torch.from_numpy(log_mel_examples(x.astype(np.float64))).float()[:, None]
     for number, pooled in ((0, True), (3, True), (6, False), (8, True), (11, False), (13, True)):
         kernel, bias = (tensors[f"features.{number}.{kind}"] for kind in ("weight", "bias"))
@@ -139,16 +141,16 @@ def test_waveforms_become_google_s_numbers(weights, layout: str, tmp_path: Path)
         path = ported(weights, tmp_path / "weights", numpy=layout == "arrays")
     transform = vggish.Transform(path)
     x = np.stack([noise(160_000), noise(160_000, 1)])
-    found = transform(torch.from_numpy(x)).numpy()
-    assert found.shape == (2, 1, 10, 128)
-    wanted = np.stack([embeddings(weights, one) for one in x])[:, None]
-    # What lies at the border of two whole numbers may round to either side.
-    assert (found != wanted).mean() < 1e-3 and np.abs(found - wanted).max() <= 1
-    assert wanted.std() > 20
+    output = transform(torch.from_numpy(x)).numpy()
+    assert output.shape == (2, 1, 10, 128)
+    expected = np.stack([embeddings(weights, one) for one in x])[:, None]
+    # A value at the border of two integers may be truncated to either.
+    assert (output != expected).mean() < 1e-3 and np.abs(output - expected).max() <= 1
+    assert expected.std() > 20
 
 
 @pytest.mark.parametrize("change", ["missing", "other", "no files", "no folder", "code"])
-def test_what_is_no_vggish_is_a_sentence(weights, change: str, tmp_path: Path) -> None:
+def test_files_that_are_not_vggish_are_refused(weights, change: str, tmp_path: Path) -> None:
     path = tmp_path / "weights"
     said = {
         "missing": r"embeddings.4.bias must have the shape \(128,\), got no such tensor",
@@ -182,12 +184,12 @@ def test_a_model_of_embeddings_hears_recordings(
     given = ["x.wav", "--model", str(model), "--vggish", str(path), "--top", "all"]
     status, (entry,), _ = run_tag(capsys, *given)
     assert status == 0
-    assert [of["start"] for of in entry["windows"]] == [0, 10, 15]
+    assert [window["start"] for window in entry["windows"]] == [0, 10, 15]
     tagger = tagging.load(str(model))
     parts = [x[at * RATE : (at + 10) * RATE] for at in (0, 10, 15)]
     for part, window in zip(parts, entry["windows"], strict=True):
-        wanted = tagger(vggish.Transform(path)(torch.from_numpy(part)[None])[0, 0].numpy())
-        assert window["labels"] == wanted["labels"]
+        expected = tagger(vggish.Transform(path)(torch.from_numpy(part)[None])[0, 0].numpy())
+        assert window["labels"] == expected["labels"]
     hearing = tagging.load(str(model), vggish=path)
     assert hearing(x, RATE)["labels"] == entry["labels"]
     # Beside recordings it still takes records; and sound takes no VGGish.
@@ -205,8 +207,8 @@ def test_embeddings_of_wrong_weights_are_refused(weights, tmp_path: Path, monkey
     weights["pca_eigen_vectors"] /= 100
     ported(weights, Path("weights"))
     soundfile.write("x.wav", noise(RATE), RATE, subtype="FLOAT")
-    status, found, said = run_tag(capsys, "x.wav", "--model", str(model), "--vggish", "weights")
-    assert (status, found) == (1, [])
+    status, output, said = run_tag(capsys, "x.wav", "--model", str(model), "--vggish", "weights")
+    assert (status, output) == (1, [])
     assert said.startswith("error: weights: embeddings by these weights cannot be AudioSet's (")
     assert (
         said.endswith("; check the weights with tagging check-vggish weights\n")
@@ -224,10 +226,10 @@ def test_the_self_check_prints_each_step_and_compares_with_google_s(
         "step", "log-mel", *["block"] * 4, "embedding", "quantized",
     ]  # fmt: skip
     assert lines[-2].endswith("0.000657, 0.343: different")
-    found = check_vggish.layer_outputs(vggish.Transform(path))
+    output = check_vggish.layer_outputs(vggish.Transform(path))
     sine = np.sin(2 * np.pi * 1000 * np.arange(3 * RATE) / RATE)
-    np.testing.assert_allclose(found["log-mel"], log_mel_examples(sine), atol=1e-3)
+    np.testing.assert_allclose(output["log-mel"], log_mel_examples(sine), atol=1e-3)
     for name in check_vggish.EXPECTED:
-        values = found[name].numpy()
+        values = output[name].numpy()
         monkeypatch.setitem(check_vggish.EXPECTED, name, (values.mean(), values.std()))
     assert run(["check-vggish", str(path)]) == 0

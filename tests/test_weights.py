@@ -43,7 +43,7 @@ def built(published: Published) -> torch.nn.Module:
     )
 
 
-def as_efficientat(network: mobilenet.Network) -> dict[str, torch.Tensor]:
+def as_efficientat(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Return the network's state under the names, and with the kernels, of EfficientAT's files."""
     state = {}
     for key, tensor in network.state_dict().items():

@@ -140,5 +140,5 @@ class Source:
         value = example.get(key)
         labels = [value] if self._kind == "family" else value
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-            raise UserError(f"{self.path}: {EXAMPLES} must have a {key} for {note}, got {value!r}")
+            raise UserError(f"{self.path}: {EXAMPLES} must have the {key} of {note}, got {value!r}")
         return tuple(labels)
