@@ -1,4 +1,4 @@
-"""The tool that compares the results of two revisions: its hashes, and what its tasks cover."""
+"""The tool that compares the results of two revisions: its hashes, and the choices it covers."""
 
 import json
 from collections.abc import Iterator
@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from tagging.data.protocols import Protocol
+from stages.features import Embedding
+from tagging.data.splits import SplitSettings
 from tagging.features.log_mel import PRESETS
-from tagging.learning.loop import Train
-from tagging.learning.metric_losses import LOSSES, TeacherTriplet, Triplet
+from tagging.learning.metric_losses import TeacherTriplet, Triplet
+from tagging.learning.model import FinetunedModel
+from tagging.learning.settings import LOSSES, Train
+from tagging.parameters import Section
 from tests.project import ROOT
 from tools import equal_results
 from tools.equal_results import hash_numbers, hash_tensors, list_tasks, read_params
@@ -47,10 +50,13 @@ def test_the_hash_of_metrics_ignores_keys_and_notices_the_last_bit(tmp_path: Pat
         (tmp_path / "metrics.json").write_text(json.dumps(metrics))
         return hash_numbers(tmp_path / "metrics.json")
 
-    expected = hash_written({"test": {"ndcg": 0.5, "sure": 1.0, "label": "a"}, "parameters": 8})
-    assert hash_written({"parameters": 8, "test": {"gain": 0.5, "confident": 1}}) == expected
+    expected = hash_written({"test": {"ndcg": 0.5, "recall": 1.0, "label": "a"}, "parameters": 8})
+    assert hash_written({"parameters": 8, "test": {"gain": 0.5, "found": 1}}) == expected
+    thresholds = {"Speech": 0.25, "Music": None}
+    other = {"parameters": 8, "test": {"ndcg": 0.5, "recall": 1.0}, "thresholds": thresholds}
+    assert hash_written(other) == expected
     nearest = float(np.nextafter(0.5, 1))
-    assert hash_written({"test": {"ndcg": nearest, "sure": 1.0}, "parameters": 8}) != expected
+    assert hash_written({"test": {"ndcg": nearest, "recall": 1.0}, "parameters": 8}) != expected
     assert hash_written({"test": {"ndcg": 0.5}, "parameters": 8}) != expected
 
 
@@ -68,12 +74,17 @@ def list_values(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 @pytest.fixture(scope="module")
 def values() -> dict[str, set[Any]]:
-    """What the parameters of all tasks have for each key."""
+    """Collect the values of each key in the parameters of all tasks."""
     values: dict[str, set[Any]] = {}
     for task in list_tasks():
         for key, value in list_values(read_params(task)):
             values.setdefault(key, set()).add(value)
     return values
+
+
+def list_choices(section: type[Section], field: str) -> set[Any]:
+    """List the choices of a field that is a `Literal`."""
+    return set(get_args(section.model_fields[field].annotation))
 
 
 def test_the_tasks_have_every_network_feature_and_loss(values: dict[str, set[Any]]) -> None:
@@ -82,25 +93,26 @@ def test_the_tasks_have_every_network_feature_and_loss(values: dict[str, set[Any
     assert values["transform"] == {"log_mel", "mfcc", "multi_log_mel"}
     assert values["preset"] == set(PRESETS)
     assert set(LOSSES) <= values["loss"] | values["name"]
-    assert set(get_args(Triplet.model_fields["negatives"].annotation)) <= values["negatives"]
-    assert set(get_args(TeacherTriplet.model_fields["choose"].annotation)) <= values["choose"]
+    assert list_choices(Triplet, "negatives") <= values["negatives"]
+    assert list_choices(TeacherTriplet, "selection") <= values["selection"]
 
 
 @pytest.mark.parametrize(
-    "key", ["optimizer", "schedule", "sampling", "average", "keep", "precision"]
+    "key", ["optimizer", "schedule", "sampling", "weight_averaging", "restore", "precision"]
 )
 def test_the_tasks_have_every_choice_of_the_training(key: str, values: dict[str, set[Any]]) -> None:
-    field = Train.model_fields[key]
-    assert set(get_args(field.annotation)) <= values[key] | {field.default}
+    assert list_choices(Train, key) <= values[key] | {Train.model_fields[key].default}
 
 
-def test_the_tasks_have_every_split_and_embedding(values: dict[str, set[Any]]) -> None:
-    assert set(get_args(Protocol.model_fields["split"].annotation)) <= values["split"]
-    assert {"embedding", "scores"} == values["gives"]
-    assert {"trained", "frozen"} == values["backbone"]
+def test_the_tasks_have_every_metric_split_and_embedding(values: dict[str, set[Any]]) -> None:
+    metrics = {path.stem for path in (ROOT / "tagging/scoring/metrics").glob("*.py")}
+    assert metrics <= values["name"]
+    assert list_choices(SplitSettings, "method") <= values["method"]
+    assert list_choices(Embedding, "output") == values["output"]
+    assert list_choices(FinetunedModel, "finetune") <= values["finetune"] | {"all"}
 
 
-def test_what_differs_is_missing_or_is_new_is_printed(
+def test_different_missing_and_new_results_are_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     before = {"train/a": "1", "train/b": "2", "train/c": "3"}

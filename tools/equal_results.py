@@ -2,8 +2,8 @@
 
 Small tasks, whose params.yaml are the files of `tools/equal_results/`, run on generated data with
 the code and the parameters of this checkout, and with those of another revision. The hashes of all
-tensors and metrics are compared: a difference in the last bit counts; metadata, and names of
-metrics, do not.
+tensors and metrics are compared: a difference in the last bit counts; metadata and the keys of
+metrics do not.
 
 `python -m tools.equal_results fingerprint OUT.json` writes the hashes of this checkout alone.
 """
@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -32,71 +32,27 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 PARAMETERS = Path(__file__).with_suffix("")
-SOURCE = "sample"  # the task with the data of the others
 STAGES = ("convert", "decode", "ensemble", "evaluate", "features", "prepare", "train", "weights")
 # Imported once: a stage that imports them itself takes seconds.
 LIBRARIES = (
     "dulwich.repo", "dvc.repo", "pygit2", "pytorch_metric_learning.losses", "scipy.stats",
     "sklearn.metrics", "sklearn.model_selection", "soundfile", "torch._dynamo",
 )  # fmt: skip
-# The order of a sum depends on the number of threads.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "RUNS_AT_ONCE": "1"}
+# The order of a sum depends on the number of threads. Weights are random, with no known SHA-256.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "TAGGING_WORKERS": "1",
+    "TAGGING_ALLOW_UNVERIFIED": "mn01_as",
+}
 WORKERS = 2
 AUDIOSET_CLIPS = {"bal_train": 160, "eval": 80}
 SHORT_PERCENT = 60  # of these clips
 INSTRUMENTS = 3  # of each class of sounds
-# Entries whose names begin so are killed and resumed, and compared with the others.
+LOG = "log.txt"  # the output of the stages of a task
+# Entries with the first prefix are killed and resumed, and compared with those of the second.
 KILLED, UNINTERRUPTED = "killed_", "uninterrupted_"
 TWO_PROCESSES = "two_processes"  # the entry that torchrun trains
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-
-
-# The layout of the project. Where it changes, these functions change.
-
-
-def locate_stage(root: Path, task: str, arguments: tuple[str, ...]) -> tuple[Path, tuple[str, ...]]:
-    """Return the working directory in which a stage of a task runs, and its arguments."""
-    return root / "tasks" / task, arguments
-
-
-def locate_states(root: Path, task: str, entry: str) -> list[Path]:
-    """Return the files with the state of an entry's trainings."""
-    return list((root / "tasks" / task / ".resume").glob(f"{entry}-*.safetensors"))
-
-
-def locate_outputs(root: Path, task: str) -> dict[str, Path]:
-    """Return the files with a task's results, by names that depend on no folder of the task."""
-    patterns = {
-        "data": ("clips", "clips.safetensors"),
-        "data/features": ("features", "**/*.npy"),
-        "models": ("train", "*/*.safetensors"),
-        "metrics": ("metrics", "*.json"),
-    }
-    for section in ("models", "students", "ensembles"):
-        patterns[f"data/scores/{section}"] = ("scores", "*.safetensors")
-        patterns[f"data/scores/resampled/{section}"] = ("resampled", "*.npy")
-    outputs = {}
-    for folder, (name, pattern) in patterns.items():
-        base = root / "tasks" / task / folder
-        for path in base.glob(pattern):
-            outputs[f"{name}/{task}/{path.relative_to(base).with_suffix('')}"] = path
-    outputs.pop(f"metrics/{task}/data", None)  # of no entry
-    return outputs
-
-
-def list_stages(params: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Return the stages before the trainings, with their arguments, in their order."""
-    stages = [("convert", subset) for subset in params.get("convert", {}).get("subsets", [])]
-    stages += [(stage,) for stage in ("prepare", "decode") if stage in params]
-    stages += [("weights", name) for name in params.get("weights", [])]
-    return stages + [
-        ("features", name)
-        for section in ("features", "embeddings")
-        for name in params.get(section, {})
-    ]
-
-
-# Hashes.
 
 
 def hash_tensors(path: Path) -> str:
@@ -114,8 +70,13 @@ def hash_tensors(path: Path) -> str:
 
 
 def hash_numbers(path: Path) -> str:
-    """Return the SHA-256 of all numbers of a JSON file, sorted, whatever their keys are."""
-    numbers = sorted(list_numbers(json.loads(path.read_text(encoding="utf-8"))))
+    """Return the SHA-256 of the numbers of an evaluation, sorted, whatever their keys are.
+
+    Confidence thresholds are left out: the metrics of confident labels depend on them.
+    """
+    evaluation = json.loads(path.read_text(encoding="utf-8"))
+    evaluation.pop("thresholds", None)
+    numbers = sorted(list_numbers(evaluation))
     return hashlib.sha256(json.dumps(numbers).encode()).hexdigest()
 
 
@@ -129,32 +90,42 @@ def list_numbers(value: Any) -> Iterator[float]:
 
 
 def hash_outputs(root: Path, task: str) -> dict[str, str]:
-    """Return the hash of each result of a task."""
-    kinds = {
+    """Return the hash of each result of a task, by names that depend on no folder of the task."""
+    hash_functions: dict[str, Callable[[Path], str]] = {
         ".safetensors": hash_tensors,
         ".json": hash_numbers,
         ".npy": lambda path: hashlib.sha256(path.read_bytes()).hexdigest(),
     }
-    return {name: kinds[path.suffix](path) for name, path in locate_outputs(root, task).items()}
-
-
-# Runs.
+    patterns = {
+        "data": ("clips", "clips.safetensors"),
+        "data/features": ("features", "**/*.npy"),
+        "models": ("train", "*/*.safetensors"),
+        "evaluation": ("metrics", "*.json"),
+    }
+    for section in ("models", "students", "ensembles"):
+        patterns[f"data/scores/{section}"] = ("scores", "*.safetensors")
+        patterns[f"data/scores/resampled/{section}"] = ("resampled", "*.npy")
+    return {
+        f"{kind}/{task}/{path.relative_to(root / task / base).with_suffix('')}": (
+            hash_functions[path.suffix](path)
+        )
+        for base, (kind, pattern) in patterns.items()
+        for path in (root / task / base).glob(pattern)
+    }
 
 
 def write_sources(root: Path) -> None:
-    """Write the generated data, random weights, and the parameters of all tasks."""
+    """Write the generated data, random weights, and the parameters of the root and all tasks."""
     import torch
 
     from tagging.sources import sounds
     from tagging.sources.audioset import sample
-    from tagging.sources.weights import find
+    from tagging.sources.weights import find_published
     from tests.test_weights import as_efficientat, built
 
-    tasks = list_tasks()
-    for task in tasks:
-        (root / "tasks" / task).mkdir(parents=True)
-        shutil.copy(PARAMETERS / f"{task}.yaml", root / "tasks" / task / "params.yaml")
-    data = root / "tasks" / SOURCE / "data"
+    root_params = {"convert": {"subsets": list(AUDIOSET_CLIPS)}, "runtime": {"progress": "none"}}
+    (root / "params.yaml").write_text(yaml.safe_dump(root_params), encoding="utf-8")
+    data = root / "data"
     with patch.object(sample, "_SHORT_PERCENT", SHORT_PERCENT):
         archive, labels = data / "features.tar.gz", data / "class_labels_indices.csv"
         sample.write_sample(archive, labels, AUDIOSET_CLIPS)
@@ -164,7 +135,7 @@ def write_sources(root: Path) -> None:
     files = sounds.sample_files()
     reader = csv.DictReader(io.StringIO(files["clips.csv"].decode()))
     with (data / "sounds/clips.csv").open("w", encoding="utf-8", newline="") as table:
-        writer = csv.DictWriter(table, [*reader.fieldnames, "split"])
+        writer = csv.DictWriter(table, [*(reader.fieldnames or ()), "split"])
         writer.writeheader()
         for row in reader:
             if (instrument := int(row["group"].rpartition("_")[2])) < INSTRUMENTS:
@@ -173,16 +144,19 @@ def write_sources(root: Path) -> None:
                 (data / "sounds" / row["file"]).write_bytes(files[row["file"]])
 
     os.environ["DOWNLOAD_MIRROR"] = str(root / "mirror")
-    for task in tasks:
+    for task in list_tasks():
+        (root / task).mkdir()
+        shutil.copy(PARAMETERS / f"{task}.yaml", root / task / "params.yaml")
         for name in read_params(task).get("weights", []):
-            path = root / "mirror" / find(name).address.partition("://")[2]
+            published = find_published(name)
+            path = root / "mirror" / published.address.partition("://")[2]
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.manual_seed(0)
-            torch.save(as_efficientat(built(find(name))), path)
+            torch.save(as_efficientat(built(published)), path)
 
 
 def list_tasks() -> list[str]:
-    """Return the names of all tasks, those with the longest parameters first: they take longest."""
+    """Return the names of all tasks, the longest parameters first: these take longest to run."""
     paths = sorted(PARAMETERS.glob("*.yaml"), key=lambda path: (-path.stat().st_size, path))
     return [path.stem for path in paths]
 
@@ -192,52 +166,39 @@ def read_params(task: str) -> dict[str, Any]:
     return yaml.safe_load((PARAMETERS / f"{task}.yaml").read_text(encoding="utf-8"))
 
 
-def run_stage(folder: Path, stage: str, arguments: tuple[str, ...], log: Path) -> None:
-    """Run a stage in this process, which is a fork of its own."""
-    with log.open("a") as file:
+def run_stage(root: Path, task: str, stage: str, *arguments: str) -> None:
+    """Run a stage of a task in this process, which is a fork of its own."""
+    with (root / task / LOG).open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    os.chdir(folder)
+    os.chdir(root)
     # The parser in C: the one in Python takes a third of a small stage.
     yaml.safe_load = partial(yaml.load, Loader=yaml.CSafeLoader)
-    importlib.import_module(f"stages.{stage}").main(*arguments)
+    importlib.import_module(f"stages.{stage}").main(task, *arguments)
 
 
 def call_stage(root: Path, task: str, stage: str, *arguments: str, killed: bool = False) -> None:
     """Run a stage in a fork of this process, which has loaded PyTorch already.
 
-    Args:
-        root: of all tasks.
-        task: whose stage it is.
-        stage: its name.
-        arguments: of the stage.
-        killed: whether it is killed as soon as an epoch is saved.
+    With `killed` it is killed as soon as an epoch is saved.
 
     Raises:
         RuntimeError: if it fails, or ends before it is killed.
     """
-    folder, complete = locate_stage(root, task, arguments)
-    log = root / f"{task}.log"
     context = multiprocessing.get_context("fork")
-    process = context.Process(target=run_stage, args=(folder, stage, complete, log))
+    process = context.Process(target=run_stage, args=(root, task, stage, *arguments))
     process.start()
-    while killed and process.is_alive() and not locate_states(root, task, *arguments):
+    saved = f".resume/{'-'.join((*arguments, '*'))}/state.safetensors"
+    while killed and process.is_alive() and not any((root / task).glob(saved)):
         time.sleep(0.001)
     if killed:
         process.kill()
     process.join()
     if process.exitcode != (-9 if killed else 0):
-        said = log.read_text(encoding="utf-8")[-4000:] if log.exists() else ""
-        call = " ".join((stage, *arguments))
-        raise RuntimeError(f"{task}: {call} ended with exit code {process.exitcode}\n{said}")
-
-
-def train_together(root: Path, task: str, entry: str) -> None:
-    """Train an entry in two processes, which torchrun starts."""
-    folder, arguments = locate_stage(root, task, (entry,))
-    command = [*TORCHRUN, "-m", "stages.train", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+        log = root / task / LOG
+        output = log.read_text(encoding="utf-8")[-4000:] if log.exists() else ""
+        call = " ".join((stage, task, *arguments))
+        raise RuntimeError(f"{call} ended with exit code {process.exitcode}\n{output}")
 
 
 def run_task(root: Path, task: str) -> dict[str, str]:
@@ -245,9 +206,14 @@ def run_task(root: Path, task: str) -> dict[str, str]:
     started = time.perf_counter()
     params = read_params(task)
     call = partial(call_stage, root, task)
-    for stage in list_stages(params):
-        call(*stage)
-    for section in ("models", "ensembles", "students"):
+    for stage in ("prepare", "decode"):
+        if stage in params:
+            call(stage)
+    for name in params.get("weights", []):
+        call("weights", name)
+    for name in [*params.get("features", {}), *params.get("embeddings", {})]:
+        call("features", name)
+    for section in ("models", "finetuned", "ensembles", "students"):
         for entry in params.get(section, {}):
             if section == "ensembles":
                 call("ensemble", entry)
@@ -255,7 +221,9 @@ def run_task(root: Path, task: str) -> dict[str, str]:
             if entry.startswith(KILLED):
                 call("train", entry, killed=True)
             if entry == TWO_PROCESSES:
-                train_together(root, task, entry)
+                command = [*TORCHRUN, "-m", "stages.train", task, entry]
+                environment = os.environ | {"PYTHONPATH": str(ROOT)}
+                subprocess.run(command, cwd=root, env=environment, check=True, capture_output=True)
             else:
                 call("train", entry)
             call("evaluate", entry)
@@ -274,21 +242,22 @@ def compute_fingerprint() -> dict[str, str]:
         importlib.import_module(name)
     for stage in STAGES:
         module = importlib.import_module(f"stages.{stage}")
-        if not Path(module.__file__).is_relative_to(ROOT):
+        if not Path(str(module.__file__)).is_relative_to(ROOT):
             raise RuntimeError(f"{module.__file__} is not below {ROOT}")
     gc.freeze()  # garbage collection in a fork would copy the memory of the libraries
-    with TemporaryDirectory() as folder:
-        root = Path(folder)
-        git = ["git", "-c", "user.name=A Tester", "-c", "user.email=tester@example.org"]
+    hashes: dict[str, str] = {}
+    with TemporaryDirectory() as name:
+        root = Path(name)
         # DVCLive requires a repository with a commit.
-        subprocess.run(["git", "init", "--quiet"], cwd=root, check=True)
-        commit = [*git, "commit", "--quiet", "--allow-empty", "--message", "Nothing yet"]
-        subprocess.run(commit, cwd=root, check=True)
+        author = ["-c", "user.name=A Tester", "-c", "user.email=tester@example.org"]
+        commit = [*author, "commit", "--quiet", "--allow-empty", "--message", "Nothing yet"]
+        for arguments in (["init", "--quiet"], commit):
+            subprocess.run(["git", *arguments], cwd=root, check=True)
         write_sources(root)
-        hashes = run_task(root, SOURCE)
-        tasks = [task for task in list_tasks() if task != SOURCE]
+        for subset in AUDIOSET_CLIPS:
+            call_stage(root, ".", "convert", subset)
         with ProcessPoolExecutor(WORKERS, multiprocessing.get_context("fork")) as workers:
-            for results in workers.map(partial(run_task, root), tasks):
+            for results in workers.map(partial(run_task, root), list_tasks()):
                 hashes |= results
     for name in hashes:
         if hashes[name] != hashes[name.replace(f"/{KILLED}", f"/{UNINTERRUPTED}")]:
@@ -309,7 +278,7 @@ def run_fingerprint(checkout: Path) -> dict[str, str]:
 
 
 def compare_with(revision: str) -> int:
-    """Compare this checkout with a revision; print what differs; return the exit status."""
+    """Compare this checkout with a revision; print the differences; return the exit status."""
     with TemporaryDirectory() as folder:
         worktree = Path(folder, "worktree")
         git = ["git", "-C", str(ROOT), "worktree"]
