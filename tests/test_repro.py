@@ -1,4 +1,4 @@
-"""`make repro`: stages side by side, to the bytes of `dvc repro`; ended and killed it goes on."""
+"""`make repro`: stages in parallel, to the bytes of `dvc repro`; it resumes after any end."""
 
 import json
 import os
@@ -26,15 +26,15 @@ from tools.repro import (
 )
 
 COMMAND = (sys.executable, "-m", "tools.repro")
-# Of stages that wait for one another: long after a busy machine would have started both.
+# Seconds that stages wait for one another: more than a busy machine needs to start both.
 PATIENCE = 120
 
-# Waits in a stage until a file is there, and fails if it never comes.
+# Waits in a stage until a file exists, and fails if it never does.
 WAIT = f"n=0; until [ -e $0 ]; do sleep 0.1; n=$((n+1)); [ $n -lt {PATIENCE * 10} ] || exit 9; done"
 
 
 def wait_for(file: str) -> str:
-    """Return a command that waits until another stage made a file."""
+    """Return a command that waits until another stage has made a file."""
     return f"sh -c '{WAIT}' {file}"
 
 
@@ -43,9 +43,9 @@ def empty(tmp_path_factory: pytest.TempPathFactory, python_folder: Path) -> Path
     project = Project(tmp_path_factory.mktemp("empty"), Path(), python_folder)
     project.git("init", "--quiet")
     project.dvc("init", "--quiet")
-    # A cache of their own: nothing is taken from what another test ran.
+    # A cache of its own: no result of another test is reused.
     project.dvc("config", "--quiet", "cache.dir", "cache")
-    # It leaves no processes of its own behind.
+    # DVC starts no processes that outlive it.
     project.dvc("config", "--quiet", "core.analytics", "false")
     project.dvc("config", "--quiet", "core.check_update", "false")
     (project.root / ".gitignore").write_text("/seen*\n/.dvc/cache\n")
@@ -65,7 +65,7 @@ class Pipeline(Project):
             "PYTHONPATH": str(ROOT), "JOBS": "2", "TAGGING_WORKERS": "",
         }  # fmt: skip
 
-    def side_by_side(self, *targets: str, **environment: str) -> str:
+    def in_parallel(self, *targets: str, **environment: str) -> str:
         command = command_of("tools.repro", self.python_folder)
         return self.run(*command, *targets, **environment).stdout
 
@@ -81,14 +81,14 @@ class Pipeline(Project):
             if all((self.root / file).exists() for file in files):
                 return
             time.sleep(0.05)
-        raise AssertionError(f"{files} never came")
+        raise AssertionError(f"{files} were never made")
 
     def process(self, file: str) -> psutil.Process:
         """Return the process that wrote its number to a file."""
         return psutil.Process(int((self.root / file).read_text()))
 
     def files(self) -> dict[str, bytes]:
-        """Return all that git or DVC keeps, and .gitignore."""
+        """Return all files of git and DVC, and .gitignore."""
         names = self.git("ls-files", "--cached", "--others", "-z").split("\0")
         kept = [name for name in names if name and not name.startswith((".dvc/", "cache/", "seen"))]
         return {name: (self.root / name).read_bytes() for name in sorted(kept)}
@@ -103,17 +103,17 @@ def stage(cmd: str, *deps: str, outs: tuple[str, ...] = (), **fields) -> dict:
     return {"cmd": cmd, "deps": list(deps), "outs": list(outs), **fields}
 
 
-# Its writer waits to be seen by a test, for ever.
 def endless(name: str) -> dict:
+    """Return a stage that never ends, and whose start a test can see."""
     return stage(f"echo $$ > seen_{name}; exec sleep 10000", "source", outs=(name,))
 
 
-def test_it_ends_with_the_bytes_of_dvc_repro(pipeline: Pipeline, tmp_path: Path):
+def test_the_result_has_the_bytes_of_dvc_repro(pipeline: Pipeline, tmp_path: Path):
     (pipeline.root / "source").write_text("7\n")
     models = ["b", "a"]
     pipeline.write(
         start=stage("cp source start", "source", outs=("start",)),
-        # The first is ready last: what is new is listed in another order than it came in.
+        # The first is ready last: entries are sorted otherwise than they were written.
         train={
             "foreach": models,
             "do": stage(
@@ -147,7 +147,7 @@ def test_it_ends_with_the_bytes_of_dvc_repro(pipeline: Pipeline, tmp_path: Path)
 
     def both(expected: set[str], *targets: str) -> None:
         assert stages_run(plain.dvc("repro", *targets)) == expected
-        assert stages_run(pipeline.side_by_side(*targets, JOBS="4")) == expected
+        assert stages_run(pipeline.in_parallel(*targets, JOBS="4")) == expected
         assert pipeline.files() == plain.files()
 
     scores = {f"score@{model}-x" for model in models}
@@ -155,10 +155,10 @@ def test_it_ends_with_the_bytes_of_dvc_repro(pipeline: Pipeline, tmp_path: Path)
     both({"start", "train@a"}, "train@a")
     both({"train@b", *scores, "compare"})
     both({"tasks/below/dvc.yaml:own", "tasks/below/dvc.yaml:both"}, "tasks/below/dvc.yaml")
-    assert pipeline.side_by_side() == f"{NOTHING_TO_DO}\n"
+    assert pipeline.in_parallel() == f"{NOTHING_TO_DO}\n"
     assert pipeline.dvc("status") == plain.dvc("status")
 
-    # In the folder itself: stages of another folder are named by the way to it.
+    # In the folder itself: names of stages in another folder begin with its path.
     for project in (pipeline, plain):
         project.commit()
         (project.root / "source").write_text("8\n")
@@ -171,14 +171,14 @@ def test_it_ends_with_the_bytes_of_dvc_repro(pipeline: Pipeline, tmp_path: Path)
     assert pipeline.files() == plain.files()
 
 
-def test_stages_run_side_by_side(pipeline: Pipeline):
+def test_stages_run_in_parallel(pipeline: Pipeline):
     (pipeline.root / "source").write_text("7\n")
     pipeline.write(
         a=stage(f"touch seen_a; {wait_for('seen_b')}; echo $TAGGING_WORKERS > a", outs=("a",)),
         b=stage(f"touch seen_b; {wait_for('seen_a')}; echo $OMP_WAIT_POLICY > b", outs=("b",)),
         c=stage("echo > c; echo line; echo last >&2", outs=("c",)),
     )
-    shown = pipeline.side_by_side()
+    shown = pipeline.in_parallel()
     assert (pipeline.root / "a").read_text() == "1\n"
     assert (pipeline.root / "b").read_text() == os.environ["OMP_WAIT_POLICY"] + "\n"
     assert {"c | line", "c | last"} <= set(shown.splitlines())
@@ -189,14 +189,14 @@ def test_stages_run_side_by_side(pipeline: Pipeline):
 def test_with_one_job_it_is_dvc_repro(pipeline: Pipeline):
     alone = 'mkdir seen && sleep 0.3 && rmdir seen && echo "$TAGGING_WORKERS" > '
     pipeline.write(**{name: stage(alone + name, outs=(name,)) for name in "ab"})
-    shown = pipeline.side_by_side(JOBS="1")
+    shown = pipeline.in_parallel(JOBS="1")
     assert stages_run(shown) == {"a", "b"}
     assert " | " not in shown
     assert (pipeline.root / "a").read_text() == "1\n"
-    assert "didn't change, skipping" in pipeline.side_by_side(JOBS="1")
+    assert "didn't change, skipping" in pipeline.in_parallel(JOBS="1")
 
 
-def test_a_failing_stage_ends_all_and_what_was_done_is_kept(pipeline: Pipeline):
+def test_a_failing_stage_ends_all_and_finished_stages_are_recorded(pipeline: Pipeline):
     (pipeline.root / "source").write_text("7\n")
     pipeline.write(
         good=stage("cp source good; touch seen_good", "source", outs=("good",)),
@@ -220,14 +220,14 @@ def test_a_failing_stage_ends_all_and_what_was_done_is_kept(pipeline: Pipeline):
     (pipeline.root / "dvc.yaml").write_text(
         (pipeline.root / "dvc.yaml").read_text().replace("; [ -e seen_mended ]", "; echo > bad")
     )
-    assert stages_run(pipeline.side_by_side()) == {"bad", "endless", "last"}
+    assert stages_run(pipeline.in_parallel()) == {"bad", "endless", "last"}
 
 
 @pytest.mark.parametrize(
     ("number", "jobs", "code"),
     [(signal.SIGINT, "2", 130), (signal.SIGTERM, "2", 143), (signal.SIGINT, "1", 130)],
 )
-def test_ended_by_the_user_it_ends_all(
+def test_an_interrupt_ends_all_stages(
     pipeline: Pipeline, number: signal.Signals, jobs: str, code: int
 ):
     (pipeline.root / "source").write_text("7\n")
@@ -241,12 +241,12 @@ def test_ended_by_the_user_it_ends_all(
     assert call.returncode == code, shown
     assert "Traceback" not in shown
     assert not any(process.is_running() for process in stages)
-    # No lock is left.
+    # No lock remains.
     (pipeline.root / "dvc.yaml").write_text('{"stages": {}}')
     pipeline.dvc("repro")
 
 
-def test_a_killed_call_takes_its_stages_along_and_the_next_goes_on(pipeline: Pipeline):
+def test_the_stages_of_a_killed_call_end_and_the_next_call_continues(pipeline: Pipeline):
     (pipeline.root / "source").write_text("7\n")
     pipeline.write(
         a=stage("cp source a; touch seen", "source", outs=("a",)),
@@ -262,36 +262,36 @@ def test_a_killed_call_takes_its_stages_along_and_the_next_goes_on(pipeline: Pip
         stage_b = pipeline.process("seen_b")
         call.kill()
     (pipeline.root / "seen_second").touch()
-    # At once: it waits until nothing of the first is left.
-    shown = pipeline.side_by_side()
+    # Started at once, it waits for the end of all processes of the first.
+    shown = pipeline.in_parallel()
     assert not stage_b.is_running()
     assert {"b"} <= stages_run(shown) <= {"b", "c"}
-    assert pipeline.side_by_side() == f"{NOTHING_TO_DO}\n"
+    assert pipeline.in_parallel() == f"{NOTHING_TO_DO}\n"
 
 
-def test_half_a_list_of_files_in_use_is_no_obstacle(pipeline: Pipeline):
+def test_an_incomplete_list_of_files_in_use_is_removed(pipeline: Pipeline):
     pipeline.write(a=stage("echo > a", outs=("a",)))
     (pipeline.root / ".dvc/tmp").mkdir(exist_ok=True)
     (pipeline.root / ".dvc/tmp/rwlock").write_text('{"read": {')
-    assert stages_run(pipeline.side_by_side()) == {"a"}
+    assert stages_run(pipeline.in_parallel()) == {"a"}
 
 
-def test_what_it_does_not_take_is_said_in_a_sentence(
+def test_wrong_arguments_are_refused(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     pipeline.write(a=stage("echo > a", outs=("a",)))
     assert "Stage 'nothing' not found" in pipeline.fails(*COMMAND, "nothing")
     for jobs in ("0", "two", "-1"):
         monkeypatch.setenv("JOBS", jobs)
-        with pytest.raises(UserError, match=r"JOBS is .*; it takes a whole number of processes"):
+        with pytest.raises(UserError, match="JOBS must be a number of processes from 1 to"):
             number_of_jobs()
     monkeypatch.delenv("JOBS")
     assert number_of_jobs() >= 1
-    with pytest.raises(UserError, match="is in no DVC repository"):
+    with pytest.raises(UserError, match="must be in a DVC repository"):
         Repository(tmp_path)
 
 
-def test_chains_are_what_can_only_run_one_after_another():
+def test_a_chain_has_stages_that_can_only_run_one_after_another():
     edges = ["da", "db", "ax", "bx", "ay", "by", "yz", "dx", "az"]  # the last two follow anyway
     plan = Plan(list("dabxyz"), nx.DiGraph([tuple(edge) for edge in edges]))
     chains = make_chains(plan, set())
@@ -304,7 +304,7 @@ def test_chains_are_what_can_only_run_one_after_another():
     assert ("y", "z") in make_chains(plan, {"z"})
 
 
-def test_what_most_stages_follow_starts_first():
+def test_the_chain_that_most_stages_follow_starts_first():
     graph = nx.DiGraph(["ab", "bc", "bd", "ec", "ed"])
     graph.add_nodes_from("f")
     assert longest_first(make_chains(Plan(list("feabcd"), graph), set())) == [
@@ -330,15 +330,13 @@ stages:
 """
 
 
-def test_new_stages_are_listed_in_their_order_behind_those_that_were_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_new_stages_are_sorted_after_the_old_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     subprocess.run(["git", "init", "--quiet"], check=True)
     Path("dvc.lock").write_text("schema: '2.0'\nstages:\n  z:\n    cmd: x\n")
     Path(".gitignore").write_text("/mine\n")
     Path(".dvc").mkdir()
-    Lists(Repository(tmp_path), ["a@1", "b", "z"])  # of a call that is killed
+    Lists(Repository(tmp_path), ["a@1", "b", "z"])  # of a killed call
     Path("dvc.lock").write_text(LOCK.format("z", "b", "b", "a@1", "a"))
     Path(".gitignore").write_text("/mine\n/out_b\n/out_a\n")
     lists = Lists(Repository(tmp_path), ["a@1", "b", "z"])
@@ -348,3 +346,25 @@ def test_new_stages_are_listed_in_their_order_behind_those_that_were_there(
     lists.forget()
     Lists(Repository(tmp_path), ["b", "a@1"]).order()
     assert Path("dvc.lock").read_text() == LOCK.format("z", "a@1", "a", "b", "b")
+
+
+def test_outputs_of_a_stage_that_runs_in_a_folder_above(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its paths in dvc.lock are relative to its `wdir`, which dvc.lock does not have."""
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    Path(".dvc").mkdir()
+    below = Path("tasks/below")
+    below.mkdir(parents=True)
+    (below / "dvc.lock").write_text("schema: '2.0'\nstages:\n  z:\n    cmd: x\n")
+    (below / ".gitignore").write_text("/mine\n")
+    order = [f"{below}/dvc.yaml:{name}" for name in ("a@1", "b", "z")]
+    lists = Lists(Repository(tmp_path), order)
+    lock = LOCK.format("z", "b", "b", "a@1", "a").replace("path: ", f"path: {below}/")
+    (below / "dvc.lock").write_text(lock)
+    (below / ".gitignore").write_text("/mine\n/out_b\n/out_a\n")
+    for name in "ab":
+        (below / f"out_{name}").touch()
+    lists.order()
+    assert (below / ".gitignore").read_text() == "/mine\n/out_a\n/out_b\n"

@@ -1,14 +1,15 @@
-"""`python -m tools.repro [TARGET ...]`: `dvc repro` with independent stages side by side.
+"""`python -m tools.repro [TARGET ...]`: `dvc repro` with independent stages in parallel.
 
-DVC runs one stage after another (its issues 755 and 11054), but takes several `dvc repro` in one
-repository at once: each holds a lock while it looks and records, and gives it away while a command
-runs. So a pipeline is cut into chains of stages that can only follow one another, and each chain is
-one `dvc repro --single-item STAGE ...`, started when all that it needs is done. Only DVC's command
-line is used. It ends with the bytes of a plain `dvc repro`: dvc.lock and .gitignore list what is
-new in the order in which DVC alone would have written it.
+DVC runs one stage after another (its issues 755 and 11054), but several `dvc repro` can run in one
+repository at the same time: each holds a lock while it reads and writes the state of the pipeline,
+and releases it while a command runs. So a pipeline is cut into chains of stages that can only
+follow one another. Each chain is one `dvc repro --single-item STAGE ...`, started when all stages
+that it needs are done. Only DVC's command line is used. The result has the bytes of a plain
+`dvc repro`: new entries of dvc.lock and .gitignore are in the order in which DVC alone would have
+written them.
 
-`JOBS` in the environment is how many chains run at a time, by default as many as there are cores.
-With one, it is `dvc repro`.
+`JOBS` in the environment is the number of chains that run at a time, by default the number of
+cores. With one job, this is `dvc repro`.
 """
 
 import fcntl
@@ -36,14 +37,14 @@ from tagging.base.files import write_text
 from tagging.base.processes import cores
 
 DVC = (sys.executable, "-m", "dvc")
-# Several at once take turns with the lock; without the option they give up after three seconds.
+# Parallel calls wait for the lock; without the option they give up after three seconds.
 REPRO = (*DVC, "--wait-for-lock", "repro")
 NOTHING_TO_DO = "Data and pipelines are up to date."
-# Of the stages; what a user has set stays. Threads that wait are to sleep: others take the core.
+# For stages; variables that the user has set stay. Waiting threads sleep: others need the core.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 PUSH = "Use `dvc push` to send your updates to remote storage."
-# What each `dvc repro` says and a user of several at once need not read each time.
-_UNSAID = re.compile(
+# Lines that each `dvc repro` prints and that a user of several need not read each time.
+_HIDDEN = re.compile(
     r"Stage '.*' didn't change, skipping"
     r"|'.*\.dvc' didn't change, skipping"
     r"|(Updating|Generating) lock file '.*'"
@@ -51,18 +52,18 @@ _UNSAID = re.compile(
     rf"|\tdvc config core.autostage true|{re.escape(NOTHING_TO_DO)}|{re.escape(PUSH)}"
 )
 _RUNNING = re.compile(r"Running stage '(.*)':")
-# How long a DVC that writes may go on before it is interrupted, and how long an interrupted stage
-# may take to end.
+# How long a writing DVC may continue before it is interrupted, and how long an interrupted stage
+# has to end.
 WRITING_SECONDS = 5.0
 ENDING_SECONDS = 10.0
 
 
 class Plan(NamedTuple):
-    """What a call has to do.
+    """The stages of a call.
 
     Attributes:
         order: names of all stages of the targets, in the order in which DVC alone runs them.
-        graph: those that may have to run, with edges from a stage to what needs it.
+        graph: the stages that may have to run, with edges from a stage to the stages that need it.
     """
 
     order: list[str]
@@ -73,26 +74,28 @@ Chain = tuple[str, ...]  # names of stages, in their order
 
 
 def make_plan(targets: Sequence[str]) -> Plan:
-    """Ask DVC what the targets consist of, and which of it changed.
+    """Ask DVC for the stages of the targets, and which of them changed.
 
     Raises:
-        UserError: if DVC does not take the targets or the pipeline; what it says is printed.
+        UserError: with DVC's message, if DVC refuses the targets or the pipeline.
     """
     command = (*DVC, "dag", "--dot")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as dag:
         try:
-            # It names the stages that need nothing, in the order in which they would run; one that
-            # changed and whose deps are not there yet fails, and what follows it is not named.
+            # DVC names the stages in the order in which they would run. A changed stage whose deps
+            # do not exist yet fails, and the stages after it are not named.
             dry, done = _ask(*REPRO, "--dry", "--keep-going", *targets)
             order = re.findall(r"^(?:Running stage|Stage) '(.*)'(?::| didn't)", dry, re.MULTILINE)
             unchanged = set(re.findall(r"'(.*)' didn't change, skipping", dry))
             if done and NOTHING_TO_DO in dry.splitlines():
                 return Plan(order, nx.DiGraph())
             if not done:
-                # Without a look at files.
+                # Without checking files.
                 forced, done = _ask(*REPRO, "--dry", "--force", *targets)
                 if not done:
-                    raise UserError(f"dvc repro does not take this:\n{forced.strip()}")
+                    raise UserError(
+                        f"dvc repro refuses the targets or the pipeline:\n{forced.strip()}"
+                    )
                 order = _RUNNING.findall(forced)
             dot, _ = dag.communicate()
         finally:
@@ -102,7 +105,7 @@ def make_plan(targets: Sequence[str]) -> Plan:
     everything = nx.DiGraph()
     for start, end in re.findall(r'^"?([^"]*?)"?(?: -> "?([^"]*?)"?)?;$', dot, re.MULTILINE):
         everything.add_edge(start, end) if end else everything.add_node(start)
-    # Files that `dvc add` made, and frozen stages, run nothing and are looked at all the same.
+    # Files of `dvc add`, and frozen stages, run nothing, but DVC checks them all the same.
     order = list(dict.fromkeys(order))
     others = {name for stage in order for name in everything.predecessors(stage)} - {*order}
     order = [*sorted(others), *order]
@@ -112,7 +115,7 @@ def make_plan(targets: Sequence[str]) -> Plan:
 
 
 def _ask(*command: str) -> tuple[str, bool]:
-    """Return what a command prints to either stream, and whether it succeeded."""
+    """Return the output of a command, of both streams, and whether it succeeded."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return done.stdout, done.returncode == 0
 
@@ -120,8 +123,8 @@ def _ask(*command: str) -> tuple[str, bool]:
 def make_chains(plan: Plan, new: Set[str]) -> nx.DiGraph:
     """Return the graph of chains: a stage and the only one that needs it, if it needs no other.
 
-    A new stage, which dvc.lock does not have, ends its chain: a DVC that fails takes back all that
-    it wrote to .gitignore, also for stages that it recorded.
+    A new stage, which dvc.lock does not have, ends its chain: a DVC that fails removes all lines
+    that it wrote to .gitignore, also those of stages that it recorded.
     """
     place = {name: number for number, name in enumerate(plan.order)}
     direct = nx.transitive_reduction(plan.graph)
@@ -147,7 +150,7 @@ def make_chains(plan: Plan, new: Set[str]) -> nx.DiGraph:
 
 
 def longest_first(chains: nx.DiGraph) -> list[Chain]:
-    """Return the chains, those first that the most stages in a row follow."""
+    """Return the chains, sorted by the number of stages in a row that follow, most first."""
     follow: dict[Chain, int] = {}
     for chain in reversed(list(nx.topological_sort(chains))):
         follow[chain] = len(chain) + max((follow[n] for n in chains.successors(chain)), default=0)
@@ -158,44 +161,52 @@ class Repository:
     """A DVC repository's locks.
 
     Args:
-        folder: where it is looked for, as DVC does: there, or in a folder above.
+        folder: is in the repository; as for DVC, its root is this folder or one above.
 
     Attributes:
-        temporary: where DVC keeps what nobody else needs.
+        root: its root.
+        temporary: the folder of DVC's temporary files.
 
     Raises:
-        UserError: if there is none.
+        UserError: if the folder is in no repository.
     """
 
     def __init__(self, folder: Path) -> None:
         parents = (folder.resolve(), *folder.resolve().parents)
         root = next((path for path in parents if (path / ".dvc").is_dir()), None)
         if root is None:
-            raise UserError(f"{folder.resolve()} is in no DVC repository; it takes one (dvc init)")
+            raise UserError(
+                f"{folder.resolve()} must be in a DVC repository, but no folder above has .dvc; "
+                "run dvc init"
+            )
+        self.root = root
         self.temporary = root / ".dvc/tmp"
 
     @contextmanager
     def one_call(self, seconds: float | None = None) -> Iterator[int]:
-        """Wait until no process of another call lives; give the descriptor that keeps others out.
+        """Wait until no process of another call lives; yield the descriptor of the lock.
 
-        What inherits it keeps them out too. `seconds` is how long to wait at most.
+        Processes that inherit the descriptor hold the lock too.
+
+        Args:
+            seconds: the longest time to wait; None for no limit.
         """
         self.temporary.mkdir(exist_ok=True)
         with (self.temporary / "side_by_side.lock").open("w") as lock:
             if not _take(lock, seconds or 0.0) and seconds is None:
-                print("Waiting for what another call runs here.", file=sys.stderr, flush=True)
+                print("Waiting for another call in this repository.", file=sys.stderr, flush=True)
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield lock.fileno()
 
     @contextmanager
     def no_dvc_writes(self, seconds: float = math.inf) -> Iterator[None]:
-        """Take DVC's own lock, so that no DVC is in the middle of a file; wait so long at most."""
+        """Hold DVC's own lock, so that no DVC is writing a file; wait at most `seconds` for it."""
         with (self.temporary / "lock").open("a") as lock:
             _take(lock, seconds)
             yield
 
     def mend(self) -> None:
-        """Remove DVC's list of files in use if a killed DVC left half of it: none could start."""
+        """Remove DVC's list of files in use that a killed DVC left incomplete: none could start."""
         listed = self.temporary / "rwlock"
         with self.no_dvc_writes():
             try:
@@ -207,7 +218,7 @@ class Repository:
 
 
 def _take(lock: IO, seconds: float) -> bool:
-    """Lock a file that others may have locked; say whether that came about in time."""
+    """Lock a file that others may have locked; return whether that succeeded in time."""
     until = time.monotonic() + seconds
     while True:
         try:
@@ -220,19 +231,19 @@ def _take(lock: IO, seconds: float) -> bool:
 
 
 class Lists:
-    """What dvc.lock and .gitignore list before stages run, to order afterwards what came new.
+    """The entries of dvc.lock and .gitignore before stages run, to sort new ones afterwards.
 
-    It is kept until all has run: what an interrupted call left counts as new in the next.
+    They are stored until all stages have run: entries of an interrupted call are new in the next.
 
     Args:
-        repository: theirs.
-        order: names of stages, in the order in which DVC alone would write of them.
+        repository: of the files.
+        order: names of stages, in the order in which DVC alone would write their entries.
     """
 
     def __init__(self, repository: Repository, order: Sequence[str]) -> None:
         self._repository = repository
-        self._entry: dict[str, tuple[Path, str]] = {}  # a dvc.lock, and the stage's name in it
-        self._places: dict[Path, dict[str, int]] = {}  # the other way round
+        self._entry: dict[str, tuple[Path, str]] = {}  # dvc.lock, the stage's name in it
+        self._places: dict[Path, dict[str, int]] = {}  # of stages in each dvc.lock
         for number, name in enumerate(order):
             file, _, stage = name.rpartition(":")
             if not name.endswith(".dvc"):
@@ -255,12 +266,12 @@ class Lists:
         }
 
     def order(self) -> None:
-        """Order what is new as DVC alone would have written it.
+        """Sort new entries as DVC alone would have written them.
 
-        A folder that is a dep is hashed with its .gitignore, if .dvcignore does not say otherwise:
-        to order them all at the end would come too late.
+        A folder that is a dep is hashed with its .gitignore, unless .dvcignore excludes it: sorting
+        all at the end would be too late.
         """
-        # A look that may see half of a file; what is new in one only is in order.
+        # Without the lock a file may be read incomplete; a single new entry is sorted already.
         names = {lock: [*_entries(_text(lock))] for lock in self._places}
         names |= {path: _text(path).splitlines() for path in _gitignores()}
         if any(len(self._new(path, names[path])) > 1 for path in names):
@@ -271,7 +282,7 @@ class Lists:
                     self._order_lines(path)
 
     def forget(self) -> None:
-        """Have what there is now count as old."""
+        """Forget the stored entries: all that exist are old from now on."""
         self._kept.unlink(missing_ok=True)
 
     def _order_stages(self, lock: Path) -> None:
@@ -306,10 +317,19 @@ class Lists:
             for name in places.keys() & entries.keys():
                 (stage,) = yaml.load(entries[name], yaml.CSafeLoader).values()
                 for out in stage.get("outs", []):
-                    path = Path(os.path.normpath(lock.parent / out["path"]))
+                    path = self._locate(out["path"], lock.parent)
                     if path.parent == folder:
                         outputs[f"/{path.name}"] = places[name]
         return outputs
+
+    def _locate(self, out: str, folder: Path) -> Path:
+        """Return the path of an output, relative to the `wdir` of a stage of `folder`.
+
+        dvc.lock does not have the wdir: it is the nearest folder above in which the output exists.
+        """
+        parents = [path for path in folder.parents if path.is_relative_to(self._repository.root)]
+        paths = [Path(os.path.normpath(path / out)) for path in (folder, *parents)]
+        return next((path for path in paths if path.exists()), paths[0])
 
 
 def _gitignores() -> list[Path]:
@@ -323,14 +343,14 @@ def _text(path: Path) -> str:
 
 
 def _entries(text: str) -> dict[str, str]:
-    """Return the stages of a dvc.lock: each one's lines by its name."""
+    """Return the stages of a dvc.lock: the lines of each by its name."""
     stages = re.search(r"^stages:\n(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
     blocks = re.split(r"^(?=  \S)", stages[1], flags=re.MULTILINE) if stages else []
     return {block.split(":\n")[0].strip(" '\""): block for block in blocks if block}
 
 
 def _sorted(items: list[str], places: dict[str, int | None]) -> list[str]:
-    """Sort the items that have a place by it; the others stay where they are."""
+    """Sort the items that have a place by it; the others keep their positions."""
     placed = iter(sorted((i for i in items if places.get(i) is not None), key=places.__getitem__))
     return [item if places.get(item) is None else next(placed) for item in items]
 
@@ -338,11 +358,11 @@ def _sorted(items: list[str], places: dict[str, int | None]) -> list[str]:
 class Group:
     """Processes that end when this one ends, however it does.
 
-    They are a process group, led by a guard that outlives this process for as long as it takes.
+    They are a process group, led by a guard that outlives this process until they have ended.
 
     Args:
-        repository: theirs.
-        call: the descriptor of `Repository.one_call`; they hold it too.
+        repository: in which they run.
+        call: the descriptor of `Repository.one_call`; the processes inherit it.
         afterwards: called when they have ended.
     """
 
@@ -359,9 +379,12 @@ class Group:
         os.setpgid(self._leader, self._leader)
 
     def start(self, command: Sequence[str], stdout: int | None, environment: dict[str, str]):
-        """Start a process of the group; its errors go where its output goes.
+        """Start a process of the group.
 
-        `environment` is added where the variables of this process say nothing.
+        Args:
+            command: of the process.
+            stdout: of the process; its errors go there as well. None: the streams of this process.
+            environment: variables for the process, unless this process has them.
         """
         process = subprocess.Popen(
             command,
@@ -380,7 +403,7 @@ class Group:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        """End what still runs, as Ctrl-C does; kill what is left after a while; order the lists."""
+        """Interrupt running processes as Ctrl-C does; kill those left after a while; sort lists."""
         running = [process for process in self._processes if process.poll() is None]
         try:
             if running:
@@ -399,8 +422,8 @@ class Group:
             self._afterwards()
 
     def _interrupt(self) -> None:
-        # A DVC that is interrupted while it writes dvc.lock leaves half of it. One whose stage runs
-        # takes no notice of the signal, the stage does, and it ends as with any stage that failed.
+        # A DVC that is interrupted while it writes dvc.lock leaves it incomplete. A DVC whose stage
+        # runs ignores the signal, but the stage ends, and DVC with it as with any failed stage.
         with self._repository.no_dvc_writes(WRITING_SECONDS):
             os.killpg(self._leader, signal.SIGINT)
 
@@ -414,10 +437,10 @@ class Group:
             nowhere = os.open(os.devnull, os.O_RDWR)
             for descriptor in range(3):
                 os.dup2(nowhere, descriptor)
-            os.read(alive, 1)  # nothing, when its other end is closed
+            os.read(alive, 1)  # returns when the other end is closed
             self._interrupt()
             os.close(self._call)
-            with self._repository.one_call(ENDING_SECONDS):  # all have ended, or time is up
+            with self._repository.one_call(ENDING_SECONDS):  # all have ended, or time is over
                 self._afterwards()
             os.killpg(0, signal.SIGKILL)
         finally:
@@ -425,13 +448,13 @@ class Group:
 
 
 class Running:
-    """A chain that runs.
+    """A running chain.
 
     Attributes:
-        stage: the one of its stages that runs.
-        finished: how many of them have ended.
-        ran: whether the command of any was run.
-        at_end: whether all that the process says has been read.
+        stage: the stage of the chain that runs.
+        finished: the number of its stages that have ended.
+        ran: whether the command of any stage was run.
+        at_end: whether all output of the process has been read.
         tracked: files that DVC advises to add to git.
     """
 
@@ -443,11 +466,11 @@ class Running:
         self._since = time.monotonic()
 
     def read(self) -> Iterator[str]:
-        """Give the lines to be shown of what has come; at the end, wait for the process."""
-        came = os.read(self.process.stdout.fileno(), 1 << 16)
-        # A bar that is drawn again and again is lines too.
-        *lines, self._rest = re.split(rb"[\r\n]", self._rest + came)
-        if not came:
+        """Yield the lines to show of the new output; at the end, wait for the process."""
+        output = os.read(self.process.stdout.fileno(), 1 << 16)
+        # Each state of a progress bar is a line as well.
+        *lines, self._rest = re.split(rb"[\r\n]", self._rest + output)
+        if not output:
             self.process.wait()
             self.at_end = True
             lines.append(self._rest)
@@ -456,7 +479,7 @@ class Running:
                 yield shown
 
     def rest(self) -> Iterator[str]:
-        """Give what has come of a process that ended: what it left behind may never close it."""
+        """Yield the last lines of an ended process, whose own processes may keep the pipe open."""
         os.set_blocking(self.process.stdout.fileno(), False)
         with suppress(BlockingIOError):
             while not self.at_end:
@@ -470,17 +493,17 @@ class Running:
         if line.startswith("\tgit add "):
             self.tracked |= {*shlex.split(line)[2:]}
             return ""
-        return f"{self.stage} | {line}" if line and not _UNSAID.fullmatch(line) else ""
+        return f"{self.stage} | {line}" if line and not _HIDDEN.fullmatch(line) else ""
 
     def __str__(self) -> str:
         return f"{self.stage} ({tqdm.format_interval(time.monotonic() - self._since)})"
 
 
 def run(chains: nx.DiGraph, group: Group, lists: Lists, jobs: int) -> None:
-    """Run all chains, each when those that it needs are done, `jobs` at a time.
+    """Run all chains, each when the chains that it needs are done, `jobs` at a time.
 
     Raises:
-        UserError: as soon as a stage fails; others still run then.
+        UserError: as soon as a stage fails, while others still run.
     """
     waiting = longest_first(chains)
     needed = {chain: set(chains.predecessors(chain)) for chain in chains}
@@ -498,7 +521,7 @@ def run(chains: nx.DiGraph, group: Group, lists: Lists, jobs: int) -> None:
     ):
         while waiting or running:
             ready = [chain for chain in waiting if not needed[chain]]
-            # A stage with several runs to train has the cores that no other stage is ready for.
+            # A stage that trains several runs uses the cores that no other stage is ready for.
             share = max(1, jobs // max(1, len(running) + len(ready)))
             environment = ENVIRONMENT | {"TAGGING_WORKERS": str(share)}
             for chain in ready[: jobs - len(running)]:
@@ -519,8 +542,8 @@ def run(chains: nx.DiGraph, group: Group, lists: Lists, jobs: int) -> None:
                 one.process.stdout.close()
                 if one.process.returncode:
                     raise UserError(
-                        f"{one.stage} failed, see above; what else ran is ended, "
-                        "what was done is recorded: the next call goes on from there"
+                        f"{one.stage} failed, see above; other running stages were ended, finished "
+                        "ones are recorded: the next call continues from there"
                     )
                 running.remove(one)
                 done.append(one)
@@ -538,16 +561,16 @@ def _show(bar: tqdm, lines: Iterator[str]) -> None:
 
 
 def number_of_jobs() -> int:
-    """Return what JOBS in the environment says, or the number of cores this process may use.
+    """Return JOBS of the environment, or else the number of cores this process may use.
 
     Raises:
-        UserError: if it is no number of processes.
+        UserError: if JOBS is not a number of processes.
     """
-    if not (given := os.environ.get("JOBS", "")):
+    if not (jobs := os.environ.get("JOBS", "")):
         return cores()
-    if not re.fullmatch(r"0*[1-9]\d{0,3}", given, re.ASCII):
-        raise UserError(f"JOBS is {given!r}; it takes a whole number of processes, 1 to 9999")
-    return int(given)
+    if not re.fullmatch(r"0*[1-9]\d{0,3}", jobs, re.ASCII):
+        raise UserError(f"JOBS must be a number of processes from 1 to 9999, got {jobs!r}")
+    return int(jobs)
 
 
 def _stop(*_: object) -> NoReturn:
@@ -555,7 +578,7 @@ def _stop(*_: object) -> NoReturn:
 
 
 def _pass_on_interrupts() -> None:
-    """Have the processes take Ctrl-C's signal, also where this one was started to ignore it."""
+    """Let the processes receive Ctrl-C's signal, also if this one was started to ignore it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, lambda *_: None)
 
