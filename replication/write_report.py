@@ -252,11 +252,24 @@ def describe_variants(printed: Printed, curves: Curves, variants: list[dict[str,
         ]
         for metric in ("ndcg", "train_loss")
     )
+    runs = [
+        row
+        for row in curves
+        if row["head"] == "softmax"
+        and row["lr"] == float(variants[0]["lr"])
+        and row["epoch"] == float(variants[0]["epochs"])
+    ]
+    seed_ranges = "; ".join(
+        f"{name} {value_range([row[column] for row in runs if row['loss'] == loss])} ({loss})"
+        for loss in ("msml", "ce")
+        for name, column in (("NDCG", "val_ndcg_label_order"), ("a training loss of", "train_loss"))
+    )
     return f"""To reach the printed levels of all epochs, NDCG would have to change by
         {median(ndcg):+.4f} (median) and ce's training loss by {median(ce):+.4f}. Against the
         network of the grid, the variants change NDCG by {shifts["ndcg"]} and ce's training loss by
         {shifts["ce"]}; statistics of the batch change NDCG by {shifts["ndcg_batch_statistics"]},
-        and evaluation after the epoch changes ce's loss by {shifts["ce_evaluated"]}."""
+        and evaluation after the epoch changes ce's loss by {shifts["ce_evaluated"]}. At the
+        same point, the seeds of the grid alone have {seed_ranges}."""
 
 
 def collapsed_class(printed: Printed, index: Index, loss: str) -> int:
