@@ -130,7 +130,7 @@ def test_a_stack_in_double_precision_equals_its_networks_up_to_rounding():
         outputs = trainer.stack.forward(features(x[0]), training=False).detach()
         image = x[0].unsqueeze(1)
         for k, (network, state) in enumerate(zip(networks, trainer.stack.states(), strict=True)):
-            # Evaluation depends on the convolutions' biases, which training moves by rounding noise.
+            # Evaluation depends on the convolutions' biases, which training moves by rounding.
             assert torch.allclose(outputs[k], network.eval()(image), atol=1e-5)
             network.load_state_dict(state, strict=False)
             assert torch.allclose(network(image), outputs[k], atol=1e-12)
