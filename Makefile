@@ -1,15 +1,15 @@
-# Everything here runs in an environment of its own, .venv, made when first needed.
+# All targets run in the environment .venv, which is made when first needed.
 PYTHON ?= python3
 VENV := .venv
 define CHECK_PYTHON
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
-"error: $(PYTHON) is Python %d.%d; this takes 3.11 or later: make PYTHON=..." % sys.version_info[:2])'
+"error: $(PYTHON) is Python %d.%d, must be 3.11 or later: make PYTHON=..." % sys.version_info[:2])'
 endef
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-# Environments are made side by side.
+# Environments are made in parallel.
 MAKEFLAGS += --jobs=2
-# Into the environment of the target. Byte code is made on all cores, but for libraries' own tests;
-# without it each process would compile anew where PYTHONDONTWRITEBYTECODE is set.
+# Install into the target's environment. Byte code is compiled on all cores, without the tests of
+# libraries: where PYTHONDONTWRITEBYTECODE is set, each process would otherwise compile again.
 pip_install = $(@D)/bin/python -m pip install --quiet --no-compile $(1) && \
 	{ $(@D)/bin/python -m compileall -qq -j 0 -x '/test(s|ing)?/' $(@D)/lib; true; }
 define MAKE_ENVIRONMENT
@@ -21,7 +21,7 @@ endef
 
 .PHONY: help run test lint install repro pipelines plots readme bench
 
-help:  ## Show what there is
+help:  ## Show all targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 run: $(VENV)/.run  ## Run the whole pipeline on a generated sample, in a copy; print its leaderboard
@@ -38,19 +38,19 @@ lint: $(VENV)/.test  ## Check style, spelling and types
 
 install: $(VENV)/.run  ## Make the environment for dvc repro
 
-repro: $(VENV)/.run  ## As dvc repro, with independent stages side by side: make repro TASK=official JOBS=2
+repro: $(VENV)/.run  ## Run dvc repro with independent stages in parallel: make repro TASK=official JOBS=2
 	@JOBS="$(JOBS)" python -m tools.repro $(if $(TASK),tasks/$(TASK)/dvc.yaml)
 
-pipelines: $(VENV)/.run  ## Copy pipelines/*.yaml into each dvc.yaml
+pipelines: $(VENV)/.run  ## Write each dvc.yaml from pipelines/*.yaml
 	@python -m tools.pipelines
 
 plots: $(VENV)/.run  ## Show the plots of the last run, without a network
 	@python -m tools.plots
 
-readme: $(VENV)/.run  ## Copy the leaderboard into README.md
+readme: $(VENV)/.run  ## Copy rows of the leaderboard into README.md
 	@python -m tools.readme
 
-# One of them: make bench ONLY=convert; other sizes: make bench ONLY=scale CLIPS="20000 200000".
+# A single benchmark: make bench ONLY=convert. Other sizes: make bench ONLY=scale CLIPS="20000 200000".
 bench: $(VENV)-bench/.made $(VENV)-torchdata/.made $(VENV)-tensorflow/.made  ## Measure speed and memory (half an hour); write benchmarks/README.md
 	@CLIPS="$(CLIPS)" $(VENV)-bench/bin/python -m benchmarks $(ONLY)
 
@@ -66,18 +66,18 @@ $(VENV)/.test: requirements-test.txt $(VENV)/.run
 	$(call pip_install,--requirement requirements-test.txt)
 	@touch $@
 
-# The S3 server of the tests pins what DVC pins otherwise: it lives apart.
+# The tests' S3 server pins other versions than DVC, so it has its own environment.
 $(VENV)-s3/.made: requirements-s3-server.txt
 	$(MAKE_ENVIRONMENT)
 
-# What is measured against the project lives apart too.
+# The packages that benchmarks compare with have their own environments.
 $(VENV)-bench/.made: requirements-bench.txt requirements.txt
 	$(MAKE_ENVIRONMENT)
 
 $(VENV)-torchdata/.made: requirements-bench-torchdata.txt
 	$(MAKE_ENVIRONMENT)
 
-# TensorFlow is not made for every Python and processor: the benchmarks say so where it is missing.
+# TensorFlow has no wheels for some Pythons and processors; the benchmarks then report it as missing.
 $(VENV)-tensorflow/.made: requirements-bench-tensorflow.txt
 	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(@D)
