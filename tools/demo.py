@@ -1,7 +1,7 @@
-"""`python -m tools.demo`: the whole pipeline on the generated sample, in a copy of the project.
+"""`python -m tools.demo`: run the whole pipeline on the generated sample, in a copy of the project.
 
-The copy lies in `.demo`, which git ignores: the working tree and its results stay as they are.
-Nothing here needs a network.
+The copy is in `.demo`, which git ignores, so that the working tree and its results do not change.
+No network is needed.
 """
 
 import json
@@ -29,20 +29,20 @@ SEEDS = {"yac": [0, 1], "yac_published": [0], "attention": [0]}
 
 
 def environment() -> dict[str, str]:
-    """Return the environment for the copy: this Python comes first, without git settings."""
+    """Return environment variables for the copy: this Python first in PATH, no git settings."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     return own | {
-        # Waiting threads sleep: if they spin, they are ten times slower on a busy machine.
+        # Waiting threads sleep; on a busy machine, spinning ones are ten times slower.
         "OMP_WAIT_POLICY": "PASSIVE",
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-        # A required signature or a hook of the user would stop the commit.
+        # The user's hooks, or a required signature, could stop the commit.
         "GIT_CONFIG_GLOBAL": os.devnull,
         "GIT_CONFIG_NOSYSTEM": "1",
     }
 
 
 def copy_project(root: Path, copy: Path) -> None:
-    """Copy the project's files, without those that git ignores, to `copy`, replacing it.
+    """Replace `copy` with a copy of the project, without the files that git ignores.
 
     Raises:
         UserError: if `root` is not a git repository.
@@ -58,13 +58,13 @@ def copy_project(root: Path, copy: Path) -> None:
     if copy.exists():
         shutil.rmtree(copy)
     for name in sorted(set(listed.stdout.split("\0")) - {"", "dvc.lock"}):
-        if (root / name).is_file():  # not deleted since it was committed
+        if (root / name).is_file():  # git also lists deleted files
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, copy / name)
 
 
 def make_repository(copy: Path) -> None:
-    """Make `copy` a git repository with one commit, which DVCLive requires, and its own cache."""
+    """Make `copy` a repository with its own cache and with one commit, which DVCLive requires."""
     (copy / ".dvc/config.local").write_text(
         "[cache]\n    dir = cache\n[core]\n    autostage = true\n"
     )
@@ -79,7 +79,7 @@ def make_repository(copy: Path) -> None:
 
 
 def leaderboard_table(leaderboard: dict[str, Any], metrics: list[MetricSettings]) -> str:
-    """Return the content of `leaderboard.json` as a table for a terminal of 100 columns."""
+    """Return the content of `leaderboard.json` as a table, at most 100 columns wide."""
 
     def score(row: dict[str, Any], name: str) -> str:
         if row.get(name) is None:
@@ -103,7 +103,7 @@ def leaderboard_table(leaderboard: dict[str, Any], metrics: list[MetricSettings]
 
 
 def make_few(params: dict[str, Any]) -> None:
-    """Keep a few models with few seeds, and an ensemble and a student of these."""
+    """Keep a few models with few seeds, an ensemble of them, and a student of it."""
     models = params["models"]
     params["models"] = {name: models[name] | {"seeds": seeds} for name, seeds in SEEDS.items()}
     params["ensembles"] = {"yac_and_attention": {"members": ["yac", "attention"]}}
@@ -113,7 +113,7 @@ def make_few(params: dict[str, Any]) -> None:
 
 
 def make_sample(params: dict[str, Any]) -> None:
-    """Set the parameters to the generated sample and to short trainings of a few models."""
+    """Change parameters to the generated sample and short trainings of a few models."""
     params["download"]["source"] = "sample"
     make_few(params)
     entries = [params, *params["models"].values(), *params["students"].values()]

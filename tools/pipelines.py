@@ -1,8 +1,8 @@
-"""`python -m tools.pipelines`: write every dvc.yaml from the pipelines that are written once.
+"""`python -m tools.pipelines`: write each dvc.yaml from the files of `pipelines/`.
 
-Each `tasks/*/dvc.yaml` is a copy of `pipelines/recordings.yaml`, where params.yaml has the section
-`decode`, or of `pipelines/audioset.yaml`. The root's has the stages of `pipelines/archive.yaml`
-before those of the latter. Copies, since DVC reads a symbolic link as a broken file in revisions.
+A task's dvc.yaml is a copy of `recordings.yaml` if its params.yaml has the section `decode`, or
+else of `audioset.yaml`. The root's has the stages of `archive.yaml` before those of
+`audioset.yaml`. They are copies because DVC cannot read a symbolic link in a git revision.
 """
 
 from pathlib import Path

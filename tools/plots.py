@@ -1,7 +1,4 @@
-"""`python -m tools.plots`: the page of plots of the last run, readable without a network.
-
-`dvc plots show` writes the same page; this adds Vega next to it first.
-"""
+"""`python -m tools.plots`: write the page of `dvc plots show`, with Vega: it works offline."""
 
 import subprocess
 import sys
@@ -13,16 +10,16 @@ from tagging.base.errors import UserError, entry_point
 from tagging.base.files import write_text
 from tagging.reports.charts import VEGA_LITE
 
-FOLDER = Path("dvc_plots")  # DVC's own name for it
+FOLDER = Path("dvc_plots")  # DVC's name
 
 
 def write_page(project: Path) -> str:
-    """Write the page of the plots of `project`; return its file:// address.
+    """Write the page of a project's plots; return its file:// address.
 
     Raises:
-        UserError: if DVC cannot draw them.
+        UserError: if `dvc plots show` fails.
     """
-    # The package's type stub lacks the default of another argument.
+    # The package's type stub lacks the default of an argument.
     bundle = vl_convert.javascript_bundle(vl_version=VEGA_LITE)  # type: ignore[call-arg]
     write_text(project / FOLDER / "vega.js", bundle)
     page = project / FOLDER / "index.html"

@@ -1,4 +1,4 @@
-"""Copy rows of the leaderboard into the README: `make readme`."""
+"""`python -m tools.readme`: copy rows of the leaderboard into the README."""
 
 import re
 from collections.abc import Collection
@@ -12,11 +12,11 @@ README = Path("README.md")
 TABLE = re.compile(r"(?m)(?:^\|.*\n)+")
 MARKS = re.compile("(<!-- leaderboard -->\n).*(<!-- /leaderboard -->)", re.DOTALL)
 HEADER_LINES, BEST_ROWS = 2, 3
-OTHERS = ("published", "baseline")  # kinds of rows that are no entries
+OTHERS = ("published", "baseline")  # kinds of rows that are not entries
 
 
 def select_rows(page: str, names: Collection[str]) -> str:
-    """Return the first table of a page with its best rows, rows of these names, and `OTHERS`."""
+    """Return the first table of a page, reduced to its best rows, named rows, and `OTHERS`."""
     table = TABLE.search(page)
     assert table is not None, "the page has no table"
     lines = table[0].splitlines(keepends=True)
@@ -29,7 +29,7 @@ def select_rows(page: str, names: Collection[str]) -> str:
 
 
 def insert_table(readme: str, page: str, names: Collection[str]) -> str:
-    """Return the README's text with rows of the leaderboard's page between its marks."""
+    """Return the README with rows of the leaderboard's page between its marks."""
     return MARKS.sub(lambda marks: marks[1] + select_rows(page, names) + marks[2], readme)
 
 

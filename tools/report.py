@@ -1,7 +1,6 @@
-"""Draw the README's picture of `tagging tag --report`: `python -m tools.report [light|dark]`.
+"""`python -m tools.report [light|dark]`: write the README's picture of `tagging tag --report`.
 
-The recording is made of seven of ESC-10's, five seconds each. Chromium shows the page, in a window
-of `WIDTH` by `HEIGHT`.
+The page is about seven recordings of ESC-10, joined. Chromium takes the screenshot.
 """
 
 import os
@@ -18,32 +17,35 @@ from tagging.features.decoding import decode
 from tagging.sources.esc import Source
 
 ROOT = Path(__file__).parents[1]
-PICTURE = ROOT / "tools/report.png"
-RATE = 32_000
+SCREENSHOT = ROOT / "tools/report.png"
+SAMPLE_RATE = 32_000  # Hz
 CLASSES = ("Dog bark", "Rooster", "Rain", "Baby cry", "Person sneeze", "Chainsaw", "Helicopter")
-WIDTH, HEIGHT = 725, 776  # pixels
+WIDTH, HEIGHT = 725, 776  # of the window, in pixels
 
 
-def joined(archive: Path) -> np.ndarray:
-    """Return a recording of each of the classes, one after the other: float32 (samples,)."""
+def join_recordings(archive: Path) -> np.ndarray:
+    """Return the first recording of each class, joined: float32 (samples,)."""
     source = Source(archive)
-    first = {of.labels[0]: of for of in reversed(source.recordings())}
-    chosen = [first[label] for label in CLASSES]
-    found = {place: decode(content, "ESC-10", RATE) for place, content in source.contents(chosen)}
-    return np.concatenate([found[place] for place in range(len(chosen))])
+    first = {recording.labels[0]: recording for recording in reversed(source.recordings())}
+    selected = [first[label] for label in CLASSES]
+    waveforms = {
+        position: decode(content, "ESC-10", SAMPLE_RATE)
+        for position, content in source.contents(selected)
+    }
+    return np.concatenate([waveforms[position] for position in range(len(selected))])
 
 
 @entry_point
 def main(scheme: str) -> None:
-    """Write the picture, in `light` or in `dark` colours; take ESC-10 from the mirror."""
+    """Write the screenshot in `light` or `dark` colours, with ESC-10 from `DOWNLOAD_MIRROR`."""
     if not os.environ.get("DOWNLOAD_MIRROR"):
-        raise UserError("DOWNLOAD_MIRROR is not set; it takes the folder of a mirror with ESC-10")
+        raise UserError("DOWNLOAD_MIRROR must be the folder of a mirror with ESC-10, got none")
     (archive,) = Path(os.environ["DOWNLOAD_MIRROR"]).glob(
         "github.com/karoldvl/ESC-10/archive/*.zip"
     )
     with TemporaryDirectory() as name:
         folder = Path(name)
-        soundfile.write(folder / "farm.ogg", joined(archive), RATE)
+        soundfile.write(folder / "farm.ogg", join_recordings(archive), SAMPLE_RATE)
         command = ["tagging.commands.main", "tag", "farm.ogg", "--window", "5", "--hop", "2.5"]
         subprocess.run(
             [sys.executable, "-m", *command, "--report", "out.html"], cwd=folder, check=True
@@ -52,7 +54,7 @@ def main(scheme: str) -> None:
         light = ["--blink-settings=preferredColorScheme=1"]
         subprocess.run(
             ["chromium", "--headless", "--no-sandbox", "--hide-scrollbars",
-             f"--window-size={WIDTH},{HEIGHT}", f"--screenshot={PICTURE}",
+             f"--window-size={WIDTH},{HEIGHT}", f"--screenshot={SCREENSHOT}",
              *(dark if scheme == "dark" else light), (folder / "out.html").as_uri()],
             check=True, capture_output=True,
         )  # fmt: skip
