@@ -1,4 +1,4 @@
-"""`make run`: the whole pipeline on the sample, in a copy; the working tree stays as it was."""
+"""`make run`: the whole pipeline on the sample, in a copy; the working tree does not change."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from tagging.base.errors import UserError
 from tagging.data.task import MetricSettings
 from tests.preloaded import command_of
 from tests.project import ROOT, project_files
-from tools.demo import EPOCHS, copy_project, leaderboard_table, make_sample
+from tools.demo import MAX_EPOCHS, copy_project, leaderboard_table, make_sample
 
 
 def git(folder: Path, *command: str) -> str:
@@ -68,7 +68,7 @@ def demo(project, tmp_path_factory, python_folder):
     return ran, before
 
 
-def test_the_working_tree_stays_as_it_was(project, demo):
+def test_the_working_tree_does_not_change(project, demo):
     assert git(project, "status", "--porcelain") == demo[1]
     assert (project / "Makefile").read_text() == "# changed\n"
 
@@ -87,10 +87,10 @@ def test_the_copy_is_of_the_working_tree(project, demo):
     }
     assert theirs == ours | {
         "download": ours["download"] | {"source": "sample"},
-        "models": {name: ours["models"][name] | {"seeds": of} for name, of in seeds.items()},
+        "models": {name: ours["models"][name] | {"seeds": seeds[name]} for name in seeds},
         "ensembles": {"yac_and_attention": {"members": ["yac", "attention"]}},
         "students": students,
-        "compare": ours["compare"] | {"plotted": ["yac", "attention"]},
+        "compare": ours["compare"] | {"plot": ["yac", "attention"]},
     }
 
 
@@ -99,7 +99,7 @@ def test_trainings_are_short():
     params["train"]["epochs"] = 15
     params["models"]["attention"]["train"] = {"epochs": 4, "lr": 0.5}
     make_sample(params)
-    assert params["train"]["epochs"] == EPOCHS
+    assert params["train"]["epochs"] == MAX_EPOCHS
     assert params["models"]["attention"]["train"] == {"epochs": 4, "lr": 0.5}
 
 
@@ -119,7 +119,7 @@ def test_the_leaderboard_is_printed(demo):
     assert max(map(len, lines)) <= 100
 
 
-def test_the_page_is_there_and_needs_no_network(project, demo):
+def test_the_page_needs_no_network(project, demo):
     address = re.search(r"(?m)^Plots: (file://\S+)$", demo[0].stdout).group(1)
     page = project / ".demo/dvc_plots/index.html"
     assert address == page.as_uri()
@@ -127,7 +127,7 @@ def test_the_page_is_there_and_needs_no_network(project, demo):
     assert "vegaEmbed" in (page.parent / "vega.js").read_text()
 
 
-def test_it_starts_afresh(project, demo):
+def test_the_copy_is_replaced(project, demo):
     (project / ".demo/left.txt").write_text("from before\n")
     code = "from tools.demo import *; copy_project(ROOT, DEMO); print(sorted(DEMO.glob('l*')))"
     ran = subprocess.run(
@@ -154,6 +154,6 @@ def test_the_table_fits_a_terminal_of_100_columns():
     assert published.endswith("… (published)  0.500                0.250")
 
 
-def test_without_git_there_is_a_sentence(tmp_path):
-    with pytest.raises(UserError, match="is no git repository; the demo takes a clone"):
+def test_a_folder_without_git_is_refused(tmp_path):
+    with pytest.raises(UserError, match="must be a git repository: make run copies"):
         copy_project(tmp_path, tmp_path / ".demo")
