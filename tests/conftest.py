@@ -30,7 +30,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, name: str) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep git and DVC away from the user's own settings, and the network out of everything."""
+    """Hide the user's settings of git, DVC and AWS."""
     home = shared(tmp_path_factory, "home")
     home.mkdir(exist_ok=True)
     (home / ".gitconfig").write_text(
@@ -45,16 +45,16 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("DVC_SITE_CACHE_DIR", str(home / "dvc-site"))
         patch.setenv("DVC_GLOBAL_CONFIG_DIR", str(home / "dvc-global"))
         patch.setenv("DVC_SYSTEM_CONFIG_DIR", str(home / "dvc-system"))
-        # Stages of a copy import its code many times.
+        # The stages of a copy import its code many times.
         patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-        # librosa compiles for longer than it is used.
+        # librosa's compilation takes longer than its use here.
         patch.setenv("NUMBA_OPT", "0")
-        # Threads that wait for work are not to take the cores from other tests.
+        # Waiting threads sleep, so that other tests have the cores.
         patch.setenv("OMP_WAIT_POLICY", "PASSIVE")
-        # What is started here takes Ctrl-C, also where the tests run in the background.
+        # Processes started here receive Ctrl-C, also if the tests run in the background.
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        # `python` and `dvc` are those that run the tests.
+        # `python` and `dvc` are of the environment that runs the tests.
         patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
         yield
 
@@ -62,7 +62,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def python_folder(environment: None) -> Iterator[Path]:
     """The folder of the `python` that stages run with."""
-    # Not pytest's own folder: a socket's path takes a hundred characters at most.
+    # Not pytest's folder: the path of a socket has at most a hundred characters.
     with TemporaryDirectory() as folder, preloaded_python(Path(folder)) as path:
         yield path
 
@@ -94,7 +94,7 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made_once(
     tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]
 ) -> Path:
-    """Return a folder of all workers that `make` makes once."""
+    """Return a folder that all workers share; the first of them calls `make` for it."""
     root = shared(tmp_path_factory, name)
     with FileLock(f"{root}.lock"):
         if not root.exists():
@@ -107,7 +107,7 @@ def made_once(
 
 @pytest.fixture(scope="session")
 def baseline(tmp_path_factory: pytest.TempPathFactory, mirror: Path, python_folder: Path) -> Path:
-    """The root's pipeline after its first `dvc repro`, committed. Not to be changed: copy it."""
+    """The root's pipeline after its first `dvc repro`, committed; read-only: copy it."""
 
     def make(building: Path) -> None:
         project = Project.of_sources(building, mirror, python_folder)
@@ -123,7 +123,7 @@ def baseline(tmp_path_factory: pytest.TempPathFactory, mirror: Path, python_fold
 def whole(
     tmp_path_factory: pytest.TempPathFactory, baseline: Path, mirror: Path, python_folder: Path
 ) -> Path:
-    """.. and all others, after `dvc repro` of the tasks. Not to be changed either."""
+    """The baseline with all tasks after their `dvc repro`, committed; read-only as well."""
 
     def make(building: Path) -> None:
         project = Project.copied(baseline, building, mirror, python_folder)
@@ -139,11 +139,11 @@ def whole(
 
 @pytest.fixture
 def project(baseline: Path, mirror: Path, python_folder: Path, tmp_path: Path) -> Project:
-    """A copy of the baseline to change at will."""
+    """A copy of the baseline that a test may change."""
     return Project.copied(baseline, tmp_path / "project", mirror, python_folder)
 
 
 @pytest.fixture
 def all_tasks(whole: Path, mirror: Path, python_folder: Path, tmp_path: Path) -> Project:
-    """A copy of the baseline with all tasks to change at will."""
+    """A copy of the baseline with all tasks that a test may change."""
     return Project.copied(whole, tmp_path / "project", mirror, python_folder)

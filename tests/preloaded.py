@@ -1,9 +1,9 @@
-"""A `python` for the stages' commands, and a `dvc`, that have their libraries loaded already.
+"""A `python` for the commands of stages, and a `dvc`, whose libraries are loaded already.
 
-Most of a tiny stage's time is the import of PyTorch. So a server imports the libraries, and none of
-the project's modules, once; the `python` made here, first in PATH, asks it to fork, and the fork
-runs `-m stages.<stage>` in the caller's folder, with its environment and streams, as itself. `dvc`
-is `python -m dvc`.
+Most of the time of a tiny stage is the import of PyTorch. So a server imports the libraries once,
+without the project's modules. The `python` made here, first in PATH, asks the server to fork, and
+the fork runs `-m stages.<stage>` in the caller's folder with the caller's environment and streams.
+`dvc` is `python -m dvc`.
 """
 
 import gc
@@ -22,12 +22,13 @@ from pathlib import Path
 LIBRARIES = (
     "dulwich.repo", "dvc.cachemgr", "dvc.cli.parser", "dvc.data_cloud", "dvc.lock",
     "dvc.repo.artifacts", "dvc.repo.datasets", "dvc.repo.experiments", "dvc.repo.metrics",
-    "dvc.repo.params", "dvc.repo.plots", "dvc.repo.reproduce", "dvc.repo.stage", "dvc.repo.status",
-    "dvc.scm", "dvc.stage.cache", "dvc_data.index", "dvclive", "google.protobuf.message_factory",
-    "google_crc32c", "isal.igzip", "networkx", "numpy", "pandas", "pyarrow.compute",
-    "pyarrow.parquet", "pydantic.fields", "pydantic.type_adapter", "pydantic.types", "pygit2",
-    "requests", "ruamel.yaml", "safetensors.numpy", "safetensors.torch", "scipy.stats",
-    "sklearn.metrics", "soundfile", "soxr", "torch._dynamo", "tqdm", "vl_convert", "yaml",
+    "dvc.repo.params", "dvc.repo.plots", "dvc.repo.reproduce", "dvc.repo.stage",
+    "dvc.repo.status", "dvc.scm", "dvc.stage.cache", "dvc_data.index", "dvclive",
+    "google.protobuf.message_factory", "google_crc32c", "h5py", "isal.igzip", "jinja2",
+    "networkx", "numpy", "pandas", "pyarrow.compute", "pyarrow.parquet", "pydantic.fields",
+    "pydantic.type_adapter", "pydantic.types", "pygit2", "requests", "ruamel.yaml",
+    "safetensors.numpy", "safetensors.torch", "scipy.stats", "sklearn.metrics", "soundfile",
+    "soxr", "torch._dynamo", "torchdata.nodes", "tqdm", "vl_convert", "yaml",
 )  # fmt: skip
 
 CLIENT = """\
@@ -50,7 +51,7 @@ with socket.socket(socket.AF_UNIX) as server:
 
 @contextmanager
 def preloaded_python(folder: Path) -> Iterator[Path]:
-    """Give a folder for PATH that holds such a `python`; its server lives as long."""
+    """Yield a folder for PATH with these commands; their server runs until the context ends."""
     address = folder / "socket"
     client = folder / "bin/python"
     client.parent.mkdir()
@@ -68,16 +69,16 @@ def preloaded_python(folder: Path) -> Iterator[Path]:
 
 
 def command_of(module: str, python_folder: Path) -> list[str]:
-    """Return a command that is `python -m` the module, and whose own commands are preloaded."""
+    """Return a command that runs a module as `python -m` does; its own commands are preloaded."""
     code = f"import sys; sys.executable = sys.argv.pop(1); from {module} import main; main()"
     return [sys.executable, "-c", code, str(python_folder / "python")]
 
 
 def serve(address: str) -> None:
-    """Fork for every call; return in the forks, with the call set up to be run."""
+    """Fork for every call; return in the forks, which are ready to run the call."""
     for name in LIBRARIES:
         __import__(name)
-    gc.freeze()  # garbage collection in a fork would copy all the libraries' memory
+    gc.freeze()  # garbage collection in a fork would copy the memory of all libraries
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
         server.listen()
@@ -107,7 +108,7 @@ def serve(address: str) -> None:
 
 
 def run_and_leave(module: str) -> None:
-    """Do what `python -m` does, but leave without taking down what the libraries set up."""
+    """Run a module as `python -m` does, and exit without the cleanup of the libraries."""
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         code = 0
