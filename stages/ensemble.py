@@ -76,7 +76,8 @@ def average_members(folder: TaskFolder, params: Params, name: str, folds: int) -
         f"{run}/{split}": mean_probability(outputs[fold, split])
         for run, fold in runs.items()
         for split in SPLITS
-        if outputs[fold, split]
+        # Training clips are scored for some models: the mean is over all members, or is left out.
+        if len(outputs[fold, split]) == len(outputs[fold, "test"])
     }
     return Scores(means, runs, parameters)
 

@@ -1,6 +1,6 @@
-"""Stage `evaluate@<name>`: the scores of a trained model or student for all splits, and metrics.
+"""Stage `evaluate@<name>`: scores of a trained model or student for validation and test, and metrics.
 
-Test clips are read here for the first time.
+Test clips are read here for the first time. Training clips are scored if `score_train` asks for it.
 """
 
 import sys
@@ -41,7 +41,7 @@ def main(folder: str, name: str) -> None:
         datasets = {
             split: ClipDataset.select(features, index.labels, clips, device)
             for split, clips in index.folds[run.fold]._asdict().items()
-            if len(clips)
+            if len(clips) and (split != "train" or model.score_train)
         }
         for split, dataset in datasets.items():
             outputs[f"{run.name}/{split}"] = predict_logits(trained, dataset)

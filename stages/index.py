@@ -30,9 +30,15 @@ class Search(Section):
     subsets: list[str] = Field(min_length=1)  # those of prepare.subsets
 
 
-def join_splits(scores: Scores, index: Index) -> np.ndarray:
-    """Return the output for each clip by the first run of an entry: float32 (clips, width)."""
+def join_splits(scores: Scores, index: Index, name: str) -> np.ndarray:
+    """Return the output for each clip by the first run of an entry: float32 (clips, width).
+
+    Raises:
+        UserError: if the training clips were not scored.
+    """
     run, fold_number = next(iter(scores.runs.items()))
+    if f"{run}/train" not in scores.outputs:
+        raise UserError(f"params.yaml: score_train of {name} must be true, as search reads it")
     fold = index.folds[fold_number]
     embeddings = np.zeros((len(index.ids), scores.outputs[f"{run}/test"].shape[1]), np.float32)
     for split in SPLITS:
@@ -89,7 +95,7 @@ def main(folder: str, name: str) -> None:
     }
     scores = read_scores(task_folder.scores("models", settings.model))
     tensors = {
-        "embeddings": join_splits(scores, index),
+        "embeddings": join_splits(scores, index, settings.model),
         "ids": index.ids.view(np.uint8).reshape(len(index.ids), -1),
         "starts": starts,
         "subsets": subsets,

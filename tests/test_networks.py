@@ -14,7 +14,7 @@ from tagging.base.errors import UserError
 from tagging.data.spec import InputSpec
 from tagging.layers.base import TaggingNetwork
 from tagging.learning.factory import load_pretrained
-from tagging.networks import attention, yac
+from tagging.networks import attention, cnn, yac
 from tests.padded import output_shapes
 from tests.project import ROOT, TASKS
 
@@ -490,3 +490,26 @@ def test_identity_returns_the_mean_of_its_features():
     assert not make("identity", {}, spec, labels=3).has_embedding
     with pytest.raises(UserError, match=r"1 channel and 5 bins, one for each class, got 1 x 3"):
         make("identity", {}, spec, labels=5)
+
+
+def test_frozen_layers_are_in_evaluation_mode_while_the_classifier_trains() -> None:
+    """Batch statistics of two dimensions stay, dropout is off, and no other clip has an effect."""
+    spec = InputSpec(1, 100, 32)
+    settings = cnn.Settings(channels=[4, 8], dropout=0.5)
+    torch.manual_seed(0)
+    network = cnn.Network(settings, spec, 3)
+    network.freeze()
+    x = torch.randn(6, 1, 100, 32)
+    expected = network.eval().embed(x)
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    network.train()
+    assert network.classify.training
+    optimizer = torch.optim.SGD((p for p in network.parameters() if p.requires_grad), 0.1)
+    network(x).sum().backward()
+    optimizer.step()
+    torch.testing.assert_close(network.embed(x), expected, rtol=0, atol=0)
+    torch.testing.assert_close(network.embed(x[:2]), expected[:2])
+    changed = {
+        name for name, value in network.state_dict().items() if not torch.equal(value, state[name])
+    }
+    assert changed == {"classify.weight", "classify.bias"}

@@ -146,8 +146,9 @@ def write_sources(root: Path) -> None:
     os.environ["DOWNLOAD_MIRROR"] = str(root / "mirror")
     for task in list_tasks():
         (root / task).mkdir()
-        shutil.copy(PARAMETERS / f"{task}.yaml", root / task / "params.yaml")
-        for name in read_params(task).get("weights", []):
+        params = read_params(task)
+        (root / task / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+        for name in params.get("weights", []):
             published = find_published(name)
             path = root / "mirror" / published.address.partition("://")[2]
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,8 +163,12 @@ def list_tasks() -> list[str]:
 
 
 def read_params(task: str) -> dict[str, Any]:
-    """Read the parameters of a task."""
-    return yaml.safe_load((PARAMETERS / f"{task}.yaml").read_text(encoding="utf-8"))
+    """Read the parameters of a task; training clips are scored by all entries."""
+    params = yaml.safe_load((PARAMETERS / f"{task}.yaml").read_text(encoding="utf-8"))
+    for section in ("models", "finetuned", "students"):
+        for entry in params.get(section, {}).values():
+            entry["score_train"] = True
+    return params
 
 
 def run_stage(root: Path, task: str, stage: str, *arguments: str) -> None:

@@ -66,6 +66,7 @@ def set_hash(file: Output, known: Known, tracked: set[str]) -> None:
     if path not in known:
         raise UserError(f"{path} has no hash in the locks of the revision; run dvc repro instead")
     entry = known[path]
+    file.hash_name = "md5"
     file.hash_info = HashInfo("md5", entry["md5"])
     file.meta = Meta(size=entry.get("size"), nfiles=entry.get("nfiles"))
 
@@ -82,7 +83,7 @@ def main() -> None:
             stage
             for stage in repo.index.stages
             if isinstance(stage, PipelineStage)
-            and Path(stage.path_in_repo).with_suffix(".lock").exists()
+            and Path(stage.path_in_repo).with_suffix(".lock").is_file()
             and (not pipelines or stage.path_in_repo in pipelines)
         ]
         with repo.lock:
@@ -97,6 +98,9 @@ def main() -> None:
             by_file = {stage.path_in_repo: stage.dvcfile for stage in stages}
             for path, file in by_file.items():
                 file_stages = [stage for stage in stages if stage.path_in_repo == path]
+                Path(path).with_suffix(".lock").unlink(
+                    missing_ok=True
+                )  # other stages had old names
                 file.dump_stages(file_stages, update_pipeline=False)
     print(f"{len(stages)} stages")
 

@@ -20,6 +20,11 @@ class InputSpec(NamedTuple):
     offset: float = 0.0
     any_length: bool = False
 
+    @property
+    def size(self) -> int:
+        """The number of values of a clip."""
+        return self.channels * self.frames * self.bins
+
     def as_input(self, stored: "torch.Tensor") -> "torch.Tensor":
         """Return stored features, of any dtype and shape, as the float32 input of networks."""
         return stored.float() * self.scale + self.offset

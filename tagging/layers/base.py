@@ -35,6 +35,7 @@ class TaggingNetwork(nn.Module):
     supports_variable_length: bool = True
     activation: Activation | None = None
     embeds_by_output: bool = False
+    _is_frozen: bool = False
 
     def forward(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
         """Return logits (batch, labels), or probabilities if `activation` is `none`."""
@@ -43,6 +44,28 @@ class TaggingNetwork(nn.Module):
     def forward_features(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
         """Return the last hidden features of each clip, (batch, width)."""
         raise NotImplementedError
+
+    def is_classifier(self, name: str) -> bool:
+        """Return whether a parameter or module of this dotted name belongs to the classifier."""
+        return not {*name.split(".")}.isdisjoint(self.classifier_layers)
+
+    def freeze(self) -> None:
+        """Exclude all but the classifier layers from training, for good.
+
+        Frozen layers stay in evaluation mode: they use and keep their batch statistics, and have no
+        dropout.
+        """
+        self._is_frozen = True
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(self.is_classifier(name))
+
+    def train(self, mode: bool = True) -> "TaggingNetwork":
+        """Set the mode of all layers that are not frozen."""
+        super().train(mode)
+        if self._is_frozen:
+            for name, module in self.named_modules():
+                module.training = mode and self.is_classifier(name)
+        return self
 
     @property
     def has_embedding(self) -> bool:

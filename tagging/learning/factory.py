@@ -78,7 +78,7 @@ def load_pretrained(network: TaggingNetwork, path: Path, freeze: bool = False) -
     Args:
         network: of the same architecture, or one that adapts the weights of the file.
         path: of a trained network, or of published weights.
-        freeze: whether training leaves the loaded weights and batch statistics unchanged.
+        freeze: whether training leaves the loaded layers unchanged, in evaluation mode.
 
     Raises:
         UserError: if the file is missing, damaged, or of another network.
@@ -96,16 +96,7 @@ def load_pretrained(network: TaggingNetwork, path: Path, freeze: bool = False) -
     except UserError as error:
         raise UserError(f"{path} is of another network: {error}") from None
     if freeze:
-        _freeze(network)
-
-
-def _freeze(network: TaggingNetwork) -> None:
-    """Exclude all but the classifier layers from training."""
-    for parameter in _without_classifier(network, dict(network.named_parameters())).values():
-        parameter.requires_grad_(False)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm1d):
-            module.momentum = 0.0
+        network.freeze()
 
 
 def _state(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -115,8 +106,7 @@ def _state(network: nn.Module) -> dict[str, torch.Tensor]:
 def _without_classifier(
     network: TaggingNetwork, tensors: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    layers = set(network.classifier_layers)
-    return {name: tensor for name, tensor in tensors.items() if not layers & {*name.split(".")}}
+    return {name: tensor for name, tensor in tensors.items() if not network.is_classifier(name)}
 
 
 def _copy(source: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor]) -> None:

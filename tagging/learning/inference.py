@@ -10,7 +10,9 @@ from tagging.data.dataset import Batch, ClipDataset
 from tagging.layers.base import Activation, Distance, TaggingNetwork
 from tagging.learning.model_file import TrainedModel
 
-CLIPS_PER_BATCH = 256  # more do not fit the cache of a core
+# Larger batches do not fit the cache of a core, and each layer fetches new pages of memory.
+MAX_BATCH_CLIPS = 256
+MAX_BATCH_BYTES = 4 << 20
 
 DISTANCES = get_args(Distance)
 
@@ -29,6 +31,12 @@ def compute_outputs(network: TaggingNetwork, batch: Batch, activation: Activatio
     return functional.normalize(embeddings) if activation == "cosine" else embeddings
 
 
+def batch_clips(clip_values: int) -> int:
+    """Return how many clips are computed at once, by the number of values in the input of one."""
+    clip_bytes = 4 * clip_values  # float32
+    return max(1, min(MAX_BATCH_CLIPS, MAX_BATCH_BYTES // clip_bytes))
+
+
 @torch.inference_mode()
 def score(
     network: TaggingNetwork, dataset: ClipDataset, activation: Activation = "none"
@@ -43,8 +51,8 @@ def score(
         activation: as in `compute_outputs`.
     """
     network.eval()
-    rows = np.arange(len(dataset))
-    pieces = np.split(rows, range(CLIPS_PER_BATCH, len(rows), CLIPS_PER_BATCH))
+    rows, size = np.arange(len(dataset)), batch_clips(dataset.spec.size)
+    pieces = np.split(rows, range(size, len(rows), size))
     batches = (dataset.read(piece) for piece in pieces)
     return torch.cat([compute_outputs(network, batch, activation) for batch in batches])
 
@@ -65,7 +73,7 @@ def log_odds(outputs: torch.Tensor, activation: Activation) -> np.ndarray:
     result = torch.empty(outputs.shape)
     # In pieces: two million clips of 527 classes have 9 GB in float64.
     for piece, target in zip(
-        outputs.split(CLIPS_PER_BATCH), result.split(CLIPS_PER_BATCH), strict=True
+        outputs.split(MAX_BATCH_CLIPS), result.split(MAX_BATCH_CLIPS), strict=True
     ):
         target.copy_(_log_odds(piece.cpu().double(), activation))
     return result.numpy()

@@ -33,6 +33,7 @@ class Model(Section):
     features: str | None = None  # if not task.features
     seeds: Annotated[list[Seed], AfterValidator(_refuse_duplicates)] = Field([0], min_length=1)
     train: dict[str, Any] = Field({})  # overrides keys of the section train
+    score_train: bool = Field(False, strict=True)  # also score training clips: for students, search
     distance: Distance = "cosine"  # that compares embeddings, if task.type is similarity
     # Width of a last layer that is the embedding, in place of the classes. Without it the embedding
     # is the network's last hidden layer.

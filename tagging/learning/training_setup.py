@@ -14,7 +14,7 @@ from tagging.learning.distillation import blend_targets, relabel
 from tagging.learning.factory import load_pretrained
 from tagging.learning.model import FinetunedModel, Model, Student
 from tagging.learning.similarity import predict_tags
-from tagging.scoring.scores import read_scores
+from tagging.scoring.scores import read_train_scores
 
 
 class TrainingSetup:
@@ -79,7 +79,7 @@ class Distillation(TrainingSetup):
         """Return the labels blended with the teacher's probabilities, or with labels it adds."""
         student, fold = self._student, self._run.fold
         labels = index.labels[index.folds[fold].train]
-        teacher = read_scores(self._scores).select(fold, "train")[0]
+        teacher = read_train_scores(self._scores, fold)
         if student.hard_label_weight is not None:
             return blend_targets(labels, teacher, student.hard_label_weight)
         assert student.relabel_threshold is not None and student.ontology is not None

@@ -14,7 +14,7 @@ from tagging.learning.distillation import missing_labels, relabel_thresholds
 from tagging.reports.context import ReportContext, Row
 from tagging.reports.differences import common_runs, compare_runs, paired_difference
 from tagging.scoring.metrics.mean_average_precision import average_precision
-from tagging.scoring.scores import read_scores
+from tagging.scoring.scores import read_train_scores
 from tagging.scoring.tables import to_markdown
 from tagging.sources.audioset.ontology import ancestor_matrix, child_matrix, read_ontology
 
@@ -40,7 +40,7 @@ def added_labels(context: ReportContext, student: dict[str, Any]) -> tuple[np.nd
     """Return the labels that a student adds, of type I and II: bool (clips, classes) each."""
     labels = context.index.labels[context.index.folds[0].train]
     path = context.folder.scores("ensembles", student["teacher"])
-    teacher = read_scores(path).select(0, "train")[0]
+    teacher = read_train_scores(path, 0)
     scores, ontology = expit(teacher), read_ontology(Path(student["ontology"]))
     return missing_labels(
         labels,

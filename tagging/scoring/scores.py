@@ -66,6 +66,20 @@ def read_scores(path: Path) -> Scores:
         raise UserError(f"{path} cannot be read ({error}); remove it and run dvc repro") from None
 
 
+def read_train_scores(path: Path, fold: int) -> np.ndarray:
+    """Read the scores of a fold's training clips by its first run: logits, (clips, classes).
+
+    Raises:
+        UserError: as `read_scores`, or if the training clips were not scored.
+    """
+    if not (scores := read_scores(path).select(fold, "train")):
+        raise UserError(
+            f"{path} has no scores of training clips; set score_train: true in params.yaml for "
+            f"the models of {path.stem}"
+        )
+    return scores[0]
+
+
 def write_resampled(path: Path, values: np.ndarray) -> None:
     """Write the selection metric on each resample, float64 (resamples,), atomically."""
     with atomic_write(path) as partial, partial.open("wb") as file:
