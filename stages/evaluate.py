@@ -1,4 +1,4 @@
-"""Stage `evaluate@<name>`: scores of a trained model or student for validation and test, and metrics.
+"""Stage `evaluate@<name>`: scores of a trained model for validation and test, and metrics.
 
 Test clips are read here for the first time. Training clips are scored if `score_train` asks for it.
 """
