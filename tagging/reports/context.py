@@ -188,7 +188,7 @@ def required_outputs(
                 folder.resampled(f"{kind}s", name), folder.entry_plots(name),
             ]  # fmt: skip
             if kind != "ensemble":
-                paths += [folder.timing(name), folder.training_log(name)]
+                paths.append(folder.timing(name))  # beside the logs
     return paths
 
 
