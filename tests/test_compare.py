@@ -714,6 +714,7 @@ def test_missing_outputs_of_other_stages_are_named(written: Path, tmp_path: Path
         folder.scores("models", "deep"),
         folder.entry_plots("deep"),
         folder.training_log("small"),
+        folder.training_log("deep"),
     ]
     for path in missing:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
