@@ -82,7 +82,9 @@ def train_run(training: Training, progress: Progress | ProgressProxy) -> float:
         log = TrainingLog(
             live, progress, f"{name} {run.name}", settings.epochs, len(loader), metric
         )
-        statistics = triplet_statistics(settings.loss, dataset, settings.batch_size)
+        statistics = triplet_statistics(
+            settings.loss, network, dataset, settings.batch_size, activation
+        )
         log.log({f"triplets/{key}": value for key, value in statistics.items()})
         result = train(network, settings, run.seed, loader, validation, checkpoint, log.hooks)
     if distributed.is_first():

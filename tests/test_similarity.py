@@ -15,8 +15,10 @@ from stages import train as stage
 from tagging.base.errors import UserError
 from tagging.data.clips import Fold, read_features, read_index, write_json
 from tagging.data.dataset import ClipDataset
+from tagging.data.spec import InputSpec
 from tagging.data.task import MetricSettings, Task
 from tagging.data.task_folder import TaskFolder
+from tagging.layers.base import TaggingNetwork
 from tagging.learning.factory import build_network
 from tagging.learning.metric_losses import (
     METRIC_LOSSES,
@@ -29,7 +31,7 @@ from tagging.learning.metric_losses import (
 from tagging.learning.model import Model
 from tagging.learning.model_file import load_network
 from tagging.learning.settings import LOSSES
-from tagging.learning.similarity import predict_tags, resolve_activation
+from tagging.learning.similarity import predict_tags, resolve_activation, triplet_statistics
 from tagging.parameters import parse
 from tagging.reports.context import find_entry, read_context
 from tagging.reports.similarity import recall_verdict
@@ -43,6 +45,27 @@ KS = (1, 2, 4, 8)
 
 def embedded(clips: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((clips, 5)).astype(np.float32)
+
+
+class Identity(TaggingNetwork):
+    """A network whose embedding is its input."""
+
+    def forward_features(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
+        return x.flatten(1)
+
+
+def test_statistics_are_of_triplets_that_the_networks_embeddings_give() -> None:
+    """The hardest negatives of three pairs of near clips are the partners: each clip once."""
+    angles = np.radians([0, 60, 120, 5, 65, 125])
+    values = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)[:, None, None]
+    labels = np.repeat(np.eye(2, dtype=np.uint8), 3, axis=0)
+    dataset = ClipDataset(
+        values, InputSpec(1, 1, 2), np.arange(6), labels, None, torch.device("cpu")
+    )
+    loss = Triplet(negatives="hard")
+    statistics = triplet_statistics(loss, Identity(), dataset, 6, "cosine")
+    assert statistics == {"anchors": 1, "positives": 1, "negatives": 1, "clips": 3 / 6}
+    assert triplet_statistics(Pairs(), Identity(), dataset, 6, "cosine") == {}
 
 
 # Neighbours and recall
