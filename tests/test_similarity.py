@@ -34,7 +34,7 @@ from tagging.learning.settings import LOSSES
 from tagging.learning.similarity import predict_tags, resolve_activation, triplet_statistics
 from tagging.parameters import parse
 from tagging.reports.context import find_entry, read_context
-from tagging.reports.similarity import recall_verdict
+from tagging.reports.similarity import recall_verdicts
 from tagging.scoring.metric import load_metric
 from tagging.scoring.neighbours import any_label, find_nearest, label_recall, rarer_label_recall
 from tagging.scoring.scores import read_scores
@@ -351,8 +351,8 @@ def test_one_run_is_not_said_to_be_above_or_not(task: Path, monkeypatch) -> None
     monkeypatch.chdir(task)
     context = read_context(TaskFolder(task))
     tagger, wide = (find_entry(context.entries, name, "plot") for name in ("tagger", "wide"))
-    text = recall_verdict(replace(context, reference=wide), tagger)
-    assert text.endswith("without an interval there is no verdict.")
+    text = recall_verdicts(context, tagger)
+    assert text.strip().endswith("without an interval there is no verdict.")
     # The same gain in each of several runs is one.
     runs = {
         row.name: {
@@ -362,8 +362,14 @@ def test_one_run_is_not_said_to_be_above_or_not(task: Path, monkeypatch) -> None
         for row, value in ((tagger, 0.5), (wide, 0.6))
     }
     tagger, wide = (row._replace(runs=runs[row.name]) for row in (tagger, wide))
-    text = recall_verdict(replace(context, reference=wide), tagger)
-    assert text.endswith("is above it on R@1, R@2: these intervals over seeds exclude zero.")
+    lower = tagger._replace(
+        name="lower",
+        runs={run: {"test": {"recall_at_1": 0.5, "recall_at_2": 0.4}} for run in tagger.runs},
+    )
+    text = recall_verdicts(replace(context, entries=[tagger, wide, lower]), tagger)
+    assert "0.2 of 4 intervals would be expected to exclude zero." in text
+    assert "- **Gains**: `wide` (R@1, R@2).\n- **Losses**: `lower` (R@2).\n" in text
+    assert "- **Hints of a gain**: none.\n" in text
 
 
 @pytest.mark.parametrize(
