@@ -370,6 +370,11 @@ def test_one_run_is_not_said_to_be_above_or_not(task: Path, monkeypatch) -> None
     assert "0.2 of 4 intervals would be expected to exclude zero." in text
     assert "- **Gains**: `wide` (R@1, R@2).\n- **Losses**: `lower` (R@2).\n" in text
     assert "- **Hints of a gain**: none.\n" in text
+    assert "One run" not in text
+    single = wide._replace(name="single", runs={"seed0": wide.runs["seed0"]})
+    text = recall_verdicts(replace(context, entries=[tagger, wide, single]), tagger)
+    assert "0.1 of 2 intervals" in text
+    assert "- **One run, without an interval**: `single`.\n" in text
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,14 @@ import re
 
 import numpy as np
 
-from tagging.reports.context import ReportContext, Row
+from tagging.reports.context import ReportContext
 from tagging.reports.page import render
 
 FAILURES = """\
 {% if failures %}\
-**Failed**, no better on test than {{ constant }}: {{ failures }}. The training of these runs \
-diverged or learned nothing; their scores say nothing about their architecture or features.\
+**Failed**, no better on test than {{ constant }}: {{ failures }}. Their training \
+diverged, or what it learned is of no use on these clips: their scores say little about \
+architectures and features.\
 {% endif %}\
 """
 
@@ -24,7 +25,7 @@ def constant_metrics(context: ReportContext) -> list[float]:
     """
     if context.task.is_similarity:
         (baseline,) = (row for row in context.rows if row.kind == "baseline")
-        return [baseline.test[context.key]] * len(context.index.folds)
+        return [baseline.test.get(context.key, math.nan)] * len(context.index.folds)
     values = []
     for fold in context.index.folds:
         labels = context.index.labels[fold.test]
@@ -34,30 +35,35 @@ def constant_metrics(context: ReportContext) -> list[float]:
     return values
 
 
-def failed_runs(context: ReportContext, row: Row) -> list[str]:
-    """Return an entry's runs that are not above the best constant scores on their test clips."""
-    constants, failed = constant_metrics(context), []
-    for run, splits in row.runs.items():
-        fold = re.match(r"fold(\d+)", run)
-        constant = constants[int(fold[1]) if fold else 0]
-        value = splits["test"].get(context.key)
-        if value is None or math.isnan(constant):
-            continue
-        if math.isclose(value, constant) or not context.metric.is_better(value, constant):
-            failed.append(run)
-    return failed
+def find_failures(context: ReportContext) -> dict[str, list[str]]:
+    """Return the runs that are not above the best constant scores on their test clips, by entry.
+
+    Entries without failed runs are left out.
+    """
+    constants = constant_metrics(context)
+    failures: dict[str, list[str]] = {}
+    for row in context.entries:
+        for run, splits in row.runs.items():
+            fold = re.match(r"fold(\d+)", run)
+            constant = constants[int(fold[1]) if fold else 0]
+            value = splits["test"].get(context.key)
+            if value is None or math.isnan(constant):
+                continue
+            if math.isclose(value, constant) or not context.metric.is_better(value, constant):
+                failures.setdefault(row.name, []).append(run)
+    return failures
 
 
 def describe_failures(context: ReportContext) -> str:
     """Name the entries with failed runs; empty if there are none."""
-    failures = []
-    for row in context.entries:
-        if failed := failed_runs(context, row):
-            runs = "" if len(row.runs) == 1 else f" ({len(failed)} of {len(row.runs)} runs)"
-            failures.append(f"`{row.name}`{runs}")
+    num_runs = {row.name: len(row.runs) for row in context.entries}
+    names = [
+        f"`{name}`" + (f" ({len(runs)} of {num_runs[name]} runs)" if num_runs[name] > 1 else "")
+        for name, runs in find_failures(context).items()
+    ]
     return render(
         FAILURES,
-        failures=", ".join(failures),
+        failures=", ".join(names),
         constant="random neighbours"
         if context.task.is_similarity
         else "the best constant scores, those of the frequency of classes",

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tagging.reports.context import SAMPLE, ReportContext, Row, find_entry
-from tagging.reports.failures import describe_failures, failed_runs
+from tagging.reports.failures import describe_failures, find_failures
 from tagging.reports.page import render
 from tagging.reports.significance import LEVEL, expected_by_chance
 from tagging.scoring.metric import Metric
@@ -247,7 +247,7 @@ def leaderboard_page(context: ReportContext) -> str:
 
 def leaderboard_json(context: ReportContext) -> dict[str, Any]:
     """Return the leaderboard as data, best first, without seconds, which vary between runs."""
-    rows = {}
+    rows, failures = {}, find_failures(context)
     for row in context.rows:
         scores = dict(row.test)
         if row.kind == "published":
@@ -257,8 +257,8 @@ def leaderboard_json(context: ReportContext) -> dict[str, Any]:
             cells["runs"] = len(row.runs)
         if row.difference is not None:
             cells["delta_ci_low"], cells["delta_ci_high"] = row.difference
-        if failed := failed_runs(context, row):
-            cells["failed_runs"] = len(failed)
+        if row.name in failures:
+            cells["failed_runs"] = len(failures[row.name])
         cells["parameters"] = row.parameters
         rows[row.name] = {key: value for key, value in cells.items() if value is not None}
     best = {}

@@ -11,7 +11,7 @@ from typing import Any
 
 from tagging.base.errors import UserError
 from tagging.reports.context import ReportContext, read_json
-from tagging.reports.failures import constant_metrics, failed_runs
+from tagging.reports.failures import constant_metrics, find_failures
 from tagging.reports.leaderboard import metric_cell
 from tagging.reports.page import render
 from tagging.scoring.tables import to_markdown
@@ -20,9 +20,9 @@ SECTION = """\
 ## Leakage in random splits
 
 Each entry was trained twice with the same settings: with a random split, where windows of one \
-recording are in training and test, and with groups (such as instruments) held out. The difference \
-is at most what the model remembers of recordings and groups: held-out groups may also be harder, \
-as their instruments and recording conditions are new. The last column is its share of the gain \
+recording are in training and test, and with groups (such as instruments) held out. What the \
+model remembers of recordings and groups is at most the difference: held-out groups also differ \
+from those of training in instruments and recording conditions. The last column is its share of the gain \
 over chance ({{ chance }}) with the random split\
 {% if median %}; the median is at most {{ median }}{% endif %}. \
 Failed entries have no share: on one side, a run is not above the best constant scores on its test \
@@ -63,11 +63,12 @@ def section(context: ReportContext) -> str:
     metric, key, digits = context.metric, context.key, context.metric.decimals
     chance = next(row.test[key] for row in context.rows if row.kind == "baseline")
     floor, rows, shares = max(chance, mean(constant_metrics(context))), [], []
+    failures = find_failures(context)
     for row in context.rows:
         leaky = random_split.get(row.name, {})
         if row.kind in ("baseline", "published") or leaky.get(key) is None:
             continue
-        held_out = {**row.test, "failed_runs": len(failed_runs(context, row))}
+        held_out = {**row.test, "failed_runs": len(failures.get(row.name, []))}
         sides = {"random split": leaky, "groups held out": held_out}
         failed = [side for side, scores in sides.items() if is_failed(scores, key, floor)]
         difference, share = "", f"failed: {', '.join(failed)}"

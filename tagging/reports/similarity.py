@@ -1,7 +1,7 @@
 """Effects of metric learning: recall of labels among the nearest clips, against a tagger's."""
 
 from tagging.reports.context import ReportContext, Row, find_entry
-from tagging.reports.differences import TITLES, compare_runs
+from tagging.reports.differences import TITLES, common_runs, compare_runs
 from tagging.reports.page import render
 from tagging.reports.significance import Difference, expected_by_chance, find_verdicts
 from tagging.scoring.tables import read_rows, to_markdown
@@ -17,6 +17,9 @@ over these {{ intervals }}; a hint is another interval that excludes zero.
 {% for title, names in verdicts.items() %}
 - **{{ title }}**: {{ names or "none" }}.
 {% endfor %}
+{% if without_interval %}
+- **One run, without an interval**: {{ without_interval }}.
+{% endif %}
 {% else %}
 No entry has several runs in common with `{{ base }}`: without an interval there is no verdict.
 {% endif %}\
@@ -65,13 +68,15 @@ Statistics of the triplets that training mined:
 
 def recall_verdicts(context: ReportContext, base: Row) -> str:
     """Name the entries whose recalls are above or below those of the base, over the common runs."""
-    labels, family = [], []
+    labels, family, without_interval = [], [], []
     for row in context.entries:
         if row.name != base.name and set(row.runs) & set(base.runs):
+            if len(common_runs(row, base)) == 1:
+                without_interval.append(f"`{row.name}`")
+                continue
             for key, gain in recall_gains(context, row, base).items():
-                if gain.interval is not None:
-                    labels.append((row.name, context.metrics[key].title))
-                    family.append([gain])
+                labels.append((row.name, context.metrics[key].title))
+                family.append([gain])
     recalls: dict[str, dict[str, list[str]]] = {verdict: {} for verdict in TITLES}
     for (name, title), verdict in zip(labels, find_verdicts(family), strict=True):
         if verdict in recalls:
@@ -80,6 +85,7 @@ def recall_verdicts(context: ReportContext, base: Row) -> str:
         VERDICTS,
         base=base.name,
         intervals=len(family),
+        without_interval=", ".join(without_interval),
         by_chance=f"{expected_by_chance(len(family))} intervals",
         verdicts={
             title: ", ".join(
