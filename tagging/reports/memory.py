@@ -22,8 +22,8 @@ SECTION = """\
 Each entry was trained twice with the same settings: with a random split, where windows of one \
 recording are in training and test, and with groups (such as instruments) held out. What the \
 model remembers of recordings and groups is at most the difference: held-out groups also differ \
-from those of training in instruments and recording conditions. The last column is its share of the \
-gain over chance ({{ chance }}) with the random split\
+from those of training in instruments and recording conditions. The last column is its share of \
+the gain over chance ({{ chance }}) with the random split\
 {% if median %}; the median is at most {{ median }}{% endif %}. \
 Failed entries have no share: on one side, a run is not above the best constant scores on its test \
 clips, or the interval reaches their mean over folds ({{ floor }}).\
