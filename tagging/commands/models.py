@@ -112,7 +112,7 @@ def _published_model(name: str) -> Path:
     cached = cache_folder() / f"{name}{SUFFIX}"
     if not cached.is_file():
         # Imported here, as only a download needs what converts weights.
-        from tagging.sources.published import fetch_published
+        from tagging.learning.published_models import fetch_published
 
         with _temporary_folder(cached) as folder:
             fetch_published(name, folder, "auto").replace(cached)
