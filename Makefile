@@ -28,7 +28,7 @@ run: $(VENV)/.run  ## Run the whole pipeline on a generated sample, in a copy; p
 	@python -m tools.demo
 
 test: $(VENV)/.test $(VENV)-s3/.made lint  ## Lint and run all tests
-	@S3_ENVIRONMENT=$(CURDIR)/$(VENV)-s3 python -m pytest -n 2 --dist worksteal
+	@S3_ENVIRONMENT="$(CURDIR)/$(VENV)-s3" python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.test  ## Check style, spelling and types
 	@ruff check .
@@ -39,7 +39,7 @@ lint: $(VENV)/.test  ## Check style, spelling and types
 install: $(VENV)/.run  ## Make the environment for dvc repro
 
 repro: $(VENV)/.run  ## Run dvc repro with independent stages in parallel: make repro TASK=official JOBS=2
-	@JOBS="$(JOBS)" python -m tools.repro $(if $(TASK),tasks/$(TASK)/dvc.yaml)
+	@JOBS="$(JOBS)" python -m tools.repro $(if $(TASK),"tasks/$(TASK)/dvc.yaml")
 
 pipelines: $(VENV)/.run  ## Write each dvc.yaml from pipelines/*.yaml
 	@python -m tools.pipelines
@@ -54,11 +54,13 @@ readme: $(VENV)/.run  ## Copy rows of the leaderboard into README.md
 bench: $(VENV)-bench/.made $(VENV)-torchdata/.made $(VENV)-tensorflow/.made  ## Measure speed and memory (half an hour); write benchmarks/README.md
 	@CLIPS="$(CLIPS)" $(VENV)-bench/bin/python -m benchmarks $(ONLY)
 
-$(VENV)/bin/python:
+# pip is installed last. Without it the environment is incomplete, as on Debian without python3-venv,
+# and is made anew.
+$(VENV)/bin/pip:
 	@$(CHECK_PYTHON)
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
 
-$(VENV)/.run: requirements.txt pyproject.toml | $(VENV)/bin/python
+$(VENV)/.run: requirements.txt pyproject.toml | $(VENV)/bin/pip
 	$(call pip_install,--requirement requirements.txt --editable .)
 	@touch $@
 

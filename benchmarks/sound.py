@@ -30,8 +30,8 @@ from tagging.base.progress import Progress
 from tagging.features import log_mel
 from tagging.features.decoding import decode
 from tagging.learning.embedding import Transform
+from tagging.learning.published_models import fetch_published
 from tagging.sources.esc import Source
-from tagging.sources.published import fetch_published
 from tagging.sources.transfer import fetch_checked
 
 ROUNDS = 5

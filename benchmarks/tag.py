@@ -29,7 +29,7 @@ from tagging.base.progress import Progress
 from tagging.commands.export_onnx import export_onnx
 from tagging.commands.tagger import BLOCK_SECONDS, Tagger
 from tagging.features.decoding import decode, decode_blocks
-from tagging.sources.published import fetch_published
+from tagging.learning.published_models import fetch_published
 
 ROUNDS = 5
 WEIGHTS = "mn04_as"

@@ -1,7 +1,8 @@
 """Stage `train@<name>`: train all runs of a model, a fine-tuned model or a student.
 
 A run is a fold and a seed. Test clips of its fold are never read. An interrupted run resumes from
-the last completed epoch, and finished runs are kept: a further seed trains that seed alone.
+the last completed epoch. The checkpoint of a finished run has all epochs: with a further seed, only
+that seed is trained.
 
 `torchrun --nproc-per-node=N -m stages.train <folder> <name>` trains each run in N processes, one
 run after the other; `dvc commit train@<name>` then records it.
@@ -43,7 +44,7 @@ from tagging.scoring.metric import load_metric
 
 
 class Training(NamedTuple):
-    """One run of an entry, and the SHA-256 of each data file that decides its result."""
+    """One run of a model of params.yaml, and the SHA-256 of each data file by its path."""
 
     folder: TaskFolder
     name: str
@@ -69,9 +70,9 @@ def train_run(training: Training, progress: Progress | ProgressProxy) -> float:
     dataset, val, classes = read_splits(training, features, setup, device)
     copies = dataset.read_copies(training.feature)
 
-    torch.manual_seed(run.seed)
+    torch.manual_seed(run.seed)  # of the initial weights
     network = build_network(model, features.spec, len(classes), name, folder.params).to(device)
-    setup.initialize(network)
+    setup.initialize(network)  # a fine-tuned model starts from other weights
     activation = resolve_activation(task, network, settings.loss, model, name)
     validation = Validation(val, load_metric(task.selection_metric), activation)
     loader = BatchLoader(dataset, settings, run.seed, copies)
@@ -82,7 +83,9 @@ def train_run(training: Training, progress: Progress | ProgressProxy) -> float:
         log = TrainingLog(
             live, progress, f"{name} {run.name}", settings.epochs, len(loader), metric
         )
-        statistics = triplet_statistics(settings.loss, dataset, settings.batch_size)
+        statistics = triplet_statistics(
+            settings.loss, network, dataset, settings.batch_size, activation
+        )
         log.log({f"triplets/{key}": value for key, value in statistics.items()})
         result = train(network, settings, run.seed, loader, validation, checkpoint, log.hooks)
     if distributed.is_first():
@@ -135,7 +138,7 @@ def open_checkpoint(training: Training, device: torch.device) -> Checkpoint:
         distributed.world_size(),
     ]
     digests = [training.digests[path] for path in data_files(training)]
-    with distributed.first_before_others():  # it removes outdated checkpoints
+    with distributed.first_before_others():  # `checkpoint_path` removes outdated checkpoints
         path = checkpoint_path(folder.checkpoints, f"{name}-{run.name}", description, digests)
     return Checkpoint(path, read_only=not distributed.is_first())
 
@@ -147,7 +150,7 @@ def thresholds_on(
     activation: Activation,
     settings: Train,
 ) -> Thresholds | None:
-    """Return confidence thresholds of the classes; None without validation, and of embeddings."""
+    """Return confidence thresholds of the classes; None without validation or for embeddings."""
     if not len(val) or activation in DISTANCES:
         return None
     network.load_state_dict(weights)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from tagging.base.errors import entry_point
 from tagging.data.task_folder import TaskFolder
+from tagging.learning.published_models import fetch_published
 from tagging.parameters import Params
-from tagging.sources.published import fetch_published
 
 
 @entry_point

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 def load(name: str, vggish: "str | Path | None" = None) -> "Tagger":
     """Load a trained model, which is called with a waveform and its sample rate.
 
+    Processes that are forked afterwards can call it too; each then computes with one thread.
+
     Args:
         name: of the model, or the path of its file.
         vggish: VGGish's weights, with which a model of AudioSet's embeddings reads recordings.

@@ -95,7 +95,7 @@ def write_task(
     folder.params.write_text(yaml.safe_dump(params, sort_keys=False))
     write_index(index, folder.index)
     write_json(folder.summary, {"source": source, "records": {"eval": 9_999}})
-    task, settings = Task(**params["task"]), Evaluate(resamples=100, seed=0)
+    task, settings = Task(**params["task"]), Evaluate(resamples=500, seed=0)
     num_folds, has_val = len(index.folds), len(index.folds[0].val) > 0
     for section in ("models", "students", "ensembles"):
         for name, entry in params[section].items():

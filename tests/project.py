@@ -248,6 +248,8 @@ def make_small(project: Project, folder: Path | str = "") -> None:
     ensembles = {name: {"members": list(models)} for name in teachers[:1]}
     for student in students.values():
         student["teacher"] = teachers[0]
+    for model in models.values():  # teachers and searches read scores of training clips
+        model["score_train"] = bool(students) or "search" in params
     for entry in [*models.values(), *finetuned.values(), *students.values()]:
         shrink_network(entry.get("network", {}))
         own = entry.get("train", {})

@@ -19,15 +19,28 @@ from tagging.base.errors import UserError
 from tagging.data.clips import read_index
 from tagging.data.task import MetricSettings
 from tagging.data.task_folder import TaskFolder
-from tagging.reports import confident, context
+from tagging.reports import confident, context, leaderboard
 from tagging.reports.classes import LINE_HEIGHT, class_table, place_names
 from tagging.reports.context import Row, compare_with_reference, select_entry
 from tagging.reports.curves import average_precision_gains, plotted_entries
-from tagging.reports.differences import Difference, changed_settings, paired_difference
+from tagging.reports.differences import changed_settings
 from tagging.reports.epochs import metric_by_epoch
-from tagging.reports.leaderboard import describe_data, describe_selection, metric_cell
+from tagging.reports.failures import constant_metrics, describe_failures, find_failures
+from tagging.reports.leaderboard import (
+    compare_with_published,
+    describe_data,
+    describe_selection,
+    metric_cell,
+)
 from tagging.reports.missing_clips import draw_subsets
 from tagging.reports.prevalence import DRAWS, subsampled_mean_ap
+from tagging.reports.significance import (
+    Difference,
+    bootstrap_p_value,
+    find_verdicts,
+    holm,
+    paired_difference,
+)
 from tagging.scoring.metric import Metric, load_metric
 from tagging.scoring.scores import RunScores, read_resampled, read_scores, write_scores
 from tagging.scoring.tables import read_rows, to_csv
@@ -166,9 +179,9 @@ def test_differences_to_the_reference_are_on_the_same_resamples(task: Path) -> N
     assert entries["deep"].difference == pytest.approx((middle - margin, middle + margin))
     # Where lower is better, the same difference is an advantage.
     lower = NDCG._replace(higher_is_better=False)
-    row = compare_with_reference(HERE, entries["poor"], best, "ndcg", lower)
+    (row,) = compare_with_reference(HERE, [entries["poor"]], best, "ndcg", lower)
     assert row.difference == entries["poor"].difference and not row.significantly_below
-    row = compare_with_reference(HERE, best, entries["poor"], "ndcg", lower)
+    (row,) = compare_with_reference(HERE, [best], entries["poor"], "ndcg", lower)
     assert row.difference[0] > 0 and row.significantly_below
 
 
@@ -183,8 +196,10 @@ def test_entries_with_overlapping_intervals_may_differ_significantly(task: Path)
 
 
 def test_significance_is_in_table_json_and_chart(task: Path) -> None:
-    below = {name: row.get("delta_ci_high", 0) < 0 for name, row in board()["rows"].items()}
+    below = dict.fromkeys(board()["rows"], False)
+    below |= {row.name: row.significantly_below for row in read_context().entries}
     assert 0 < sum(below.values()) < len(QUALITIES)
+    assert all(board()["rows"][name]["delta_ci_high"] < 0 for name in below if below[name])
     marked = {
         row["model"]: row["significantly_below"] == "yes"
         for row in read_rows(HERE.comparison_plots / "leaderboard.csv")
@@ -196,7 +211,28 @@ def test_significance_is_in_table_json_and_chart(task: Path) -> None:
         if re.search(r"\| \*\*-", line)
     }
     assert bold == {name for name, is_below in below.items() if is_below}
-    assert f"significantly below all: {sum(below.values())} of 6." in page()
+    text = f"these 6, {sum(below.values())} of 6 are significantly below all (in bold), and 0 above"
+    assert text in page()
+    assert "if none differed, 0.3 of 6 intervals would be expected to exclude zero." in page()
+
+
+def test_a_difference_that_the_correction_refuses_is_a_hint(task: Path) -> None:
+    """With 19 resamples, p-values are at least 1/20, 6/20 after Holm's correction over 6."""
+    report = read_context()
+    rows = [*report.entries]
+    few = {name: read_resampled(HERE.resampled(f"{kind}s", name))[:19]
+           for kind, configs in report.configs.items() for name in configs}  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(context, "read_resampled", lambda path: few[path.stem])
+        rows = compare_with_reference(HERE, rows, report.reference, "ndcg", NDCG)
+        patch.setattr(leaderboard, "read_resampled", lambda path: few[path.stem])
+        text = describe_selection(replace(report, entries=rows))
+    assert not any(row.significantly_below for row in rows)
+    hints = [row.name for row in rows if row.verdict == "hint of a loss"]
+    assert "poor" in hints
+    assert f"{len(hints)} more intervals exclude zero, which is only a hint." in text
+    assert "19 resamples are too few for any difference to hold" in text
+    assert "it needs 120 or more." in text
 
 
 # The leaderboard
@@ -221,6 +257,7 @@ def test_the_table_has_a_column_for_all_values(task: Path) -> None:
     assert "0.1235" in lines(page(), "Somebody else |")
     told = next(line for line in page().splitlines() if "the NDCG **" in line)
     assert "of Somebody, from 10.0% of the training clips" in told
+    assert "Published values come without intervals: these comparisons are not tests." in told
     assert "Somebody: a paper" in page()
 
 
@@ -338,6 +375,16 @@ def test_named_entries_are_compared_with_published_rows_below_a_note(
     assert "Published: Low: a paper." in told
 
 
+def test_a_published_value_within_the_interval_is_named_as_such() -> None:
+    row = Row("a", "model", {"x": 0.5, "x_ci_low": 0.4, "x_ci_high": 0.6})
+    published = [Row(f"P{value}", "published", {"x": value}) for value in (0.3, 0.45)]
+    text = compare_with_published(Metric("X"), "x", row, published)
+    assert text.endswith(
+        "That is 0.2000 above the 0.3 of P0.3; 0.0500 above the 0.45 of P0.45, which its interval "
+        "includes."
+    )
+
+
 def test_with_published_rows_of_other_clips_nothing_is_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -402,8 +449,10 @@ def test_without_validation_nothing_is_selected(folds: Path) -> None:
     assert "90 clips in 3 folds, each the test split once" in page()
     assert board()["rows"]["good"]["runs"] == 6
     # Differences go by test then, fold by fold: bad has one seed of good's two.
-    assert "difference in test accuracy whose interval excludes zero" in page()
-    assert "**Gains**: good on bad (" in page()
+    good, bad = (evaluation(name)["runs"] for name in ("good", "bad"))
+    gain = mean(good[run]["test"]["accuracy"] - bad[run]["test"]["accuracy"] for run in bad)
+    assert "with an interval on test that excludes zero. A hint is" in page()
+    assert f"**Gains**: good on bad ({gain:+.4f} on test)." in page()
 
 
 def test_without_validation_the_reference_is_named(
@@ -441,6 +490,53 @@ def test_the_confusion_matrix_is_drawn(folds: Path) -> None:
     assert chart.count('aria-roledescription="rect mark"') == 16 or chart.count("class 3") >= 2
 
 
+# Failed runs
+
+
+def test_runs_that_are_not_above_a_constant_answer_are_named(folds: Path) -> None:
+    report = read_context()
+    test_labels = [report.index.labels[fold.test] for fold in report.index.folds]
+    frequent = [labels.mean(axis=0).max() for labels in test_labels]
+    assert constant_metrics(report) == pytest.approx(frequent)
+    good = next(row for row in report.entries if row.name == "good")
+    assert "good" not in find_failures(report)
+    # A dead network answers with one class: fold 1's most frequent one, or another.
+    runs = dict(good.runs)
+    runs["fold1-seed0"] = {"test": {"accuracy": float(frequent[1])}}
+    runs["fold2-seed1"] = {"test": {"accuracy": float(frequent[2]) - 0.01}}
+    runs["fold2-seed0"] = {"test": {"accuracy": float(frequent[2]) + 0.01}}
+    dead = good._replace(name="dead", runs=runs)
+    single = good._replace(name="single", runs={"fold0": {"test": {"accuracy": 0.0}}})
+    report = replace(report, entries=[good, dead, single])
+    failures = find_failures(report)
+    assert failures.keys() == {"dead", "single"}
+    assert sorted(failures["dead"]) == ["fold1-seed0", "fold2-seed1"]
+    assert describe_failures(report).startswith(
+        "**Failed**, no better on test than the best constant scores, those of the frequency of "
+        "classes: `dead` (2 of 6 runs), `single`. "
+    )
+    assert describe_failures(replace(report, entries=[good])) == ""
+
+
+def test_the_page_and_the_json_name_failed_entries(folds: Path) -> None:
+    failed = {name: len(runs) for name, runs in find_failures(read_context()).items()}
+    assert failed["bad"] > 0 and "good" not in failed
+    rows = board()["rows"].items()
+    assert {name: row["failed_runs"] for name, row in rows if "failed_runs" in row} == failed
+    assert f"`bad` ({failed['bad']} of 3 runs)" in page()
+
+
+def test_the_page_does_not_speak_of_failures_without_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = copy.deepcopy(FOLDED) | {"ensembles": {}, "models": {"good": {}}}
+    params["compare"] = {"plot": ["good"]}
+    write_task(params, single_label(), FOLDED_QUALITIES, source="esc")
+    compare.main(".")
+    assert "Failed" not in page() and "failed_runs" not in json.dumps(board())
+
+
 # Differences over runs
 
 
@@ -453,6 +549,10 @@ def test_the_interval_is_students() -> None:
     assert difference.interval == pytest.approx((0.05 / 3 - reach, 0.05 / 3 + reach), abs=1e-8)
     reference = stats.ttest_rel(new, old).confidence_interval(0.95)
     assert difference.interval == pytest.approx((reference.low, reference.high))
+
+    assert difference.p_value == pytest.approx(stats.ttest_rel(new, old).pvalue)
+    # t = 0.05 / 3 / sqrt(4e-4 / 9) = 2.5; of two degrees of freedom, p = 1 - t / sqrt(t^2 + 2).
+    assert difference.p_value == pytest.approx(1 - 2.5 / math.sqrt(2.5**2 + 2))
 
 
 @pytest.mark.parametrize(
@@ -467,10 +567,57 @@ def test_the_interval_is_students() -> None:
     ],
 )
 def test_verdicts(new: list[float], old: list[float], verdict: str) -> None:
-    difference = paired_difference(new, old)
-    assert difference.verdict() == verdict
+    family = [[paired_difference(new, old)]]
+    assert find_verdicts(family) == [verdict]
     other = {"gain": "loss", "loss": "gain"}.get(verdict, verdict)
-    assert difference.verdict(higher_is_better=False) == other
+    assert find_verdicts(family, higher_is_better=False) == [other]
+
+
+def test_holms_correction_by_hand() -> None:
+    # In order: 0.01 x 4; 0.013 x 3 = 0.039, not below 0.04; 0.03 x 2 = 0.06; 0.04, not below 0.06.
+    assert holm([0.04, 0.01, 0.03, 0.013]) == pytest.approx([0.06, 0.04, 0.06, 0.04])
+    assert holm([0.7, 0.6]) == [1, 1]
+    assert holm([0.03]) == [0.03] and holm([]) == []
+
+
+def test_the_bootstraps_p_value_by_hand() -> None:
+    resampled = np.array([0.5, 1, 1.5, 2, 0])  # centred: -0.5, 0, 0.5, 1, -1
+    assert bootstrap_p_value(2, resampled) == 1 / 6  # no resample is as far from zero
+    assert bootstrap_p_value(-1, resampled) == 3 / 6  # two are, on either side
+    assert bootstrap_p_value(0.5, resampled) == 5 / 6
+    assert bootstrap_p_value(0, resampled) == 1
+    assert bootstrap_p_value(2, np.append(resampled, np.nan)) == 1 / 6
+
+
+UP, DOWN = Difference(0.02, (0.01, 0.03), 0.01), Difference(-0.02, (-0.03, -0.01), 0.01)
+UP_UNSURE, DOWN_UNSURE = Difference(0.02, (-0.01, 0.05), 0.2), Difference(-0.02, (-0.05, 0.01), 0.2)
+
+
+@pytest.mark.parametrize(
+    ("val", "test", "verdict"),
+    [
+        (UP, UP, "gain"),
+        (DOWN, DOWN, "loss"),
+        (UP, UP_UNSURE, "hint of a gain"),
+        (DOWN_UNSURE, DOWN, "hint of a loss"),
+        (UP, DOWN_UNSURE, "not significant"),  # other signs
+        (UP, DOWN, "not significant"),
+        (UP_UNSURE, UP_UNSURE, "not significant"),
+        (UP, Difference(0.02, None), "one run"),
+    ],
+)
+def test_validation_and_test_must_agree(val: Difference, test: Difference, verdict: str) -> None:
+    assert find_verdicts([[val, test]]) == [verdict]
+
+
+def test_verdicts_hold_after_the_correction_over_their_family() -> None:
+    """Of five p-values of 0.01, the smallest after the correction is 0.05: no verdict."""
+    one_run = [Difference(1, None)] * 2
+    assert find_verdicts([[UP, UP]] * 4 + [one_run]) == ["gain"] * 4 + ["one run"]
+    assert find_verdicts([[UP, UP]] * 5) == ["hint of a gain"] * 5
+    # The p-value of a comparison is the larger of its splits'.
+    larger = UP._replace(p_value=0.03)
+    assert find_verdicts([[UP, larger], [UP, larger]]) == ["hint of a gain"] * 2
 
 
 def test_a_difference_as_text() -> None:
@@ -495,11 +642,12 @@ def test_entries_are_compared_run_by_run_on_validation(task: Path) -> None:
     cells = lines(section, "wide")
     assert cells[:3] == ["wide", "`channels: [99]`", "loss"]
     assert cells[4].startswith(f"{mean(pairs):+.4f} (")
-    assert f"**Losses**: wide on deep ({mean(pairs):+.4f})" in section
+    assert f"**Losses**: wide on deep ({mean(pairs):+.4f} on validation, -0." in section
     # poor has a seed of yac's three: one pair, no spread, and so no verdict.
     assert lines(section, "poor")[2] == "one run"
     assert "**One run, without an interval**: 1 of 3." in section
-    assert "0.15 of 3 intervals" in section
+    assert "0.2 of 4 intervals would be" in section  # of two comparisons, on two splits each
+    assert "after Holm's correction over the 2 comparisons" in section
 
 
 def test_the_chart_of_differences_has_the_methods_of_all_models(task: Path) -> None:
@@ -685,7 +833,8 @@ def test_labels_above_thresholds_are_those_of_the_best_entry_with_thresholds(tas
 
 
 @pytest.mark.parametrize(
-    ("below", "subject"), [(0, "No label is"), (1, "1 label is"), (2, "2 labels are")]
+    ("below", "subject"),
+    [(0, "No label has its interval"), (1, "1 label has its"), (2, "2 labels have their interval")],
 )
 def test_the_number_of_labels_below_the_target_precision_is_a_sentence(
     written: Path, tmp_path: Path, below: int, subject: str
@@ -697,7 +846,11 @@ def test_the_number_of_labels_below_the_target_precision_is_a_sentence(
         row["precision_ci_high"] = "0.79" if place < below else "0.81"
     path.write_text(to_csv(list(rows[0]), [list(row.values()) for row in rows]))
     text = " ".join(confident.section(context.read_context(folder)).split())
-    assert f". {subject} significantly below the target (first run, exact intervals)." in text
+    assert f". {subject}" in text
+    assert (
+        " interval below the target (first run, exact intervals), where 0.05 of 2 would be "
+        "expected by chance if each had the target precision." in text
+    )
 
 
 def test_without_validation_there_are_no_thresholds(folds: Path) -> None:
@@ -714,6 +867,7 @@ def test_missing_outputs_of_other_stages_are_named(written: Path, tmp_path: Path
         folder.scores("models", "deep"),
         folder.entry_plots("deep"),
         folder.training_log("small"),
+        folder.training_log("deep"),
     ]
     for path in missing:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -758,18 +912,17 @@ def with_memory(**rows: dict) -> dict:
 def test_leakage_is_the_difference_to_a_random_split(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     somebody = {"kind": "published", "accuracy": 0.6}
-    frequent = single_label().labels.mean(axis=0).max()  # of the best constant score
+    index = single_label()
+    frequent = mean(index.labels[fold.test].mean(axis=0).max() for fold in index.folds)
     poor = {
         f"accuracy{end}": frequent + 0.01 * k
         for k, end in ((1, ""), (-1, "_ci_low"), (3, "_ci_high"))
     }
-    params = with_memory(
-        good={"accuracy": 0.99, "accuracy_std": 0.01},
-        bad=poor,
-        both={"accuracy": 0.2},
-        Somebody=somebody,
-    )
-    write_task(params, single_label(), FOLDED_QUALITIES, source="nsynth")
+    random = {"accuracy": 0.99, "accuracy_std": 0.01}
+    random_dead = random | {"failed_runs": 1}
+    params = with_memory(good=random, both=poor, bad=random, better=random_dead, Somebody=somebody)
+    params["models"] = params["models"] | {"better": {}}
+    write_task(params, index, FOLDED_QUALITIES | {"better": 2.5}, source="nsynth")
     compare.main(".")
     section = page()[page().index("## Leakage in random splits") :]
     held_out = board()["rows"]["good"]["accuracy"]
@@ -778,12 +931,16 @@ def test_leakage_is_the_difference_to_a_random_split(tmp_path: Path, monkeypatch
     assert good[1] == "0.9900 ± 0.0100"
     assert good[2].startswith(f"{held_out:.4f} ± ")
     assert good[3:] == [f"{0.99 - held_out:.4f}", f"{share:.0%}"]
-    assert lines(section, "bad")[4] == lines(section, "both")[4] == "not above a constant score"
-    assert f"that of the best constant score ({frequent:.4f})" in " ".join(section.split())
-    assert lines(section, "Somebody")[1:] == ["0.6", "", "", ""]
-    assert f"chance (0.2500) with the random split; the median is {share:.0%}" in " ".join(
-        section.split()
-    )
+    # Failed on either side: no difference, no share, and not in the median.
+    assert lines(section, "both")[3:] == ["", "failed: random split"]
+    assert lines(section, "better")[3:] == ["", "failed: random split"]
+    assert lines(section, "bad")[3:] == ["", "failed: groups held out"]
+    text = " ".join(section.split())
+    assert f"reaches their mean over folds ({frequent:.4f})" in text
+    assert f"chance (0.2500) with the random split; the median is at most {share:.0%}." in text
+    assert "remembers of recordings and groups is at most the difference" in text
+    assert "Somebody" not in section
+    assert "Published rows are left out, as the split that they are of is not stated." in text
 
 
 def test_leakage_needs_the_leaderboard_of_the_same_models(tmp_path: Path, monkeypatch) -> None:

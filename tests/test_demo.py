@@ -87,7 +87,10 @@ def test_the_copy_is_of_the_working_tree(project, demo):
     }
     assert theirs == ours | {
         "download": ours["download"] | {"source": "sample"},
-        "models": {name: ours["models"][name] | {"seeds": seeds[name]} for name in seeds},
+        "models": {
+            name: ours["models"][name] | {"seeds": seeds[name], "score_train": True}
+            for name in seeds
+        },
         "ensembles": {"yac_and_attention": {"members": ["yac", "attention"]}},
         "students": students,
         "compare": ours["compare"] | {"plot": ["yac", "attention"]},

@@ -9,6 +9,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import networkx as nx
 import pytest
 import yaml
 from dvc.dependency import ParamsDependency
@@ -16,7 +17,7 @@ from dvc.repo import Repo
 
 from tagging.data.task import Task
 from tagging.parameters import parse
-from tests.closure import NAMED, ROOT, closure, imported, named_imports
+from tests.closure import NAMED, ROOT, closure, imported, imports, named_imports
 from tests.project import PIPELINES, TEMPLATE
 
 MAX_DEPS = 15  # for a reader
@@ -223,3 +224,19 @@ def test_no_python_lies_below_tasks() -> None:
     ).stdout.splitlines()  # fmt: skip
     assert not [name for name in listed if name.endswith((".py", ".pyi", ".ipynb"))]
     assert not list(ROOT.glob("tasks/**/*.py"))
+
+
+# The structure: nothing imports upwards.
+
+
+def test_no_module_and_no_folder_imports_in_a_circle() -> None:
+    modules, folders = nx.DiGraph(), nx.DiGraph()
+    for file in [*CODE, *ROOT.glob("tagging/commands/*.py")]:
+        for target in imports(file):
+            modules.add_edge(file, target)
+            if file.parent != target.parent:
+                # Metrics are part of scoring, AudioSet is one of the sources.
+                folders.add_edge(*(path.relative_to(ROOT).parts[:2] for path in (file, target)))
+    assert not list(nx.simple_cycles(modules))
+    folders.remove_edges_from(list(nx.selfloop_edges(folders)))
+    assert not list(nx.simple_cycles(folders))

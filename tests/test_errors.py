@@ -1,6 +1,8 @@
 """Errors that a user can cause are one sentence; bugs keep their traceback."""
 
 import errno
+import fcntl
+import io
 import os
 import subprocess
 import sys
@@ -132,6 +134,51 @@ def test_files_have_the_mode_of_the_umask(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.stdout == "0o100640\n"
+
+
+@pytest.mark.parametrize("length", [128, 129, 243, 250, 255])
+def test_files_with_long_names_are_written(tmp_path: Path, length: int) -> None:
+    file = tmp_path / f"{'é' * (length // 2)}{'x' * (length % 2)}"
+    for text in ("one", "two"):
+        write_text(file, text)
+        assert [path.read_text() for path in tmp_path.iterdir()] == [text]
+
+
+def test_files_are_written_to_file_systems_without_modes(tmp_path: Path, monkeypatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    write_text(tmp_path / "x", "text")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["text"]
+
+
+def test_files_are_flushed_while_they_are_open_for_writing(tmp_path: Path, monkeypatch) -> None:
+    """Windows refuses to flush others."""
+    flushed = []
+
+    def flush(descriptor: int) -> None:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        flushed.append(descriptor)
+
+    monkeypatch.setattr(os, "fsync", flush)
+    write_text(tmp_path / "x", "text")
+    assert flushed and (tmp_path / "x").read_text() == "text"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_characters_that_a_terminal_lacks_are_escaped(encoding: str, monkeypatch) -> None:
+    @entry_point
+    def main() -> None:
+        print("\u266b")
+
+    for errors, expected in (("strict", b"\\u266b\n"), ("replace", b"?\n")):
+        stdout = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors=errors, newline="\n")
+        monkeypatch.setattr(sys, "stdout", stdout)
+        main()
+        stdout.flush()
+        assert stdout.buffer.getvalue() == expected
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,11 @@ def test_run_with_another_rate_and_an_added_model(project: Project) -> None:
 def test_queue(project: Project) -> None:
     project.dvc("exp", "run", "--queue", "-S", "train.lr=0.03,0.001", "evaluate@yac")
     assert project.status() == []
+    # The code that runs is that of the experiment's checkout, not the workspace's.
+    project.append("tagging/learning/trainer.py", "\nraise SystemExit('of the workspace')\n")
     project.dvc("exp", "run", "--run-all", "--jobs", "1")
+    assert project.status() == [" M tagging/learning/trainer.py"]
+    project.git("checkout", "--quiet", "tagging")
     queued = experiments(project).values()
     assert sorted(lr(data) for data in queued) == [0.001, 0.03]
     assert len({json.dumps(data["metrics"]["metrics/yac.json"]["data"]) for data in queued}) == 2

@@ -21,12 +21,12 @@ from tagging.data.spec import InputSpec
 from tagging.data.task_folder import TaskFolder
 from tagging.features import log_mel
 from tagging.learning import embedding
+from tagging.learning import published_models as published
 from tagging.learning.factory import build_network
 from tagging.learning.model import Model, ModelSpec
 from tagging.learning.model_file import load_network, save_network
 from tagging.networks import identity, linear
 from tagging.parameters import Params
-from tagging.sources import published
 from tagging.sources.weights import ALLOW_UNVERIFIED, PUBLISHED
 from tests.archives import assert_one_sentence, run_stage
 

@@ -49,9 +49,10 @@ def test_the_probe_is_all_that_another_takes(
 
 
 def test_without_a_table_one_sentence_says_what_it_takes(tmp_path: Path) -> None:
-    shutil.copy(ROOT / TEMPLATE / "params.yaml", tmp_path / "params.yaml")
-    (tmp_path / "recordings").mkdir()
-    assert_one_sentence(run_stage(tmp_path, "decode"), "recordings", "clips.csv", "file, labels")
+    (tmp_path / TEMPLATE / "recordings").mkdir(parents=True)
+    shutil.copy(ROOT / TEMPLATE / "params.yaml", tmp_path / TEMPLATE)
+    ran = run_stage(tmp_path, "decode", task=str(TEMPLATE))
+    assert_one_sentence(ran, f"{TEMPLATE}/recordings", "clips.csv", "columns file, labels")
 
 
 def test_with_several_labels_a_leaderboard_comes_of_it_as_well(all_tasks: Project) -> None:

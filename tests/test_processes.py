@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tagging.base import processes
 from tagging.base.errors import UserError
-from tagging.base.processes import num_workers, run_parallel
+from tagging.base.processes import cores, num_workers, run_parallel
 from tagging.base.progress import Progress
 
 
@@ -114,4 +115,51 @@ def test_the_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
         ):
             num_workers()
     monkeypatch.setenv("TAGGING_WORKERS", "")
-    assert num_workers() == os.cpu_count()
+    assert num_workers() == cores()
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        ("", {}, 64),
+        # Version 2: a container's root, limits of a group above, fractions, no limit.
+        ("0::/", {"cpu.max": "200000 100000"}, 2),
+        ("0::/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": "150000 100000"}, 2),
+        ("0::/a", {"a/cpu.max": "20000 100000"}, 1),
+        ("0::/a", {"a/cpu.max": "max 100000"}, 64),
+        ("0::/a", {"a/cpu.max": "9900000 100000"}, 64),
+        ("0::/a", {"a/cpu.max": ""}, 64),
+        # The host's path, which the container does not see.
+        ("0::/docker/3f5a", {"cpu.max": "300000 100000"}, 3),
+        # Version 1, alone and beside version 2.
+        (
+            "5:memory:/m\n4:cpu,cpuacct:/a\n",
+            {
+                "cpu,cpuacct/a/cpu.cfs_quota_us": "400000",
+                "cpu,cpuacct/a/cpu.cfs_period_us": "100000",
+            },
+            4,
+        ),
+        (
+            "4:cpuacct,cpu:/a\n0::/",
+            {"cpu/a/cpu.cfs_quota_us": "250000\n", "cpu/a/cpu.cfs_period_us": "50000\n"},
+            5,
+        ),
+        ("1:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 64),
+        ("1:cpuset:/a", {"cpu/cpu.cfs_quota_us": "1", "cpu/cpu.cfs_period_us": "1"}, 64),
+    ],
+)
+def test_a_cpu_quota_limits_the_workers(
+    groups: str, files: dict[str, str], expected: int, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.delenv("TAGGING_WORKERS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64), raising=False)
+    monkeypatch.setattr(processes, "_PROCESS_CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(processes, "_CGROUPS", tmp_path / "mounted")
+    if groups:
+        (tmp_path / "groups").write_text(groups)
+    for name, content in files.items():
+        path = tmp_path / "mounted" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    assert num_workers() == expected

@@ -15,8 +15,10 @@ from stages import train as stage
 from tagging.base.errors import UserError
 from tagging.data.clips import Fold, read_features, read_index, write_json
 from tagging.data.dataset import ClipDataset
+from tagging.data.spec import InputSpec
 from tagging.data.task import MetricSettings, Task
 from tagging.data.task_folder import TaskFolder
+from tagging.layers.base import TaggingNetwork
 from tagging.learning.factory import build_network
 from tagging.learning.metric_losses import (
     METRIC_LOSSES,
@@ -29,10 +31,10 @@ from tagging.learning.metric_losses import (
 from tagging.learning.model import Model
 from tagging.learning.model_file import load_network
 from tagging.learning.settings import LOSSES
-from tagging.learning.similarity import predict_tags, resolve_activation
+from tagging.learning.similarity import predict_tags, resolve_activation, triplet_statistics
 from tagging.parameters import parse
 from tagging.reports.context import find_entry, read_context
-from tagging.reports.similarity import recall_verdict
+from tagging.reports.similarity import recall_verdicts
 from tagging.scoring.metric import load_metric
 from tagging.scoring.neighbours import any_label, find_nearest, label_recall, rarer_label_recall
 from tagging.scoring.scores import read_scores
@@ -43,6 +45,27 @@ KS = (1, 2, 4, 8)
 
 def embedded(clips: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((clips, 5)).astype(np.float32)
+
+
+class Identity(TaggingNetwork):
+    """A network whose embedding is its input."""
+
+    def forward_features(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
+        return x.flatten(1)
+
+
+def test_statistics_are_of_triplets_that_the_networks_embeddings_give() -> None:
+    """The hardest negatives of three pairs of near clips are the partners: each clip once."""
+    angles = np.radians([0, 60, 120, 5, 65, 125])
+    values = np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)[:, None, None]
+    labels = np.repeat(np.eye(2, dtype=np.uint8), 3, axis=0)
+    dataset = ClipDataset(
+        values, InputSpec(1, 1, 2), np.arange(6), labels, None, torch.device("cpu")
+    )
+    loss = Triplet(negatives="hard")
+    statistics = triplet_statistics(loss, Identity(), dataset, 6, "cosine")
+    assert statistics == {"anchors": 1, "positives": 1, "negatives": 1, "clips": 3 / 6}
+    assert triplet_statistics(Pairs(), Identity(), dataset, 6, "cosine") == {}
 
 
 # Neighbours and recall
@@ -328,8 +351,8 @@ def test_one_run_is_not_said_to_be_above_or_not(task: Path, monkeypatch) -> None
     monkeypatch.chdir(task)
     context = read_context(TaskFolder(task))
     tagger, wide = (find_entry(context.entries, name, "plot") for name in ("tagger", "wide"))
-    text = recall_verdict(replace(context, reference=wide), tagger)
-    assert text.endswith("without an interval there is no verdict.")
+    text = recall_verdicts(context, tagger)
+    assert text.strip().endswith("without an interval there is no verdict.")
     # The same gain in each of several runs is one.
     runs = {
         row.name: {
@@ -339,8 +362,19 @@ def test_one_run_is_not_said_to_be_above_or_not(task: Path, monkeypatch) -> None
         for row, value in ((tagger, 0.5), (wide, 0.6))
     }
     tagger, wide = (row._replace(runs=runs[row.name]) for row in (tagger, wide))
-    text = recall_verdict(replace(context, reference=wide), tagger)
-    assert text.endswith("is above it on R@1, R@2: these intervals over seeds exclude zero.")
+    lower = tagger._replace(
+        name="lower",
+        runs={run: {"test": {"recall_at_1": 0.5, "recall_at_2": 0.4}} for run in tagger.runs},
+    )
+    text = recall_verdicts(replace(context, entries=[tagger, wide, lower]), tagger)
+    assert "0.2 of 4 intervals would be expected to exclude zero." in text
+    assert "- **Gains**: `wide` (R@1, R@2).\n- **Losses**: `lower` (R@2).\n" in text
+    assert "- **Hints of a gain**: none.\n" in text
+    assert "One run" not in text
+    single = wide._replace(name="single", runs={"seed0": wide.runs["seed0"]})
+    text = recall_verdicts(replace(context, entries=[tagger, wide, single]), tagger)
+    assert "0.1 of 2 intervals" in text
+    assert "- **One run, without an interval**: `single`.\n" in text
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import csv
 import errno
 import io
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -25,7 +26,7 @@ from tagging.base.errors import UserError
 from tagging.commands import models, tag
 from tagging.commands.embedding_checks import check_embeddings
 from tagging.commands.inputs import find_input_files
-from tagging.commands.main import run
+from tagging.commands.main import main, run
 from tagging.commands.prediction import Prediction
 from tagging.commands.spectrogram import SpectrogramImage
 from tagging.commands.tag_formats import label_times
@@ -200,6 +201,34 @@ def test_invalid_waveforms_are_refused(workspace: Path, arguments: tuple, senten
         load_tagger(str(workspace / "ears.safetensors"))(*arguments)
 
 
+def predict_in_fork(tagger: Tagger, connection) -> None:
+    connection.send(tagger(noise(3.5), RATE))
+
+
+@pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="this system has no fork"
+)
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of Python 3.12
+def test_a_loaded_model_predicts_in_forked_processes(workspace: Path):
+    tagger = load_tagger(str(workspace / "ears.safetensors"))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        expected = tagger(noise(3.5), RATE)  # starts the threads, which a fork does not have
+        context = multiprocessing.get_context("fork")
+        receiver, sender = context.Pipe(duplex=False)
+        child = context.Process(target=predict_in_fork, args=(tagger, sender), daemon=True)
+        child.start()
+        try:
+            assert receiver.poll(30)
+            assert receiver.recv() == expected
+        finally:
+            child.kill()
+            child.join()
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("kind", [np.uint8, np.int8, np.uint16, np.int16, np.int32, np.uint32])
 def test_integers_of_any_type_are_scaled_to_floats(workspace: Path, kind: type):
     ears = load_tagger(str(workspace / "ears.safetensors"))
@@ -266,6 +295,154 @@ def test_files_are_named_by_folders_patterns_and_lists(workspace: Path, capsys, 
     assert find_input_files(["empty"])[1] == ["empty is a folder without recordings or records"]
 
 
+def test_files_left_out_of_folders_are_counted_by_their_endings(workspace: Path, capsys):
+    Path("all/.hidden").mkdir(parents=True)
+    shutil.copy("short.wav", "all/a.WAV")
+    for name in ("b.txt", "c.TXT", "d.jpg", "README", ".e.txt", ".hidden/f.txt"):
+        Path("all", name).touch()
+    note = "note: files left out because of their endings: 2 .txt, 1 .jpg, 1 without an ending\n"
+    status, results, stderr = run_tag(capsys, "all", "all", "short.wav")
+    assert (status, len(results), stderr) == (0, 2, note)
+    # A file that is named is read whatever its ending.
+    assert find_input_files(["all", "all/*"]).note == ""
+    for letter in "ghijk":
+        Path(f"all/{letter}.{letter}").touch()
+    note = find_input_files(["all"]).note
+    assert note.endswith(": 2 .txt, 1 .g, 1 .h, 1 .i, 1 .j, 3 with other endings")
+    assert run(["search", "short.wav", "--corpus", "all", "--model", "ears.safetensors"]) == 0
+    assert capsys.readouterr().err == f"note: {note}\n"
+
+
+def test_folders_behind_links_are_read_once(workspace: Path):
+    for name in ("all/b/c", "other/far"):
+        Path(name).mkdir(parents=True)
+    for name in ("all/b/c/x.wav", "other/far/y.wav"):
+        shutil.copy("short.wav", name)
+    Path("all/a").symlink_to("b")  # is listed with its own name
+    Path("all/b/c/up").symlink_to("../..")
+    Path("all/itself").symlink_to("itself")
+    Path("all/out").symlink_to("../other")
+    Path("other/far/back").symlink_to("../../all/b")
+    Path("link").symlink_to("all")
+    for folder in ("all", "link"):
+        files, problems, _ = find_input_files([folder])
+        names = [file.path.as_posix() for file in files]
+        assert (names, problems) == ([f"{folder}/b/c/x.wav", f"{folder}/out/far/y.wav"], [])
+
+
+def test_unreadable_folders_are_errors(workspace: Path, capsys, monkeypatch):
+    Path("all/locked").mkdir(parents=True)
+    Path("closed").mkdir()
+    shutil.copy("short.wav", "all/a.wav")
+    real = os.scandir
+
+    def scandir(path: str):
+        if str(path).endswith(("locked", "closed")):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    status, results, stderr = run_tag(capsys, "all", "closed")
+    assert (status, len(results)) == (1, 1)
+    assert stderr == (
+        "error: all/locked cannot be read: Permission denied\n"
+        "error: closed cannot be read: Permission denied\n"
+    )
+
+
+def test_a_pipe_in_a_folder_is_an_error(workspace: Path):
+    Path("all").mkdir()
+    os.mkfifo("all/a.wav")
+    assert find_input_files(["all"])[1] == [
+        "all/a.wav must be a file, which is read twice, got a pipe or device"
+    ]
+
+
+def run_main(monkeypatch, encoding: str, stdin: bytes, *arguments: str) -> tuple[int, bytes]:
+    """Run the command with streams of an encoding; return its status and output."""
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stdout)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding=encoding))
+    monkeypatch.setattr(sys, "argv", ["tagging", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    stdout.flush()
+    return ended.value.code, stdout.buffer.getvalue()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("format_", ["text", "json", "csv"])
+def test_names_that_are_not_utf_8_are_printed(
+    workspace: Path, monkeypatch, encoding: str, format_: str
+):
+    latin, unicode = os.fsdecode(b"caf\xe9.wav"), "caf\u00e9\u266b\u2028.wav"
+    try:
+        shutil.copy("short.wav", latin)
+    except OSError:
+        pytest.skip("file names are Unicode here")
+    shutil.copy("short.wav", unicode)
+    options = [] if format_ == "text" else [f"--{format_}"]
+    status, output = run_main(monkeypatch, encoding, b"", "tag", latin, unicode, *options)
+    assert status == 0
+    names = os.fsencode(f"{latin}\r\n{unicode}\n")
+    assert run_main(monkeypatch, encoding, names, "tag", "-", *options) == (0, output)
+    text = output.decode(encoding)
+    if format_ == "json":
+        assert [entry["file"] for entry in json.loads(text)] == [latin, unicode]
+        return
+    assert r"caf\udce9.wav" in text
+    assert (unicode if encoding == "utf-8" else r"caf\xe9\u266b\u2028.wav") in text
+
+
+def test_names_that_are_not_utf_8_are_in_reports(workspace: Path, monkeypatch):
+    sound, records, table = (
+        os.fsdecode(b"caf\xe9." + end) for end in (b"wav", b"tfrecord", b"parquet")
+    )
+    try:
+        shutil.copy("short.wav", sound)
+    except OSError:
+        pytest.skip("file names are Unicode here")
+    shutil.copy("clips.tfrecord", records)
+    pq.write_table(pa.table({"audio_embedding": [embedding().tobytes()]}), "clips.parquet")
+    Path("clips.parquet").rename(table)
+    arguments = ("tag", sound, records, table, "--report", "out.html")
+    assert run_main(monkeypatch, "utf-8", b"", *arguments)[0] == 0
+    page = Path("out.html").read_text(encoding="utf-8")
+    assert 'src="caf%E9.wav"' in page
+    for end in ("wav", "tfrecord", "parquet"):
+        assert rf"<h2>caf\udce9.{end}</h2>" in page
+
+
+def test_long_names_of_reports(workspace: Path, capsys):
+    name = f"{'é' * 125}.html"
+    assert len(name.encode()) == 255
+    for _ in range(2):
+        assert run(["tag", "short.wav", "--report", name]) == 0
+    assert Path(name).read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert not [path for path in workspace.iterdir() if path.suffix in (".partial", ".mode")]
+    capsys.readouterr()
+    with pytest.raises(UserError, match=r"^--report: .* is too long .*; choose a shorter name$"):
+        run(["tag", "short.wav", "--report", f"x{name}"])
+    assert capsys.readouterr().out == ""
+
+
+def test_a_user_without_a_home_folder(workspace: Path, capsys, monkeypatch):
+    def no_home(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert run_tag(capsys, "short.wav")[0] == 0
+    assert models.path_in_project(workspace / "ears.safetensors") == workspace / "ears.safetensors"
+    monkeypatch.setattr(models, "DEFAULT_SOUND_MODEL", "mn04_as")
+    status, results, stderr = run_tag(capsys, "short.wav", "clips.tfrecord")
+    assert (status, len(results)) == (1, 3)
+    assert stderr == (
+        "error: short.wav: its default model is not available: the folder of downloaded models is "
+        "unknown, because this user has no home folder; set XDG_CACHE_HOME to a folder\n"
+    )
+
+
 def test_brackets_are_a_pattern_or_a_part_of_a_name(workspace: Path):
     Path("a [live]").mkdir()
     shutil.copy("short.wav", "a [live]/b.wav")
@@ -276,7 +453,7 @@ def test_brackets_are_a_pattern_or_a_part_of_a_name(workspace: Path):
 def test_missing_files_and_pipes_are_one_sentence(workspace: Path):
     os.mkfifo("pipe")
     for name, sentence in (("pipe", "must be a file"), ("a" * 300, "does not exist; use a file")):
-        files, (problem,) = find_input_files([name])
+        files, (problem,), _ = find_input_files([name])
         assert not files and problem.startswith(f"{name} {sentence}")
 
 

@@ -105,7 +105,8 @@ def test_stages_run_the_code_of_the_checkout_that_they_are_in(
     for root in (project.root, inner):
         for name in ("stages", "tagging/base"):
             (root / name).mkdir(parents=True, exist_ok=True)
-        (root / "tagging/parameters.py").write_text("")
+        for name in ("__init__", "parameters"):
+            (root / f"tagging/{name}.py").write_text("")
         (root / "stages/which.py").write_text(
             "import tagging.parameters\nprint(__file__, tagging.parameters.__file__)\n"
         )

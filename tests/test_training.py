@@ -503,7 +503,8 @@ def test_scores_are_log_odds_whatever_the_outputs_are(
     task: Path, network: dict, loss: str, probabilities: Callable
 ) -> None:
     own = {"loss": loss, "epochs": 1, "save_last_epochs": 1}
-    write_params(models={"x": YAC | {"network": network, "train": own}})
+    entry = YAC | {"network": network, "train": own, "score_train": True}
+    write_params(models={"x": entry})
     train("x")
     evaluate.main(".", "x")
     index = the_index()
@@ -545,8 +546,25 @@ def test_a_network_of_one_length_refuses_a_shorter_clip_of_any_split(task: Path)
     evaluate.main(".", "small")
 
 
+def test_training_clips_are_scored_for_entries_that_ask(task: Path) -> None:
+    """By default a teacher scores no training clips; its student names the setting to change."""
+    write_params(
+        models={"a": ATTENTION | {"seeds": [0, 1]}},
+        ensembles={"both": {"members": ["a"]}},
+        students={"pupil": YAC | {"teacher": "both", "hard_label_weight": 0.1}},
+    )
+    train("a")
+    evaluate.main(".", "a")
+    ensemble.main(".", "both")
+    for path in (FOLDER.scores("models", "a"), FOLDER.scores("ensembles", "both")):
+        assert not [name for name in load_file(path) if "/train" in name]
+    with pytest.raises(SystemExit) as ended:
+        train("pupil")
+    assert "score_train: true" in str(ended.value)
+
+
 def test_a_student_learns_from_its_teacher(task: Path) -> None:
-    models = {"a": ATTENTION | {"seeds": [0, 1]}}
+    models = {"a": ATTENTION | {"seeds": [0, 1], "score_train": True}}
     pupil = YAC | {"teacher": "both", "hard_label_weight": 0.1}
     ensembles = {"both": {"members": ["a"]}}
     write_params(

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 import tagging
 from tagging.base.errors import UserError
 from tagging.data.spec import InputSpec
+from tagging.learning.published_models import fetch_published
 from tagging.networks import ast, mobilenet, musicnn
-from tagging.sources.published import fetch_published
 from tagging.sources.weights import (
     ALLOW_UNVERIFIED,
     PUBLISHED,

@@ -105,7 +105,9 @@ def leaderboard_table(leaderboard: dict[str, Any], metrics: list[MetricSettings]
 def make_few(params: dict[str, Any]) -> None:
     """Keep a few models with few seeds, an ensemble of them, and a student of it."""
     models = params["models"]
-    params["models"] = {name: models[name] | {"seeds": seeds} for name, seeds in SEEDS.items()}
+    params["models"] = {
+        name: models[name] | {"seeds": seeds, "score_train": True} for name, seeds in SEEDS.items()
+    }
     params["ensembles"] = {"yac_and_attention": {"members": ["yac", "attention"]}}
     for student in params["students"].values():
         student |= {"teacher": "yac_and_attention", "seeds": [0]}

@@ -3,6 +3,7 @@
 import errno
 import functools
 import inspect
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -22,11 +23,13 @@ class UserError(Exception):
 def entry_point(main: Callable[..., None]) -> Callable[..., None]:
     """Make `main` end with one sentence on stderr and exit code 1 where the user can help.
 
-    With `TAGGING_TRACEBACK=1` in the environment the traceback is shown as well.
+    With `TAGGING_TRACEBACK=1` in the environment the traceback is shown as well. Characters that
+    standard output cannot encode are printed as escapes of Python.
     """
 
     @functools.wraps(main)
     def run(*args: str) -> None:
+        _escape_unprintable(sys.stdout)
         parameters = inspect.signature(main).parameters.values()
         required = sum(parameter.default is parameter.empty for parameter in parameters)
         if not required <= len(args) <= len(parameters):
@@ -52,3 +55,13 @@ def entry_point(main: Callable[..., None]) -> Callable[..., None]:
             sys.exit(130)
 
     return run
+
+
+def _escape_unprintable(stream: object) -> None:
+    """Make a stream escape the characters it cannot encode, unless the user chose otherwise.
+
+    File names that are not UTF-8 have such characters in Python, and terminals may be limited to
+    ASCII. Standard error escapes them by default.
+    """
+    if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+        stream.reconfigure(errors="backslashreplace")

@@ -1,13 +1,16 @@
 """Write files atomically: an output is complete or absent."""
 
 import errno
+import hashlib
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# With a suffix, longer names may exceed a file system's limit: 255 bytes, encrypted (eCryptfs) 143.
+_MAX_NAME_BYTES = 128
 
 
 @contextmanager
@@ -18,7 +21,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         OSError: naming `path`, if the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f"{_short_name(path)}.partial")
     try:
         with report_full_disk(path):
             yield partial
@@ -27,15 +30,23 @@ def atomic_write(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def _short_name(path: Path) -> str:
+    """Return the name of a file, or a hash of a long name."""
+    name = os.fsencode(path.name)
+    return path.name if len(name) <= _MAX_NAME_BYTES else hashlib.sha256(name).hexdigest()
+
+
 def commit_file(partial: Path, path: Path) -> None:
     """Rename `partial` to `path`.
 
     Its bytes are flushed to the disk first, so that a power cut leaves the old file or the new one.
     The mode is that of any new file: some libraries create files that only their owner may read.
     """
-    with partial.open("rb") as written:
+    # Windows flushes only files that are open for writing.
+    with partial.open("r+b" if os.access(partial, os.W_OK) else "rb") as written:
         os.fsync(written.fileno())
-    partial.chmod(_new_file_mode(partial))
+    with suppress(OSError):  # some file systems have no modes
+        partial.chmod(_new_file_mode(partial))
     partial.replace(path)
 
 
@@ -44,7 +55,7 @@ def _new_file_mode(beside: Path) -> int:
 
     The umask itself can only be read by changing it, for all threads.
     """
-    probe = beside.with_name(f"{beside.name}.mode")
+    probe = beside.with_name(f"{_short_name(beside)}.mode")
     probe.unlink(missing_ok=True)
     descriptor = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     try:

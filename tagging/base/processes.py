@@ -4,24 +4,71 @@
 before Python 3.14, and passes no progress on.
 """
 
+import math
 import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 from tagging.base.errors import UserError
 from tagging.base.progress import Progress
 
+_PROCESS_CGROUPS = Path("/proc/self/cgroup")
+_CGROUPS = Path("/sys/fs/cgroup")
+
 
 def cores() -> int:
-    """Return the number of cores this process may use."""
+    """Return the number of cores this process may use, at most the CPU quota of its cgroups.
+
+    `docker --cpus 2` sets a quota and leaves all cores visible.
+    """
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        available = len(os.sched_getaffinity(0))
+    else:
+        available = os.cpu_count() or 1
+    return max(1, math.ceil(min([available, *_cpu_quotas()])))
+
+
+def _cpu_quotas() -> Iterator[float]:
+    """Yield the CPU quotas (cores) of this process's cgroups and of the cgroups above them."""
+    try:
+        lines = _PROCESS_CGROUPS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        return
+    for line in lines:
+        # 0::/user.slice of version 2; 4:cpu,cpuacct:/docker/3f5a of version 1
+        _, controllers, group = line.split(":", 2)
+        if not controllers:
+            mounts = [_CGROUPS, _CGROUPS / "unified"]
+        elif "cpu" in controllers.split(","):
+            mounts = [_CGROUPS / "cpu", _CGROUPS / controllers]
+        else:
+            continue
+        # In a container the path may be the host's, of which only the root is mounted.
+        path = Path(group.lstrip("/"))
+        for folder in {mount / part for mount in mounts for part in (path, *path.parents)}:
+            quota = _read_quota(folder)
+            if quota is not None:
+                yield quota
+
+
+def _read_quota(cgroup: Path) -> float | None:
+    """Return the CPU quota of a cgroup (cores), or None if it has none."""
+    try:
+        if (cgroup / "cpu.max").exists():  # version 2: "200000 100000" or "max 100000"
+            quota, period = (cgroup / "cpu.max").read_text(encoding="ascii").split()
+        else:  # version 1, -1 for no quota
+            quota = (cgroup / "cpu.cfs_quota_us").read_text(encoding="ascii")
+            period = (cgroup / "cpu.cfs_period_us").read_text(encoding="ascii")
+        share = int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+    return share if share > 0 else None
 
 
 def num_workers() -> int:

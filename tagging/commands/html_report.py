@@ -109,15 +109,19 @@ class HtmlReport:
                 name for name, has in self._has_thresholds.items() if not has
             ],
             recordings=[
-                recording._replace(
-                    url=quote(Path(os.path.relpath(recording.file.resolve(), folder)).as_posix())
-                )
+                recording._replace(url=_relative_url(recording.file, folder))
                 for recording in self._recordings
             ],
             clips=self._clips,
             omitted_clips=self._omitted_clips,
         )
-        write_text(path, page)
+        # Names of files that are not UTF-8 are shown with escapes.
+        write_text(path, page.encode("utf-8", "backslashreplace").decode())
+
+
+def _relative_url(file: Path, folder: Path) -> str:
+    relative = Path(os.path.relpath(file.resolve(), folder))
+    return quote(os.fsencode(relative.as_posix()))
 
 
 def _describe(

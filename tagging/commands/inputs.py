@@ -2,7 +2,9 @@
 
 import glob
 import os
+import stat
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -17,8 +19,12 @@ SOUND_SUFFIXES = (
     ".w64",
 )  # fmt: skip
 TFRECORD_SUFFIXES, PARQUET_SUFFIXES = (".tfrecord", ".tfrecords"), (".parquet",)
+SUFFIXES = (*SOUND_SUFFIXES, *TFRECORD_SUFFIXES, *PARQUET_SUFFIXES)
 EMBEDDING_COLUMN = "audio_embedding"
 BATCH_CLIPS = 256
+MAX_ENDINGS = 5  # of the files that were left out, in the note
+
+_NOT_A_FILE = "must be a file, which is read twice, got a pipe or device"
 
 Format = Literal["sound", "tfrecord", "parquet"]
 
@@ -44,23 +50,42 @@ class EmbeddingClip(NamedTuple):
     embedding: np.ndarray
 
 
-def find_input_files(names: Iterable[str]) -> tuple[list[InputFile], list[str]]:
-    """Return the files that match the names, each once, and a sentence for each other name.
+class InputFiles(NamedTuple):
+    """Files that match the names of a command line.
+
+    Attributes:
+        files: each once, in the order of the names.
+        problems: a sentence for each other name, and for each file or folder that is not readable.
+        note: how many files of which endings were left out of folders, or "".
+    """
+
+    files: list[InputFile]
+    problems: list[str]
+    note: str
+
+
+def find_input_files(names: Iterable[str]) -> InputFiles:
+    """Return the files that match the names.
 
     Args:
-        names: files, folders (all sounds and records below, except hidden ones) and patterns with
-            `*`.
+        names: files, folders (all sounds and records below, also behind links, except hidden ones)
+            and patterns with `*`.
     """
     files: dict[Path, InputFile] = {}
-    problems = []
+    problems: list[str] = []
+    left_out: set[Path] = set()
     for name in names:
         path = Path(name)
         if os.path.isdir(path):  # noqa: PTH112, pathlib raises for a name that is too long
-            matches = _files_below(path)
+            matches, others, unreadable = _files_below(path)
+            left_out.update(others)
+            problems += unreadable
+            if not matches and unreadable:
+                continue
             problem = f"{name} is a folder without recordings or records"
         elif os.path.exists(path):  # noqa: PTH110
             matches = [path] if path.is_file() else []
-            problem = f"{name} must be a file, which is read twice, got a pipe or device"
+            problem = f"{name} {_NOT_A_FILE}"
         else:
             # Brackets are a pattern, or a part of the name itself.
             matches = sorted(_matches(name) or _matches(name.replace("[", "[[]")))
@@ -69,10 +94,14 @@ def find_input_files(names: Iterable[str]) -> tuple[list[InputFile], list[str]]:
             problems.append(problem)
         for file in matches:
             try:
-                files.setdefault(file, InputFile(file, _detect_format(file), file.stat().st_size))
+                status = file.stat()
+                if not stat.S_ISREG(status.st_mode):  # of a folder
+                    problems.append(f"{file} {_NOT_A_FILE}")
+                    continue
+                files.setdefault(file, InputFile(file, _detect_format(file), status.st_size))
             except OSError as error:
-                problems.append(f"{file} cannot be read: {error.strerror or error}")
-    return list(files.values()), problems
+                problems.append(_describe_unreadable(file, error))
+    return InputFiles(list(files.values()), problems, _describe_left_out(left_out - files.keys()))
 
 
 def _matches(pattern: str) -> list[Path]:
@@ -80,14 +109,56 @@ def _matches(pattern: str) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-def _files_below(folder: Path) -> list[Path]:
-    return sorted(
-        Path(parent, file)
-        for parent, _, files in os.walk(folder)
-        for file in files
-        if Path(file).suffix.lower() in (*SOUND_SUFFIXES, *TFRECORD_SUFFIXES, *PARQUET_SUFFIXES)
-        and not any(part.startswith(".") for part in Path(parent, file).relative_to(folder).parts)
-    )
+def _files_below(folder: Path) -> tuple[list[Path], list[Path], list[str]]:
+    """Return the recordings and records of a folder, its other files, and sentences of errors.
+
+    Hidden files and folders are passed over. Links to folders are followed after all other folders,
+    so that a folder that can be reached both ways has its own name. Each folder is listed once,
+    which ends loops.
+    """
+    matches: list[Path] = []
+    others: list[Path] = []
+    problems: list[str] = []
+
+    def report_unreadable(error: OSError) -> None:
+        problems.append(_describe_unreadable(error.filename, error))
+
+    listed: set[tuple[int, int]] = set()
+    starts = [str(folder)]
+    for start in starts:  # links are appended
+        for parent, folders, names in os.walk(start, onerror=report_unreadable):
+            try:
+                status = os.stat(parent)  # noqa: PTH116
+            except OSError as error:  # the folder was removed
+                report_unreadable(error)
+                continue
+            if (status.st_dev, status.st_ino) in listed:
+                folders.clear()
+                continue
+            listed.add((status.st_dev, status.st_ino))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            paths = [Path(parent, name) for name in names if not name.startswith(".")]
+            for path in paths:
+                (matches if path.suffix.lower() in SUFFIXES else others).append(path)
+            below = [os.path.join(parent, name) for name in folders]  # noqa: PTH118
+            starts += filter(os.path.islink, below)
+    return sorted(matches), others, problems
+
+
+def _describe_unreadable(path: Path | str, error: OSError) -> str:
+    return f"{path} cannot be read: {error.strerror or error}"
+
+
+def _describe_left_out(paths: Iterable[Path]) -> str:
+    """Return a line that counts files by their endings, the most frequent first."""
+    counts = Counter(path.suffix.lower() or "without an ending" for path in paths)
+    if not counts:
+        return ""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    listed = [f"{count:,} {ending}" for ending, count in ordered[:MAX_ENDINGS]]
+    if rest := sum(count for _, count in ordered[MAX_ENDINGS:]):
+        listed.append(f"{rest:,} with other endings")
+    return f"files left out because of their endings: {', '.join(listed)}"
 
 
 def _detect_format(path: Path) -> Format:
@@ -142,7 +213,8 @@ def _parquet_clips(path: Path) -> Iterator[EmbeddingClip]:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        # pyarrow encodes names as UTF-8, which not every name is; bytes it leaves unchanged.
+        with pa.OSFile(os.fsencode(path)) as source, pq.ParquetFile(source) as file:
             names = file.schema_arrow.names
             if EMBEDDING_COLUMN not in names:
                 raise UserError(

@@ -1,6 +1,7 @@
 """The command `tagging`: its subcommands and their options."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -102,7 +103,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     tag.add_argument(
         "files", nargs="+", metavar="FILE",
-        help="files, folders, patterns; - reads a list of files, one a line, from standard input",
+        help="files, folders (links are followed, hidden files are not read), patterns; - reads a "
+        "list of files, one a line, from standard input",
     )  # fmt: skip
     tag.add_argument(
         "--model",
@@ -215,7 +217,7 @@ def _run_tag(options: argparse.Namespace) -> int:
         check_output_file("--report", options.report, HTML_MAGIC, "an HTML page")
     names: list[str] = []
     for name in options.files:
-        names += sys.stdin.read().splitlines() if name == "-" else [name]
+        names += sys.stdin.read().split("\n") if name == "-" else [name]
     names = [name for name in names if name]
     if not names:
         raise UserError("no file is named; standard input must list files, one a line")
@@ -234,6 +236,9 @@ def _run_tag(options: argparse.Namespace) -> int:
 @entry_point
 def main() -> None:
     """Run the command `tagging` with the process's arguments."""
+    if os.name == "posix" and isinstance(sys.stdin, io.TextIOWrapper):
+        # Names of files are bytes, which need not be text in the terminal's encoding.
+        sys.stdin.reconfigure(encoding=sys.getfilesystemencoding(), errors="surrogateescape")
     try:
         status = run(sys.argv[1:])
         sys.stdout.flush()

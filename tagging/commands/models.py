@@ -18,8 +18,20 @@ SUFFIX = ".safetensors"
 
 
 def cache_folder() -> Path:
-    """Return the folder of downloaded models: `tagging` in XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tagging"
+    """Return the folder of downloaded models: `tagging` in XDG_CACHE_HOME or ~/.cache.
+
+    Raises:
+        UserError: if neither is known.
+    """
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder) / "tagging"
+    try:
+        return Path.home() / ".cache" / "tagging"
+    except RuntimeError:  # no HOME, and the system does not know the user
+        raise UserError(
+            "the folder of downloaded models is unknown, because this user has no home folder; set "
+            "XDG_CACHE_HOME to a folder"
+        ) from None
 
 
 def find_model(name: str) -> Path:
@@ -67,9 +79,10 @@ def find_model(name: str) -> Path:
 
 def path_in_project(path: Path) -> Path:
     """Return the path of a model's file in its project, also of a copy that came from DVC."""
-    root, copies = find_project(), cache_folder() / "dvc"
-    if root and path.is_relative_to(copies):
-        return root.joinpath(*path.relative_to(copies).parts[1:])  # without the hash
+    with suppress(UserError):  # without a cache there are no copies
+        root, copies = find_project(), cache_folder() / "dvc"
+        if root and path.is_relative_to(copies):
+            return root.joinpath(*path.relative_to(copies).parts[1:])  # without the hash
     return path.resolve()
 
 
@@ -112,7 +125,7 @@ def _published_model(name: str) -> Path:
     cached = cache_folder() / f"{name}{SUFFIX}"
     if not cached.is_file():
         # Imported here, as only a download needs what converts weights.
-        from tagging.sources.published import fetch_published
+        from tagging.learning.published_models import fetch_published
 
         with _temporary_folder(cached) as folder:
             fetch_published(name, folder, "auto").replace(cached)

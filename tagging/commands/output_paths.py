@@ -1,5 +1,6 @@
 """Paths of outputs are checked before any work is done."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -18,6 +19,7 @@ def check_output_file(option: str, path: Path, magic: bytes, kind: str) -> None:
     Raises:
         UserError: if the path is not usable.
     """
+    _check_length(option, path)
     # The output is renamed to this path: that must not replace a device.
     if os.path.lexists(path) and not path.is_file():
         raise UserError(f"{option}: {path} must be a file, got a folder, device or broken link")
@@ -30,6 +32,16 @@ def check_output_file(option: str, path: Path, magic: bytes, kind: str) -> None:
                 f"{option}: {path} exists and is not {kind}, so it is not replaced; choose a new "
                 "name"
             )
+
+
+def _check_length(option: str, path: Path) -> None:
+    try:
+        path.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(
+                f"{option}: {path} is too long for the file system; choose a shorter name"
+            ) from None
 
 
 def check_parent(option: str, path: Path) -> None:

@@ -17,6 +17,7 @@ from tagging.base.errors import UserError
 from tagging.base.progress import Progress
 from tagging.commands import models
 from tagging.commands.inputs import find_input_files
+from tagging.commands.tag_formats import to_json
 from tagging.commands.tagger import BLOCK_SECONDS, Tagger
 from tagging.data.task_folder import TaskFolder
 from tagging.features.decoding import decode_blocks
@@ -87,7 +88,7 @@ def search(
     else:
         matches, failures = match_recording(query, corpus, model, top)
     if as_json:
-        print(json.dumps([_as_json(match) for match in matches], ensure_ascii=False, indent=1))
+        print(to_json([_as_json(match) for match in matches], indent=1))
     else:
         for match in matches:
             shared = match.shared_labels
@@ -216,7 +217,7 @@ def match_recording(
             f"--model must be a model of sound, got {tagger.name}, which reads AudioSet's "
             "embeddings"
         )
-    files, problems = find_input_files(corpus)
+    files, problems, note = find_input_files(corpus)
     paths = [
         file.path
         for file in files
@@ -239,6 +240,8 @@ def match_recording(
         raise UserError(problems[0])
     for problem in problems:
         tqdm.write(f"error: {problem}", file=sys.stderr)
+    if note:
+        tqdm.write(f"note: {note}", file=sys.stderr)
     if not compared:
         raise UserError(f"--corpus {', '.join(corpus)} has no recording to compare {query} with")
     neighbours = nearest(np.stack(embeddings), 0, top)

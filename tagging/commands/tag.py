@@ -64,7 +64,7 @@ class Cancelled(Exception):
 
 def tag(names: Sequence[str], options: Options) -> int:
     """Tag files and print the results in the order of the files; return the number of failures."""
-    files, problems = find_input_files(names)
+    files, problems, note = find_input_files(names)
     total = sum(file.size for file in files)
     taggers = _Taggers(options.model, options.vggish)
     report = HtmlReport() if options.report else None
@@ -75,6 +75,8 @@ def tag(names: Sequence[str], options: Options) -> int:
 
         for problem in problems:
             print_error(problem)
+        if note:
+            tqdm.write(f"note: {note}", file=sys.stderr)
         failures = len(problems)
         formatter = FORMATS[options.format](options.top)
         # Closed as soon as printing fails or is interrupted, which ends the work under way.
@@ -208,7 +210,8 @@ def _tag_recording(
 def _stated_duration(path: Path) -> float:
     """Return the duration that a recording's header states (seconds), or 0; for the progress."""
     try:
-        return float(soundfile.info(path).duration)
+        with path.open("rb") as file:  # soundfile refuses names that are not UTF-8
+            return float(soundfile.info(file).duration)
     except soundfile.LibsndfileError:
         return 0.0
 

@@ -73,7 +73,7 @@ class JsonFormatter:
         if clip is not None:
             result["clip"] = clip
         result |= tagger.as_json(prediction, self._top)
-        _print(f"{self._separator}\n{json.dumps(result, ensure_ascii=False)}")
+        _print(f"{self._separator}\n{to_json(result)}")
         self._separator = ","
 
     def end(self) -> None:
@@ -116,6 +116,16 @@ FORMATS: dict[str, type[Formatter]] = {
     "json": JsonFormatter,
     "csv": CsvFormatter,
 }
+
+
+def to_json(value: object, indent: int | None = None) -> str:
+    """Return JSON, with escapes only if standard output cannot encode its characters."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=indent)
+    return text
 
 
 def _print(text: str) -> None:

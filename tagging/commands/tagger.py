@@ -1,6 +1,7 @@
 """A trained model that predicts labels, from waveforms or from AudioSet's embeddings."""
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -50,6 +51,7 @@ class Tagger:
 
     def __init__(self, path: Path, vggish: Path | None = None) -> None:
         self.path, self.name, self.vggish = path, display_name(path), vggish
+        self._process = os.getpid()
         trained = load_network(path, torch.device("cpu"))
         self.network, self.model_spec = trained.network, trained.model_spec
         if self.model_spec.activation in get_args(Distance):
@@ -102,6 +104,7 @@ class Tagger:
         Raises:
             UserError: if `hop` is longer than a window, or VGGish's weights are wrong.
         """
+        self._leave_threads_of_parent()
         samples = 0
 
         def count_samples() -> Iterator[np.ndarray]:
@@ -134,6 +137,7 @@ class Tagger:
         Args:
             pieces: of its waveform at `sample_rate`, each float32 (samples,).
         """
+        self._leave_threads_of_parent()
         windows = self._windows(None, None)
         with torch.inference_mode():
             embeddings = [
@@ -158,6 +162,7 @@ class Tagger:
         Raises:
             UserError: if the order of the numbers is not AudioSet's in all clips together.
         """
+        self._leave_threads_of_parent()
         spec = self.model_spec.spec
         problems = check_embeddings(clips, name)
         clip_starts = [
@@ -268,6 +273,15 @@ class Tagger:
             }
             for column in np.argsort(-mean, kind="stable")[:top]
         ]
+
+    def _leave_threads_of_parent(self) -> None:
+        """Compute with one thread in a process that was forked after the model was loaded.
+
+        A forked process has none of its parent's threads, and OpenMP would wait for them forever.
+        """
+        if os.getpid() != self._process:
+            torch.set_num_threads(1)
+            self._process = os.getpid()
 
     def _windows(self, window: float | None, hop: float | None) -> Windows:
         published_frames = self.published and self.published.window

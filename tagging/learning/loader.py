@@ -40,8 +40,8 @@ class MixupDraws(NamedTuple):
 class BatchPlan(NamedTuple):
     """A batch before it is read: its rows of the dataset, int64 (batch,), and all random numbers.
 
-    `copies` is the augmented copy that each clip is read from, -1 for the original, int64 (batch,);
-    None if no copies are used, as `mixup` is None without mixup.
+    `copies` is the augmented copy that each clip is read from, -1 for the original, int64 (batch,).
+    It is None if no copies are used; so is `mixup` without mixup.
     """
 
     rows: np.ndarray
@@ -68,7 +68,7 @@ class BatchSampler:
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, from 0, of the next iteration."""
+        """Choose the epoch, from 0, of the next iteration; `SamplerWrapper` calls this."""
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[BatchPlan]:
@@ -128,7 +128,7 @@ class BatchReader:
     def __call__(self, plan: BatchPlan) -> Batch:
         """Return the batch; clips that other processes compute are zero in `x`."""
         size, computed = len(plan.rows), distributed.computed_rows(len(plan.rows))
-        read = needed_rows(plan.mixup, computed, size)
+        read = needed_positions(plan.mixup, computed, size)
         x = self._read_inputs(plan, read)
         targets = self._dataset.read_targets(plan.rows)
         frames = self._dataset.read_frames(plan.rows)
@@ -152,7 +152,7 @@ class BatchReader:
         return spectral_augmentation.augment(x, frames, self._augment, plan.spectral.select(read))
 
 
-def needed_rows(mixup: MixupDraws | None, computed: slice, batch: int) -> np.ndarray:
+def needed_positions(mixup: MixupDraws | None, computed: slice, batch: int) -> np.ndarray:
     """Return the positions of a batch that a process reads, int64.
 
     Those that it computes come first, then further ones that they are mixed with.
@@ -180,11 +180,11 @@ def mix_inputs(
         frames: the number of frames of each clip of the batch, int64 (batch,), or None.
         mixup: the mixtures of the batch.
         computed: the positions whose mixtures are returned.
-        read: positions of the batch, as `needed_rows` returns them.
+        read: positions of the batch, as `needed_positions` returns them.
     """
     own = x[: computed.stop - computed.start]
     weight = torch.from_numpy(mixup.weights[computed]).to(x)
-    # The position among the clips read of each partner; of partners with no weight, any.
+    # Where in `x` each partner is. Partners without weight may not have been read: any clip serves.
     position = np.zeros(len(mixup.partners), int)
     position[read] = np.arange(len(read))
     other = x[torch.from_numpy(position[mixup.partners[computed]]).to(x.device)]
@@ -193,8 +193,8 @@ def mix_inputs(
         return torch.lerp(other, own, weight[:, None, None, None])
     partners = torch.from_numpy(mixup.partners[computed]).to(x.device)
     other_real = real[partners] & (weight < 1)[:, None]
-    both = torch.where(real[computed], weight[:, None], 0.0)
-    frame_weight = torch.where(other_real, both, 1.0)  # (computed, frames)
+    own_weight = torch.where(real[computed], weight[:, None], 0.0)  # 0 after the clip's own end
+    frame_weight = torch.where(other_real, own_weight, 1.0)  # (computed, frames)
     return torch.lerp(other, own, frame_weight[:, None, :, None])
 
 
@@ -254,6 +254,7 @@ class BatchLoader:
         """Yield the batches of the next epoch, or the remaining ones of a resumed epoch."""
         if self._resumed:
             self._resumed = False
+            # A state at the end of an epoch has no batch left: the next epoch begins below.
             if (batch := next(self._node, None)) is not None:
                 yield batch
                 yield from self._node
@@ -261,7 +262,7 @@ class BatchLoader:
         self._node.reset()
         yield from self._node
 
-    # torchdata's own `Loader` returns the state before the resumption until the epoch after it.
+    # Not torchdata's `Loader`: after a resumption, its state is outdated until the next epoch.
     def state_dict(self) -> dict[str, Any]:
         """Return the epoch and the number of batches yielded, JSON-able."""
         return self._node.state_dict()

@@ -10,7 +10,7 @@ from tagging.data.dataset import ClipDataset
 from tagging.data.sampling import sample_order, split_batches
 from tagging.data.task import Task
 from tagging.layers.base import Activation, TaggingNetwork
-from tagging.learning.inference import log_odds, score
+from tagging.learning.inference import compute_outputs, log_odds, score
 from tagging.learning.losses import Loss
 from tagging.learning.metric_losses import TripletLoss
 from tagging.learning.model import Model
@@ -49,20 +49,37 @@ def resolve_activation(
     return network.activation or loss.activation
 
 
-def triplet_statistics(loss: Loss, dataset: ClipDataset, batch_size: int) -> dict[str, float]:
+@torch.inference_mode()
+def triplet_statistics(
+    loss: Loss,
+    network: TaggingNetwork,
+    dataset: ClipDataset,
+    batch_size: int,
+    activation: Activation,
+) -> dict[str, float]:
     """Return the quality of a loss's triplets in one epoch of random batches; {} for other losses.
 
     anchors: the fraction of the clips that have triplets; positives: the fraction of the positives
     that share a label with their anchor; negatives: of the negatives that share none; clips: the
     fraction of all clips that makes up half of the negatives.
+
+    Args:
+        loss: that selects triplets, some by the distances of embeddings.
+        network: that computes the embeddings, before it is trained; is left in evaluation mode.
+        dataset: the clips to train on.
+        batch_size: that the loss is trained with.
+        activation: the distance of the embeddings.
     """
     if not isinstance(loss, TripletLoss):
         return {}
     triplets: list[torch.Tensor] = []
+    network.eval()
     torch.manual_seed(0)
     for rows in split_batches(sample_order(dataset.labels, "uniform", 0, 0), batch_size):
-        batch_triplets = loss.triplets(torch.zeros(len(rows), 1), dataset.read(rows).targets)
-        triplets.append(torch.from_numpy(rows)[torch.stack(batch_triplets)])
+        batch = dataset.read(rows)
+        embeddings = compute_outputs(network, batch, activation)
+        batch_triplets = torch.stack(loss.triplets(embeddings, batch.targets)).cpu()
+        triplets.append(torch.from_numpy(rows)[batch_triplets])
     anchors, positives, negatives = torch.cat(triplets, 1).numpy()
     labels = dataset.labels > 0
     uses = np.sort(np.unique(negatives, return_counts=True)[1])[::-1].cumsum()

@@ -1,7 +1,7 @@
 """The trainer: steps, epochs, schedule, weight averaging, and the choice of the best epoch.
 
-Every epoch depends on (seed, epoch) and the state before it alone: a resumed training ends with the
-same bytes as an uninterrupted one.
+An epoch depends only on its seed, its number and the state before it. So a resumed training ends
+with the same bytes as an uninterrupted one.
 """
 
 import math
@@ -41,8 +41,9 @@ class Epoch(NamedTuple):
 class TrainingResult(NamedTuple):
     """The result of a training.
 
-    `weights` are those of the restored epoch, `saved_epochs` those after the last epochs by their
-    numbers, from 1; `seconds` is the time that training took, without validation.
+    `weights` are those of the best epoch on validation, or of the last one, by `train.restore`.
+    `saved_epochs` has the weights after each of the last epochs by its number, from 1. `seconds` is
+    the time that training took, without validation.
     """
 
     weights: Weights
@@ -127,10 +128,10 @@ class Trainer:
         self.schedule = build_schedule(self.optimizer, settings, len(loader))
         self.average = build_average(network, settings)
         self.history: list[Epoch] = []
-        self.best = copy_weights(self.scored)
+        self.result = copy_weights(self.scored)
         self.saved_epochs: dict[int, Weights] = {}
         self.seconds = 0.0
-        # Classifiers are trained by their outputs, also where validation compares embeddings.
+        # A loss of classes takes outputs, also where validation compares embeddings.
         self._activation = settings.loss.training_activation(validation.activation)
         self._parallel = distributed.wrap(network, settings.loss)
 
@@ -142,6 +143,9 @@ class Trainer:
     def fit(self, checkpoint: Checkpoint) -> TrainingResult:
         """Train all epochs, from the checkpoint on if there is one.
 
+        The checkpoint is saved after whole epochs. That of a finished run has all epochs: nothing
+        is trained again.
+
         Raises:
             UserError: if the training diverges, or validation is undefined.
         """
@@ -150,7 +154,7 @@ class Trainer:
             epoch = self.train_epoch(len(self.history))
             checkpoint.save(*self.state_dict())
             self.hooks.on_epoch(epoch)
-        return TrainingResult(self.best, self.saved_epochs, self.history, self.seconds)
+        return TrainingResult(self.result, self.saved_epochs, self.history, self.seconds)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Continue from the state of a checkpoint, if there is one."""
@@ -162,7 +166,7 @@ class Trainer:
         self.hooks.on_resume(len(self.history))
 
     def train_epoch(self, number: int) -> Epoch:
-        """Train and validate one epoch, `number` from 0, and keep its weights if they are due."""
+        """Train and validate an epoch, `number` from 0; keep weights as `train.restore` says."""
         started = time.perf_counter()
         loss = self._train_batches(number)
         self._average_epoch(number)
@@ -171,7 +175,7 @@ class Trainer:
             raise UserError(DIVERGED.format("the loss is"))
         epoch = Epoch(loss, self.validation(self.scored))
         if self.settings.restore == "last" or self._is_best(epoch):
-            self.best = copy_weights(self.scored)
+            self.result = copy_weights(self.scored)
         self.history.append(epoch)
         if len(self.history) > self.settings.epochs - self.settings.save_last_epochs:
             self.saved_epochs[len(self.history)] = copy_weights(self.scored)
@@ -205,12 +209,12 @@ class Trainer:
         return loss.detach()
 
     def _average_epoch(self, number: int) -> None:
-        """Add the weights after an epoch to a mean over the last epochs."""
+        """Update the mean of the weights after each of the last epochs (`swa` alone)."""
         if self.average is None or self.settings.weight_averaging != "swa":
             return
         if number >= self.settings.epochs - self.settings.swa_epochs:
             self.average.update_parameters(self.network)
-        else:  # there is no mean yet
+        else:  # before the last epochs, the current weights stand in for their mean
             self.average.module.load_state_dict(self.network.state_dict())
 
     def _is_best(self, epoch: Epoch) -> bool:
@@ -226,7 +230,7 @@ class Trainer:
         tensors = {
             **add_prefix("network", self.network.state_dict()),
             **add_prefix("average", self.average.state_dict() if self.average else {}),
-            **add_prefix("best", self.best),
+            **add_prefix("result", self.result),
         }
         for place, values in optimizer["state"].items():
             tensors |= add_prefix(f"optimizer/{place}", values)
@@ -247,7 +251,7 @@ class Trainer:
         self.network.load_state_dict(remove_prefix("network", tensors))
         if self.average is not None:
             self.average.load_state_dict(remove_prefix("average", tensors))
-        self.best = to_device(remove_prefix("best", tensors), device)
+        self.result = to_device(remove_prefix("result", tensors), device)
         self.saved_epochs = {
             epoch: to_device(weights, device) for epoch, weights in saved_epochs.items()
         }
@@ -274,7 +278,7 @@ def train(
     """Train a network in place; one without parameters is returned unchanged.
 
     Args:
-        network: as `Trainer`, like the other arguments.
+        network: freshly built or pretrained, on the device of the clips.
         settings: of the training.
         seed: of the run.
         loader: the batches of each epoch.
@@ -301,7 +305,7 @@ def build_optimizer(network: nn.Module, settings: Train) -> torch.optim.Optimize
 def build_schedule(
     optimizer: torch.optim.Optimizer, settings: Train, steps_per_epoch: int
 ) -> LRScheduler:
-    """Return the schedule of the learning rate, which advances after each step."""
+    """Return the schedule of the learning rate (default: one_cycle), which advances each step."""
     steps = steps_per_epoch * settings.epochs
     if settings.schedule == "constant":
         return ConstantLR(optimizer, factor=1)

@@ -137,7 +137,7 @@ class Network(TaggingNetwork):
         )
         self.levels = nn.ModuleList(Level(settings, labels) for _ in range(levels))
         self.classify = nn.Linear(levels * labels, labels) if levels > 1 else nn.Identity()
-        if pooling == "decision":  # attention then depends on the labels, too
+        if pooling == "decision":  # it depends on labels: pretrained weights leave it out
             self.classifier_layers = ("classify", "attend", "head_weights")
 
     def forward(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
@@ -160,7 +160,10 @@ class Network(TaggingNetwork):
     def _level_inputs(
         self, x: torch.Tensor, frames: torch.Tensor | None
     ) -> tuple[list[torch.Tensor], PackedFrames]:
-        """Return the layer that each level classifies, (real frames, hidden)."""
+        """Return the layer that each level classifies, (real frames, hidden).
+
+        Padded frames are dropped here. They return in `Level`, where they have no weight.
+        """
         packed = PackedFrames(frames, x.shape[2])
         h = self.norm(packed.pack(x.transpose(1, 2).flatten(2)))  # (real frames, channels * bins)
         outputs = []

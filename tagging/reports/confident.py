@@ -4,6 +4,7 @@ from typing import Any
 
 from tagging.reports.context import ReportContext, Row
 from tagging.reports.page import render
+from tagging.reports.significance import LEVEL
 from tagging.scoring.tables import read_rows, to_markdown
 
 MAX_ROWS = 20  # the first classes: the most frequent ones in AudioSet
@@ -22,7 +23,8 @@ of {{ labels }} labels have a threshold\
 On test, labels above the threshold have a precision of {{ "{:.1%}".format(confident.precision) }}
 (95% CI {{ "{:.1%} to {:.1%}".format(confident.precision_ci_low, confident.precision_ci_high) }}) \
 and a recall of {{ "{:.1%}".format(confident.recall) }}. {{ below }} \
-below the target (first run, exact intervals)\
+below the target (first run, exact intervals), where {{ "{:.2g}".format(by_chance) }} of \
+{{ with_threshold }} would be expected by chance if each had the target precision\
 {% endif %}
 .
 A label has no threshold if too few of its clips validate, or no threshold reaches the target.
@@ -73,8 +75,9 @@ def section(context: ReportContext) -> str:
         confident=confident,
         with_threshold=len(with_threshold),
         labels=len(rows),
-        below={0: "No label is significantly", 1: "1 label is significantly"}.get(
-            below, f"{below} labels are significantly"
+        below={0: "No label has its interval", 1: "1 label has its interval"}.get(
+            below, f"{below} labels have their interval"
         ),
+        by_chance=LEVEL / 2 * len(with_threshold),  # at one end of the interval
         table=to_markdown(HEADER, map(_cells, rows[:MAX_ROWS]), right=1),
     )

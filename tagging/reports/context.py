@@ -20,6 +20,7 @@ from tagging.data.task_folder import TaskFolder, require_outputs
 from tagging.parameters import Params
 from tagging.reports.baselines import baselines
 from tagging.reports.settings import Compare, read_published
+from tagging.reports.significance import Difference, bootstrap_p_value, find_verdicts
 from tagging.scoring.bootstrap import confidence_interval
 from tagging.scoring.evaluation import aggregate_index, scores_by_run
 from tagging.scoring.metric import Metric, load_metrics
@@ -42,7 +43,12 @@ class Row(NamedTuple):
     train_clips: int | None = None
     source: str = ""
     difference: tuple[float, float] | None = None  # 95% interval of the difference to the reference
-    significantly_below: bool = False
+    verdict: str = ""  # on this difference: of significance.find_verdicts
+
+    @property
+    def significantly_below(self) -> bool:
+        """Whether the entry is worse than the reference, after Holm's correction."""
+        return self.verdict == "loss"
 
     @property
     def section(self) -> str:
@@ -157,23 +163,33 @@ def select_entry(entries: list[Row], key: str, metric: Metric) -> Row | None:
 
 
 def compare_with_reference(
-    folder: TaskFolder, row: Row, reference: Row, key: str, metric: Metric
-) -> Row:
-    """Return an entry's row with its difference to the reference on test: a paired bootstrap.
+    folder: TaskFolder, entries: list[Row], reference: Row, key: str, metric: Metric
+) -> list[Row]:
+    """Return all entries' rows with their differences to the reference on test: paired bootstraps.
 
     All entries are scored on the same resamples of the clips. Clips that are hard for all entries
     cancel in the differences, which vary less than the entries' own intervals suggest.
     """
-    if row.name == reference.name:
-        return row
-    resampled, reference_resampled = (
-        read_resampled(folder.resampled(entry.section, entry.name)) for entry in (row, reference)
-    )
-    low, high = confidence_interval(
-        row.test[key] - reference.test[key], resampled - reference_resampled
-    )
-    below = high < 0 if metric.higher_is_better else low > 0
-    return row._replace(difference=(low, high), significantly_below=below)
+    reference_resampled = read_resampled(folder.resampled(reference.section, reference.name))
+    differences = {}
+    for row in entries:
+        if row.name != reference.name:
+            resampled = read_resampled(folder.resampled(row.section, row.name))
+            resampled = resampled - reference_resampled
+            difference = row.test[key] - reference.test[key]
+            differences[row.name] = Difference(
+                difference,
+                confidence_interval(difference, resampled),
+                bootstrap_p_value(difference, resampled),
+            )
+    family = [[difference] for difference in differences.values()]
+    verdicts = dict(zip(differences, find_verdicts(family, metric.higher_is_better), strict=True))
+    return [
+        row._replace(difference=differences[row.name].interval, verdict=verdicts[row.name])
+        if row.name in differences
+        else row
+        for row in entries
+    ]
 
 
 def required_outputs(
@@ -220,7 +236,7 @@ def read_context(folder: TaskFolder) -> ReportContext:
     if reference is None and settings.reference is not None:
         reference = find_entry(entries, settings.reference, "reference")
     if reference is not None:
-        entries = [compare_with_reference(folder, row, reference, key, metric) for row in entries]
+        entries = compare_with_reference(folder, entries, reference, key, metric)
     others = [Row(k, "baseline", test) for k, test in baselines(task, metrics, index).items()]
     published = read_published(settings, metrics)
     if taken := published.keys() & {row.name for row in entries + others}:

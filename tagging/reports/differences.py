@@ -1,57 +1,53 @@
 """Effects of changes to a model: paired differences over runs with the same folds and seeds."""
 
-from collections.abc import Sequence
-from statistics import mean, stdev
 from typing import Any, NamedTuple
-
-from scipy import stats
 
 from tagging.base.errors import UserError
 from tagging.base.files import write_text
 from tagging.reports.charts import apply_theme, render_svg
 from tagging.reports.context import ReportContext, Row, find_entry
 from tagging.reports.leaderboard import metric_cell
+from tagging.reports.page import render
+from tagging.reports.significance import (
+    CONFIDENCE,
+    Difference,
+    expected_by_chance,
+    find_verdicts,
+    paired_difference,
+)
 from tagging.scoring.tables import to_markdown
 
-CONFIDENCE = 0.95
+SPLIT_NAMES = {"val": "validation", "test": "test"}
+TITLES = {
+    "gain": "Gains", "loss": "Losses", "hint of a gain": "Hints of a gain",
+    "hint of a loss": "Hints of a loss",
+}  # fmt: skip
 INCONCLUSIVE = {"not significant": "Not significant", "one run": "One run, without an interval"}
 
+SECTION = """\
+## Differences
 
-class Difference(NamedTuple):
-    """A mean of paired differences and its interval, None for a single pair."""
+Each entry is compared with the one that it changes, run by run, with the same folds and seeds.
 
-    mean: float
-    interval: tuple[float, float] | None
+{{ summary }}
+![Differences in {{ measured }}]({{ chart }})
 
-    def verdict(self, higher_is_better: bool = True) -> str:
-        """Return gain or loss if the interval excludes zero, else not significant or one run."""
-        if self.interval is None:
-            return "one run"
-        low, high = self.interval if higher_is_better else (-self.interval[1], -self.interval[0])
-        return "gain" if low > 0 else "loss" if high < 0 else "not significant"
+{% if num_tested %}
+A difference is the mean over runs, with its {{ "{:.0%}".format(confidence) }} t-interval in \
+brackets. The intervals are not corrected for their number: if no change had an effect, \
+{{ by_chance }} would be expected to exclude zero. They cover other runs on these clips, not other \
+clips. A gain or a loss holds after Holm's correction over the {{ num_tested }} comparisons, \
+{% if has_validation %}
+with one sign and intervals that exclude zero on validation and on test. A hint has one sign on \
+both, and an interval that excludes zero on one of them at least.
+{% else %}
+with an interval on test that excludes zero. A hint is an interval that excludes zero without that.
+{% endif %}
+{% else %}
+A difference is of one run, without an interval.
+{% endif %}
 
-    def format(self, decimals: int) -> str:
-        """Return the mean and, in brackets, its interval."""
-        mean, *ends = (f"{value:+.{decimals}f}" for value in (self.mean, *(self.interval or ())))
-        return f"{mean} ({' to '.join(ends)})" if ends else mean
-
-
-def paired_difference(new: Sequence[float], old: Sequence[float]) -> Difference:
-    """Return how much higher `new` is than `old`, with the t-interval of the mean of the pairs.
-
-    Student (1908), "The probable error of a mean". It assumes normally distributed differences,
-    which few runs cannot refute.
-
-    Args:
-        new: a score of each run.
-        old: the same runs' scores, in the same order.
-    """
-    pairs = [a - b for a, b in zip(new, old, strict=True)]
-    center = mean(pairs)
-    if len(pairs) == 1:
-        return Difference(center, None)
-    margin = stats.t.ppf((1 + CONFIDENCE) / 2, len(pairs) - 1) * stdev(pairs) / len(pairs) ** 0.5
-    return Difference(center, (center - float(margin), center + float(margin)))
+{{ tables }}"""
 
 
 def common_runs(row: Row, base: Row) -> list[str]:
@@ -77,7 +73,7 @@ def compare_runs(row: Row, base: Row, split: str, key: str) -> Difference:
 
 
 class Comparison(NamedTuple):
-    """An entry, its base, and the difference on each split: the first decides the verdict."""
+    """An entry, its base, the difference on each split, and the verdict on all of them."""
 
     entry: Row
     base: Row
@@ -91,7 +87,7 @@ class Comparison(NamedTuple):
 
     @property
     def difference(self) -> Difference:
-        """The difference that decides the verdict."""
+        """The difference on the first split: that of the chart."""
         return next(iter(self.by_split.values()))
 
 
@@ -101,18 +97,18 @@ def compute_comparisons(context: ReportContext) -> list[Comparison]:
     Raises:
         UserError: if a name is no entry's, or two entries have no run in common.
     """
-    comparisons = []
+    pairs, family = [], []
     for name, others in context.settings.differences.items():
         base = find_entry(context.entries, name, "differences")
         for other in others:
             row = find_entry(context.entries, other, f"differences.{name}")
-            by_split = {
-                split: compare_runs(row, base, split, context.key) for split in context.splits
-            }
-            deciding = by_split[context.splits[0]]
-            verdict = deciding.verdict(context.metric.higher_is_better)
-            comparisons.append(Comparison(row, base, by_split, verdict))
-    return comparisons
+            pairs.append((row, base))
+            family.append([compare_runs(row, base, split, context.key) for split in context.splits])
+    verdicts = find_verdicts(family, context.metric.higher_is_better)
+    return [
+        Comparison(row, base, dict(zip(context.splits, by_split, strict=True)), verdict)
+        for (row, base), by_split, verdict in zip(pairs, family, verdicts, strict=True)
+    ]
 
 
 def changed_settings(config: dict[str, Any], base: dict[str, Any]) -> str:
@@ -162,8 +158,8 @@ def difference_chart(comparisons: list[Comparison], title: str) -> dict[str, Any
     """
     rows = []
     for comparison in comparisons:
-        mean, interval = comparison.difference
-        low, high = interval or (mean, mean)
+        mean = comparison.difference.mean
+        low, high = comparison.difference.interval or (mean, mean)
         row = {"base": comparison.base.name, "method": comparison.method, "mean": mean}
         rows.append(row | {"low": low, "high": high})
     bases = list(dict.fromkeys(row["base"] for row in rows))
@@ -191,16 +187,16 @@ def difference_chart(comparisons: list[Comparison], title: str) -> dict[str, Any
 
 
 def summarize_verdicts(comparisons: list[Comparison], decimals: int) -> str:
-    """Return the gains and the losses, one line each, and the numbers of other verdicts."""
-    names: dict[str, list[str]] = {"gain": [], "loss": []}
+    """Return gains, losses and hints, one line each, and the numbers of other verdicts."""
+    names: dict[str, list[str]] = {}
     for comparison in comparisons:
-        value = comparison.difference.mean
-        text = f"{comparison.method} on {comparison.base.name} ({value:+.{decimals}f})"
+        means = [
+            f"{difference.mean:+.{decimals}f} on {SPLIT_NAMES[split]}"
+            for split, difference in comparison.by_split.items()
+        ]
+        text = f"{comparison.method} on {comparison.base.name} ({', '.join(means)})"
         names.setdefault(comparison.verdict, []).append(text)
-    lines = {
-        "Gains": ", ".join(names["gain"]) or "none",
-        "Losses": ", ".join(names["loss"]) or "none",
-    }
+    lines = {title: "; ".join(names.get(verdict, ["none"])) for verdict, title in TITLES.items()}
     for verdict, title in INCONCLUSIVE.items():
         if verdict in names:
             lines[title] = f"{len(names[verdict])} of {len(comparisons)}"
@@ -212,27 +208,22 @@ def section(context: ReportContext) -> str:
     comparisons = compute_comparisons(context)
     if not comparisons:
         return ""
-    split = "validation" if context.has_validation else "test"
-    measured = f"{split} {context.metric.title}"
+    measured = f"{SPLIT_NAMES[context.splits[0]]} {context.metric.title}"
     chart_path = context.folder.comparison_plots / "differences.svg"
     chart = difference_chart(comparisons, f"difference in {measured}")
     write_text(chart_path, render_svg(apply_theme(chart)))
     groups: dict[str, list[Comparison]] = {}
     for comparison in comparisons:
         groups.setdefault(comparison.base.name, []).append(comparison)
-    tables = "\n".join(difference_table(context, group) for group in groups.values())
-    false_positives = (1 - CONFIDENCE) * len(comparisons)
-    return f"""\
-## Differences
-
-Each entry is compared with the one that it changes, run by run, with the same folds and seeds.
-
-{summarize_verdicts(comparisons, context.metric.decimals)}
-![Differences in {measured}]({context.link(chart_path)})
-
-A difference is the mean over runs, with its {CONFIDENCE:.0%} t-interval in brackets. A gain or a
-loss is a difference in {measured} whose interval excludes zero; other columns decide nothing. If
-no change had an effect, {false_positives:.2g} of {len(comparisons)} intervals would be expected to
-exclude zero. The intervals cover other runs on these clips, not other clips.
-
-{tables}"""
+    num_tested = sum(comparison.verdict != "one run" for comparison in comparisons)
+    return render(
+        SECTION,
+        summary=summarize_verdicts(comparisons, context.metric.decimals),
+        measured=measured,
+        chart=context.link(chart_path),
+        num_tested=num_tested,
+        confidence=CONFIDENCE,
+        by_chance=f"{expected_by_chance(num_tested * len(context.splits))} intervals",
+        has_validation=context.has_validation,
+        tables="\n".join(difference_table(context, group) for group in groups.values()),
+    )

@@ -12,13 +12,13 @@ from scipy.special import expit
 
 from tagging.learning.distillation import missing_labels, relabel_thresholds
 from tagging.reports.context import ReportContext, Row
-from tagging.reports.differences import common_runs, compare_runs, paired_difference
+from tagging.reports.differences import SPLIT_NAMES, common_runs, compare_runs
+from tagging.reports.significance import expected_by_chance, find_verdicts, paired_difference
 from tagging.scoring.metrics.mean_average_precision import average_precision
 from tagging.scoring.scores import read_train_scores
 from tagging.scoring.tables import to_markdown
 from tagging.sources.audioset.ontology import ancestor_matrix, child_matrix, read_ontology
 
-SPLIT_NAMES = {"val": "validation", "test": "test"}
 GROUPS = ("rare", "medium", "frequent")  # thirds of the classes, by training clips
 
 
@@ -70,15 +70,22 @@ def frequency_table(context: ReportContext, row: Row, unenhanced: Row, added: np
     train_clips = context.index.labels[context.index.folds[0].train].sum(axis=0, dtype=int)
     with_test_clips = np.flatnonzero(~np.isnan(precisions[0]).any(axis=0))
     rare_first = with_test_clips[np.argsort(train_clips[with_test_clips], kind="stable")]
+    groups = np.array_split(rare_first, len(GROUPS))
+    differences = [
+        paired_difference(*(values[:, classes].mean(axis=1).tolist() for values in precisions))
+        for classes in groups
+    ]
+    verdicts = find_verdicts([[difference] for difference in differences])
     rows = []
-    for name, classes in zip(GROUPS, np.array_split(rare_first, len(GROUPS)), strict=True):
+    for name, classes, difference, verdict in zip(
+        GROUPS, groups, differences, verdicts, strict=True
+    ):
         means = [values[:, classes].mean(axis=1) for values in precisions]
-        difference = paired_difference(*(values.tolist() for values in means))
         clips = train_clips[classes]
         rows.append(
             [f"{name}: {clips.min():,} to {clips.max():,} training clips", str(len(classes)),
              f"{added[classes].sum():,}", *(f"{values.mean():.4f}" for values in means[::-1]),
-             difference.format(4), difference.verdict()]
+             difference.format(4), verdict]
         )  # fmt: skip
     header = [
         "classes", "number", "labels added", unenhanced.name, row.name, "difference", "verdict",
@@ -118,13 +125,14 @@ def describe_effect(context: ReportContext, row: Row, unenhanced: Row) -> str:
     by_split = {
         split: compare_runs(row, unenhanced, split, context.key) for split in context.splits
     }
+    (verdict,) = find_verdicts([list(by_split.values())], metric.higher_is_better)
     effects = [
-        f"{difference.format(metric.decimals)} on {SPLIT_NAMES[split]}, "
-        f"{difference.verdict(metric.higher_is_better)}"
+        f"{difference.format(metric.decimals)} on {SPLIT_NAMES[split]}"
         for split, difference in by_split.items()
     ]
     return f"""
 The difference to `{unenhanced.name}`, trained alike without them, in {metric.title} is
-{"; ".join(effects)}.
+{", ".join(effects)}: {verdict}.
 Average precision on test, by the number of training clips of a class (with 95% t-intervals over
-{runs} runs with the same seeds):"""
+{runs} runs with the same seeds; {expected_by_chance(len(GROUPS))} would be expected to exclude zero
+by chance, so that gains and losses hold after Holm's correction over them, and hints do not):"""

@@ -4,8 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tagging.reports.context import SAMPLE, ReportContext, Row, find_entry
+from tagging.reports.failures import describe_failures, find_failures
 from tagging.reports.page import render
+from tagging.reports.significance import LEVEL, expected_by_chance
 from tagging.scoring.metric import Metric
+from tagging.scoring.scores import read_resampled
 from tagging.scoring.tables import to_csv, to_markdown
 
 PANELS = 2  # metrics in the chart
@@ -38,9 +41,15 @@ No clips validate here, so no entry is selected: the order on test may be due to
 {% else %}\
 The entry in bold {{ reason }}\
 {% if bfloat16 %}; it is trained in bfloat16, so its results depend on the processor{% endif %}. \
-The column "{{ difference }}" is the interval of a paired bootstrap on the same clips, in bold \
-where an entry is significantly below {{ reference }}: {{ below }} of {{ others }}. It covers \
-other draws of clips, not other seeds.\
+{% if others %}\
+The column "{{ difference }}" is the interval of a paired bootstrap on the same clips. It covers \
+other draws of clips, not other seeds, and is not corrected for the number of entries: if none \
+differed, {{ by_chance }} intervals would be expected to exclude zero. After Holm's correction \
+over these {{ others }}, {{ below }} of {{ others }} are significantly below {{ reference }} (in \
+bold), and {{ above }} above. {{ hints }} more intervals exclude zero, which is only a hint.\
+{% if resamples < needed %} {{ resamples }} resamples are too few for any difference to hold after \
+the correction: it needs {{ needed }} or more.{% endif %}\
+{% endif %}\
 {% endif %}\
 """
 
@@ -62,6 +71,10 @@ Scores on the test split, best {{ metric }} first, with 95% bootstrap intervals 
 {% if several_runs %}With several runs, the mean ± the standard deviation over runs. {% endif %}\
 {{ selection }} The training time of an ensemble is the sum of its members', that of a student \
 excludes its teacher's.
+{% if failures %}
+
+{{ failures }}
+{% endif %}
 """
 
 
@@ -115,7 +128,8 @@ def describe_selection(context: ReportContext) -> str:
     if (reference := context.reference) is None:
         return render(SELECTION, reference=None)
     train = context.configs[reference.kind][reference.name].get("train", {})
-    others = [row for row in context.entries if row.difference is not None]
+    verdicts = [row.verdict for row in context.entries if row.difference is not None]
+    resampled = read_resampled(context.folder.resampled(reference.section, reference.name))
     return render(
         SELECTION,
         reference=reference.name,
@@ -124,8 +138,13 @@ def describe_selection(context: ReportContext) -> str:
         else "is named in params.yaml (`compare.reference`), as no clips validate here",
         bfloat16=train.get("precision") == "bfloat16",
         difference=difference_title(context),
-        below=sum(row.significantly_below for row in others),
-        others=len(others),
+        by_chance=expected_by_chance(len(verdicts)),
+        below=verdicts.count("loss"),
+        above=verdicts.count("gain"),
+        hints=sum(verdict.startswith("hint") for verdict in verdicts),
+        others=len(verdicts),
+        resamples=len(resampled),
+        needed=round(len(verdicts) / LEVEL),  # the lowest p-value is 1 / (resamples + 1)
     )  # fmt: skip
 
 
@@ -187,20 +206,21 @@ def describe_published(context: ReportContext) -> str:
         compare_with_published(context.metric, context.key, entry, published)
         for entry in [context.reference, *others]
     )
+    text += " Published values come without intervals: these comparisons are not tests."
     sources = "; ".join(f"{row.name}: {row.source}" for row in published if row.source)
     return f"{text}\n\nPublished: {sources}." if sources else text
 
 
 def compare_with_published(metric: Metric, key: str, entry: Row, published: Sequence[Row]) -> str:
-    """Compare an entry with rows that others published for the same clips."""
+    """Compare an entry with published rows; `compare.note` says how their clips were split."""
     value, digits = entry.test[key], metric.decimals
     comparisons = []
     for row in published:
         gap = value - row.test[key]
         side = f"{abs(gap):.{digits}f} {'above' if gap > 0 else 'below'}"
-        if entry.test[f"{key}_ci_low"] <= row.test[key] <= entry.test[f"{key}_ci_high"]:
-            side = "not significantly different from"  # by the entry's interval
         text = f"{side} the {round(row.test[key], digits)} of {row.name}"
+        if entry.test[f"{key}_ci_low"] <= row.test[key] <= entry.test[f"{key}_ci_high"]:
+            text += ", which its interval includes"
         if row.train_clips and entry.train_clips:
             text += f", from {entry.train_clips / row.train_clips:.1%} of the training clips"
         comparisons.append(text)
@@ -221,12 +241,13 @@ def leaderboard_page(context: ReportContext) -> str:
         metric=context.metric.title,
         several_runs=any(len(row.runs) > 1 for row in context.rows),
         selection=describe_selection(context),
+        failures=describe_failures(context),
     )
 
 
 def leaderboard_json(context: ReportContext) -> dict[str, Any]:
     """Return the leaderboard as data, best first, without seconds, which vary between runs."""
-    rows = {}
+    rows, failures = {}, find_failures(context)
     for row in context.rows:
         scores = dict(row.test)
         if row.kind == "published":
@@ -236,6 +257,8 @@ def leaderboard_json(context: ReportContext) -> dict[str, Any]:
             cells["runs"] = len(row.runs)
         if row.difference is not None:
             cells["delta_ci_low"], cells["delta_ci_high"] = row.difference
+        if row.name in failures:
+            cells["failed_runs"] = len(failures[row.name])
         cells["parameters"] = row.parameters
         rows[row.name] = {key: value for key, value in cells.items() if value is not None}
     best = {}

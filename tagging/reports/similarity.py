@@ -1,22 +1,27 @@
 """Effects of metric learning: recall of labels among the nearest clips, against a tagger's."""
 
 from tagging.reports.context import ReportContext, Row, find_entry
-from tagging.reports.differences import Difference, common_runs, compare_runs
+from tagging.reports.differences import TITLES, common_runs, compare_runs
 from tagging.reports.page import render
+from tagging.reports.significance import Difference, expected_by_chance, find_verdicts
 from tagging.scoring.tables import read_rows, to_markdown
 
 TRIPLETS = ("anchors", "positives", "negatives", "clips")  # logged by training with triplets
 
-VERDICT = """\
-{% if best is none or best == base %}\
-No entry is better than `{{ base }}` on validation.\
-{% elif one_run %}\
-`{{ best }}`, the best on validation, has one run in common with `{{ base }}`: without an interval \
-there is no verdict.\
-{% else %}\
-`{{ best }}`, the best on validation, is above it on {{ gains or "none" }}\
-{% if losses %}, and below on {{ losses }}, where classification stays best, as Lee et al. \
-report{% endif %}: these intervals over seeds exclude zero.\
+VERDICTS = """\
+{% if intervals %}\
+The intervals are not corrected for their number: if no entry differed from `{{ base }}`, \
+{{ by_chance }} would be expected to exclude zero. Gains and losses hold after Holm's correction \
+over these {{ intervals }}; a hint is another interval that excludes zero.
+
+{% for title, names in verdicts.items() %}
+- **{{ title }}**: {{ names or "none" }}.
+{% endfor %}
+{% if without_interval %}
+- **One run, without an interval**: {{ without_interval }}.
+{% endif %}
+{% else %}
+No entry has several runs in common with `{{ base }}`: without an interval there is no verdict.
 {% endif %}\
 """
 
@@ -61,25 +66,33 @@ Statistics of the triplets that training mined:
 {to_markdown(header, rows, right=1)}"""
 
 
-def recall_verdict(context: ReportContext, base: Row) -> str:
-    """Say on which recalls the reference is above or below the base, over the common runs."""
-    best = context.reference
-    if best is None or best.name == base.name:
-        return render(VERDICT, best=None, base=base.name)
-    gains = recall_gains(context, best, base)
-
-    def titles(verdict: str) -> str:
-        return ", ".join(
-            context.metrics[key].title for key, gain in gains.items() if gain.verdict() == verdict
-        )
-
+def recall_verdicts(context: ReportContext, base: Row) -> str:
+    """Name the entries whose recalls are above or below those of the base, over the common runs."""
+    labels, family, without_interval = [], [], []
+    for row in context.entries:
+        if row.name != base.name and set(row.runs) & set(base.runs):
+            if len(common_runs(row, base)) == 1:
+                without_interval.append(f"`{row.name}`")
+                continue
+            for key, gain in recall_gains(context, row, base).items():
+                labels.append((row.name, context.metrics[key].title))
+                family.append([gain])
+    recalls: dict[str, dict[str, list[str]]] = {verdict: {} for verdict in TITLES}
+    for (name, title), verdict in zip(labels, find_verdicts(family), strict=True):
+        if verdict in recalls:
+            recalls[verdict].setdefault(name, []).append(title)
     return render(
-        VERDICT,
-        best=best.name,
+        VERDICTS,
         base=base.name,
-        one_run=len(common_runs(best, base)) == 1,
-        gains=titles("gain"),
-        losses=titles("loss"),
+        intervals=len(family),
+        without_interval=", ".join(without_interval),
+        by_chance=f"{expected_by_chance(len(family))} intervals",
+        verdicts={
+            title: ", ".join(
+                f"`{name}` ({', '.join(titles)})" for name, titles in recalls[verdict].items()
+            )
+            for verdict, title in TITLES.items()
+        },
     )
 
 
@@ -100,5 +113,5 @@ Differences of entries to `{base.name}` on test, over the same seeds, with 95% t
 there are several:
 
 {recall_table(context, base)}
-{recall_verdict(context, base)}
+{recall_verdicts(context, base)}
 {triplet_table(context)}"""
