@@ -33,21 +33,17 @@ def git(*arguments: str) -> str:
 def locked_hashes(revision: str) -> Known:
     """Return the hash of every path in the locks of a revision.
 
-    Deps and outputs of a pipeline are relative to its folder, or to the root where its commands
-    run there: an entry below the pipeline's own folder is recognized by its prefix.
+    Paths are relative to the pipeline's folder, or to the root if its commands run there.
     """
     known: Known = {}
     names = git("ls-tree", "-r", "--name-only", revision).splitlines()
     for lock in (Path(name) for name in names if Path(name).name == "dvc.lock"):
         content = yaml.load(git("show", f"{revision}:{lock}"), yaml.CSafeLoader)
-        pipeline = yaml.load(
-            git("show", f"{revision}:{lock.with_name('dvc.yaml')}"), yaml.CSafeLoader
-        )
-        for name, stage in content["stages"].items():
-            definition = pipeline["stages"][name.partition("@")[0]]
-            has_wdir = "wdir" in (definition.get("do") or definition)
-            folder = Path() if has_wdir else lock.parent
-            for entry in [*stage.get("deps", []), *stage.get("outs", [])]:
+        for stage in content["stages"].values():
+            entries = [*stage.get("deps", []), *stage.get("outs", [])]
+            runs_in_root = any(entry["path"].startswith(f"{lock.parent}/") for entry in entries)
+            folder = Path() if runs_in_root else lock.parent
+            for entry in entries:
                 path = (Path.cwd() / folder / entry["path"]).resolve().relative_to(Path.cwd())
                 known[str(path)] = entry
     return known
