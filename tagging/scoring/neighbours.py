@@ -47,7 +47,7 @@ def find_nearest(embeddings: np.ndarray) -> np.ndarray:
 
 
 def _search(embeddings: np.ndarray) -> np.ndarray:
-    import torch  # here, because importing it takes a second and other metrics need no PyTorch
+    import torch  # here: importing it costs a second, and other metrics need no PyTorch
 
     all_clips = torch.from_numpy(np.ascontiguousarray(embeddings, np.float32))
     squares = all_clips.square().sum(1)
