@@ -72,8 +72,8 @@ def as_published(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def converted(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return published weights, of 5 patches across, as a state dict of the network."""
-    arrays = convert_ast({name: tensor.numpy() for name, tensor in weights.items()}, across=5)
+    """Return published weights, of 5 patches over the bins, as a state dict of the network."""
+    arrays = convert_ast({name: tensor.numpy() for name, tensor in weights.items()}, bin_patches=5)
     return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
 

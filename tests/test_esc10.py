@@ -107,7 +107,7 @@ def test_the_archive_has_400_recordings_of_ten_classes_in_five_folds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    file = PARAMS["download"]["files"][0]
+    file = PARAMS["download"]["recordings"]
     (tmp_path / "data").mkdir()
     shutil.copy(Path(MIRROR) / file["address"].partition("://")[2], f"data/{file['name']}")
     settings = parse(Decode, PARAMS["decode"] | {"path": f"data/{file['name']}"}, "decode")
