@@ -7,8 +7,10 @@ tree, hashes of other files are those that the locks of REVISION have for the sa
 folder may have another name then. It refuses a path without a known hash.
 """
 
+import itertools
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -75,30 +77,23 @@ def main() -> None:
     listed = git("ls-files", "--cached", "--others", "--exclude-standard").splitlines()
     tracked = {name for name in listed if Path(name).is_file() and Path(name).name != ".gitignore"}
     with Repo() as repo:
-        stages = [
-            stage
-            for stage in repo.index.stages
-            if isinstance(stage, PipelineStage)
-            and Path(stage.path_in_repo).with_suffix(".lock").is_file()
-            and (not pipelines or stage.path_in_repo in pipelines)
-        ]
+        by_lock: dict[Path, list[PipelineStage]] = defaultdict(list)
+        for stage in repo.index.stages:
+            lock = Path(stage.path_in_repo).with_suffix(".lock")
+            is_wanted = not pipelines or stage.path_in_repo in pipelines
+            if isinstance(stage, PipelineStage) and is_wanted and lock.is_file():
+                by_lock[lock].append(stage)
+        for stage in itertools.chain.from_iterable(by_lock.values()):
+            for file in [*stage.deps, *stage.outs]:
+                if isinstance(file, ParamsDependency):
+                    file.save()
+                else:
+                    set_hash(file, known, tracked)
         with repo.lock:
-            for stage in stages:
-                for dep in stage.deps:
-                    if isinstance(dep, ParamsDependency):
-                        dep.save()
-                    else:
-                        set_hash(dep, known, tracked)
-                for out in stage.outs:
-                    set_hash(out, known, tracked)
-            by_file = {stage.path_in_repo: stage.dvcfile for stage in stages}
-            for path, file in by_file.items():
-                file_stages = [stage for stage in stages if stage.path_in_repo == path]
-                Path(path).with_suffix(".lock").unlink(
-                    missing_ok=True
-                )  # other stages had old names
-                file.dump_stages(file_stages, update_pipeline=False)
-    print(f"{len(stages)} stages")
+            for lock, stages in by_lock.items():
+                lock.unlink()  # it may have stages under old names
+                stages[0].dvcfile.dump_stages(stages, update_pipeline=False)
+                print(f"{lock}: {len(stages)} stages")
 
 
 if __name__ == "__main__":
