@@ -21,12 +21,12 @@ from tagging.base.files import write_text
 from tagging.base.processes import ProgressProxy, run_parallel
 from tagging.base.progress import Progress
 from tagging.data.clips import read_features, read_index
+from tagging.data.parameters import Params
 from tagging.data.spec import InputSpec
 from tagging.data.task_folder import TaskFolder
 from tagging.learning.checkpoint import Checkpoint, checkpoint_path, file_digest
 from tagging.learning.device import pick_device
 from tagging.networks.yac import Network, Settings
-from tagging.parameters import Params
 from tagging.scoring.tables import to_csv
 
 CHECKPOINTS = Path(".resume")

@@ -6,9 +6,9 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from pydantic import Field, ValidationInfo, field_validator
 
+from tagging.data.parameters import Float, Int, Params, Section
 from tagging.data.task_folder import TaskFolder
 from tagging.learning.losses import Ce, Msml
-from tagging.parameters import Float, Int, Params, Section
 from tagging.scoring.metrics.ndcg import ndcg
 from tagging.scoring.metrics.precision import precision_at_k
 

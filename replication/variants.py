@@ -19,9 +19,9 @@ from tagging.base.errors import entry_point
 from tagging.base.files import write_text
 from tagging.base.processes import ProgressProxy, run_parallel
 from tagging.base.progress import Progress
+from tagging.data.parameters import Params
 from tagging.data.spec import InputSpec
 from tagging.learning.device import pick_device
-from tagging.parameters import Params
 from tagging.scoring.tables import to_csv
 
 RUNS = [("msml", 0.001), ("ce", 0.001)]

@@ -25,8 +25,8 @@ from pydantic import Field
 from tagging.base.errors import UserError, entry_point
 from tagging.base.files import atomic_write
 from tagging.base.progress import Progress
+from tagging.data.parameters import Params, Section
 from tagging.data.task_folder import TaskFolder
-from tagging.parameters import Params, Section
 from tagging.sources.audioset.archive import read_shards
 from tagging.sources.audioset.records import (
     VIDEO_ID_CHARACTERS,

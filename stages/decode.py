@@ -28,12 +28,12 @@ from tagging.base.processes import num_workers
 from tagging.base.progress import Progress
 from tagging.data.classes import Class
 from tagging.data.clips import SPLITS, Fold, Index, write_features, write_index, write_json
+from tagging.data.parameters import Float, Int, Params, Section
 from tagging.data.spec import InputSpec
 from tagging.data.splits import SplitSettings, make_folds
 from tagging.data.task import Task
 from tagging.data.task_folder import TaskFolder
 from tagging.features.decoding import decode_blocks
-from tagging.parameters import Float, Int, Params, Section
 from tagging.sources import esc, nsynth, sounds
 from tagging.sources import folder as folder_source
 from tagging.sources.recording import Recording

@@ -19,8 +19,8 @@ from pydantic import AfterValidator
 from tagging.base.errors import UserError, entry_point
 from tagging.base.files import write_text
 from tagging.base.progress import ProgressStyle
+from tagging.data.parameters import Params, Section
 from tagging.data.task_folder import TaskFolder
-from tagging.parameters import Params, Section
 from tagging.sources.audioset.labels import read_labels
 from tagging.sources.audioset.ontology import read_ontology
 from tagging.sources.transfer import (

@@ -13,12 +13,12 @@ from pydantic import Field
 
 from tagging.base.errors import UserError, entry_point
 from tagging.data.clips import SPLITS, read_index
+from tagging.data.parameters import Params, Section
+from tagging.data.scores import Scores, mean_probability, read_scores
 from tagging.data.task import Task
 from tagging.data.task_folder import TaskFolder, require_outputs
-from tagging.parameters import Params, Section
 from tagging.scoring.bootstrap import Evaluate
 from tagging.scoring.results import write_evaluation
-from tagging.scoring.scores import Scores, mean_probability, read_scores
 
 
 class Ensemble(Section):

@@ -8,19 +8,19 @@ from pathlib import Path
 
 from tagging.base.errors import entry_point
 from tagging.data.clips import read_features, read_index
-from tagging.data.dataset import ClipDataset
+from tagging.data.parameters import Params
+from tagging.data.scores import Scores
 from tagging.data.splits import list_runs
 from tagging.data.task import Task
 from tagging.data.task_folder import TaskFolder
+from tagging.learning.dataset import ClipDataset
 from tagging.learning.device import pick_device
 from tagging.learning.inference import predict_logits
 from tagging.learning.model import read_model
 from tagging.learning.model_file import load_network
-from tagging.parameters import Params
 from tagging.scoring.bootstrap import Evaluate
 from tagging.scoring.confident import RunThresholds
 from tagging.scoring.results import write_evaluation
-from tagging.scoring.scores import Scores
 
 
 @entry_point

@@ -20,12 +20,12 @@ from tagging.base.errors import UserError, entry_point
 from tagging.base.processes import num_workers
 from tagging.base.progress import Progress
 from tagging.data.clips import Features, read_features, read_index, write_features
+from tagging.data.parameters import Params, Section
 from tagging.data.spec import InputSpec
 from tagging.data.task_folder import TaskFolder
 from tagging.features.base import WaveformTransform
 from tagging.features.waveform_augmentation import AugmentedCopies, augment_waveform
 from tagging.learning import embedding
-from tagging.parameters import Params, Section
 
 CLIPS_PER_CHUNK = 16
 

@@ -17,9 +17,9 @@ from safetensors.numpy import save_file
 from tagging.base.errors import UserError, entry_point
 from tagging.base.files import atomic_write
 from tagging.data.clips import SPLITS, Index, read_index
+from tagging.data.parameters import Params, Section
+from tagging.data.scores import Scores, read_scores
 from tagging.data.task_folder import TaskFolder
-from tagging.parameters import Params, Section
-from tagging.scoring.scores import Scores, read_scores
 
 
 class Search(Section):

@@ -19,11 +19,11 @@ from pydantic import Field
 from tagging.base.errors import UserError, entry_point
 from tagging.data.classes import Class
 from tagging.data.clips import SPLITS, Index, write_features, write_index, write_json
+from tagging.data.parameters import PARAMS_NAME, Int, Params, Section
 from tagging.data.spec import InputSpec
 from tagging.data.splits import SplitSettings, make_folds
 from tagging.data.task import Task
 from tagging.data.task_folder import TaskFolder
-from tagging.parameters import PARAMS_NAME, Int, Params, Section
 from tagging.sources.audioset.labels import CLASSES, is_sample, read_labels
 from tagging.sources.audioset.records import (
     FRAME_BYTES,

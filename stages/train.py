@@ -19,28 +19,28 @@ from tagging.base.processes import ProgressProxy, run_parallel
 from tagging.base.progress import Progress
 from tagging.data.classes import Class
 from tagging.data.clips import Features, read_features, read_index, write_json
-from tagging.data.dataset import ClipDataset
-from tagging.data.sampling import count_batches
+from tagging.data.parameters import Params
 from tagging.data.splits import Run, list_runs
 from tagging.data.task import Task
 from tagging.data.task_folder import TaskFolder
 from tagging.layers.base import Activation, TaggingNetwork
 from tagging.learning import distributed
 from tagging.learning.checkpoint import Checkpoint, checkpoint_path, file_digest
+from tagging.learning.dataset import ClipDataset
 from tagging.learning.device import pick_device
 from tagging.learning.factory import build_network
 from tagging.learning.inference import DISTANCES, log_odds, score
 from tagging.learning.loader import BatchLoader
+from tagging.learning.metric import load_metric
 from tagging.learning.model import Model, ModelSpec, read_model
 from tagging.learning.model_file import save_network
+from tagging.learning.sampling import count_batches
 from tagging.learning.settings import Train, read_train_settings
 from tagging.learning.similarity import resolve_activation, triplet_statistics
 from tagging.learning.thresholds import Thresholds, choose_thresholds
 from tagging.learning.trainer import Validation, Weights, train
 from tagging.learning.training_log import TrainingLog, open_live
 from tagging.learning.training_setup import TrainingSetup, make_setup
-from tagging.parameters import Params
-from tagging.scoring.metric import load_metric
 
 
 class Training(NamedTuple):

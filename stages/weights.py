@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 
 from tagging.base.errors import entry_point
+from tagging.data.parameters import Params
 from tagging.data.task_folder import TaskFolder
 from tagging.learning.published_models import fetch_published
-from tagging.parameters import Params
 
 
 @entry_point

@@ -10,13 +10,13 @@ import yaml
 from tagging.base.files import write_text
 from tagging.data.classes import Class
 from tagging.data.clips import Fold, Index, write_index, write_json
+from tagging.data.scores import Scores
 from tagging.data.splits import list_runs
 from tagging.data.task import Task
 from tagging.data.task_folder import TaskFolder
 from tagging.scoring.bootstrap import Evaluate
 from tagging.scoring.confident import RunThresholds
 from tagging.scoring.results import write_evaluation
-from tagging.scoring.scores import Scores
 from tagging.scoring.tables import to_csv
 
 TRAIN, VAL, TEST = 60, 40, 80

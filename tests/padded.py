@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from tagging.data.parameters import parse
 from tagging.data.spec import InputSpec
 from tagging.layers.base import TaggingNetwork
-from tagging.parameters import parse
 
 EMBEDDINGS = InputSpec(1, 10, 128)
 

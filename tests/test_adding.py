@@ -13,7 +13,7 @@ NETWORK = '''
 from torch import nn
 
 from tagging.layers.base import TaggingNetwork
-from tagging.parameters import Section
+from tagging.data.parameters import Section
 
 
 class Settings(Section):
@@ -33,7 +33,7 @@ class Network(TaggingNetwork):
 METRIC = '''
 """The share of clips whose class of the highest score is one that few clips have."""
 
-from tagging.scoring.metric import Metric
+from tagging.learning.metric import Metric
 
 def metric():
     return Metric("Rare first", per_clip=lambda labels, scores: scores.argmax(1) > 3)

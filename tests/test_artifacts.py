@@ -13,7 +13,7 @@ import yaml
 import tagging
 from tagging.data.task import Task
 from tagging.data.task_folder import TaskFolder
-from tagging.scoring.metric import load_metric
+from tagging.learning.metric import load_metric
 from tests.project import EVALUATED, ROOT
 from tests.test_tag import yac_model
 

@@ -17,8 +17,10 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from stages import compare
 from tagging.base.errors import UserError
 from tagging.data.clips import read_index
+from tagging.data.scores import RunScores, read_resampled, read_scores, write_scores
 from tagging.data.task import MetricSettings
 from tagging.data.task_folder import TaskFolder
+from tagging.learning.metric import Metric, load_metric
 from tagging.reports import confident, context, leaderboard
 from tagging.reports.classes import LINE_HEIGHT, class_table, place_names
 from tagging.reports.context import Row, compare_with_reference, select_entry
@@ -41,8 +43,6 @@ from tagging.reports.significance import (
     holm,
     paired_difference,
 )
-from tagging.scoring.metric import Metric, load_metric
-from tagging.scoring.scores import RunScores, read_resampled, read_scores, write_scores
 from tagging.scoring.tables import read_rows, to_csv
 from tests.compared import in_windows, multi_label, single_label, write_task
 

@@ -12,20 +12,20 @@ import yaml
 from stages.ensemble import Ensemble
 from stages.features import Feature
 from tagging.data.clips import Features
-from tagging.data.dataset import ClipDataset
+from tagging.data.parameters import Params, parse
 from tagging.data.spec import InputSpec
 from tagging.data.splits import SplitSettings
 from tagging.data.task import Task
 from tagging.learning.checkpoint import Checkpoint
+from tagging.learning.dataset import ClipDataset
 from tagging.learning.embedding import build_transform
 from tagging.learning.factory import build_network
 from tagging.learning.loader import BatchLoader
+from tagging.learning.metric import load_metric, load_metrics
 from tagging.learning.model import read_model
 from tagging.learning.settings import Train, read_train_settings
 from tagging.learning.similarity import resolve_activation
 from tagging.learning.trainer import Validation, train
-from tagging.parameters import Params, parse
-from tagging.scoring.metric import load_metric, load_metrics
 from tests.generated import SPEC, learnable_values, multi_hot
 from tests.project import ROOT, TASKS
 

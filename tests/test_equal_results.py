@@ -10,12 +10,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from stages.features import Embedding
+from tagging.data.parameters import Section
 from tagging.data.splits import SplitSettings
 from tagging.features.log_mel import PRESETS
 from tagging.learning.metric_losses import TeacherTriplet, Triplet
 from tagging.learning.model import FinetunedModel
 from tagging.learning.settings import LOSSES, Train
-from tagging.parameters import Section
 from tests.project import ROOT
 from tools import equal_results
 from tools.equal_results import hash_numbers, hash_tensors, list_tasks, read_params

@@ -12,16 +12,16 @@ import yaml
 from stages.decode import Decode, multi_hot, open_source
 from stages.ensemble import Ensemble
 from stages.features import Embedding, Feature
+from tagging.data.parameters import parse
 from tagging.data.spec import InputSpec
 from tagging.data.task import Task
 from tagging.data.task_folder import TaskFolder
 from tagging.learning.embedding import build_transform
 from tagging.learning.factory import build_network
+from tagging.learning.metric import load_metrics
 from tagging.learning.model import FinetunedModel, Model
 from tagging.learning.settings import Train
-from tagging.parameters import parse
 from tagging.reports.settings import Compare, read_published
-from tagging.scoring.metric import load_metrics
 from tagging.sources.audioset.labels import PACKAGED, read_labels
 from tagging.sources.esc import Source
 from tagging.sources.weights import PUBLISHED

@@ -10,8 +10,10 @@ import pytest
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
 from tagging.data.clips import Fold, Index
+from tagging.data.scores import RunScores, Scores, read_resampled
 from tagging.data.task import MetricSettings, Task
 from tagging.data.task_folder import TaskFolder
+from tagging.learning.metric import FOLDER, Metric, load_metric
 from tagging.scoring.bootstrap import Evaluate, draw_resamples, mean_over_clips
 from tagging.scoring.confident import RunThresholds, confident_metrics
 from tagging.scoring.evaluation import (
@@ -20,11 +22,9 @@ from tagging.scoring.evaluation import (
     resample_metric,
     scores_by_run,
 )
-from tagging.scoring.metric import FOLDER, Metric, load_metric
 from tagging.scoring.metrics.ndcg import ndcg
 from tagging.scoring.metrics.precision import precision_at_k
 from tagging.scoring.results import write_evaluation
-from tagging.scoring.scores import RunScores, Scores, read_resampled
 from tagging.scoring.tables import read_rows
 from tests.generated import classes, example_fold, multi_hot
 

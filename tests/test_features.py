@@ -16,9 +16,9 @@ from transformers import ASTFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 
 from tagging.base.errors import UserError
+from tagging.data.parameters import parse
 from tagging.features import log_mel, mfcc, multi_log_mel
 from tagging.features.mel import mel_filters
-from tagging.parameters import parse
 
 MIRROR = os.environ.get("DOWNLOAD_MIRROR")
 TRANSFORMS = {

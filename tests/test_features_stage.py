@@ -17,6 +17,7 @@ from tagging import features
 from tagging.base.errors import UserError
 from tagging.data.classes import Class
 from tagging.data.clips import Features, Fold, Index, read_features, write_features, write_index
+from tagging.data.parameters import Params
 from tagging.data.spec import InputSpec
 from tagging.data.task_folder import TaskFolder
 from tagging.features import log_mel
@@ -26,7 +27,6 @@ from tagging.learning.factory import build_network
 from tagging.learning.model import Model, ModelSpec
 from tagging.learning.model_file import load_network, save_network
 from tagging.networks import identity, linear
-from tagging.parameters import Params
 from tagging.sources.weights import ALLOW_UNVERIFIED, PUBLISHED
 from tests.archives import assert_one_sentence, run_stage
 

@@ -6,10 +6,9 @@ import torch
 
 from tagging.base.errors import UserError
 from tagging.data.clips import Features
-from tagging.data.dataset import Batch, ClipDataset
-from tagging.data.sampling import count_batches, sample_order, split_batches
 from tagging.data.spec import InputSpec
 from tagging.learning import distributed
+from tagging.learning.dataset import Batch, ClipDataset
 from tagging.learning.loader import (
     BatchLoader,
     BatchSampler,
@@ -18,6 +17,7 @@ from tagging.learning.loader import (
     mix_inputs,
     mix_targets,
 )
+from tagging.learning.sampling import count_batches, sample_order, split_batches
 from tagging.learning.settings import Train
 from tests.generated import multi_hot
 

@@ -13,8 +13,8 @@ from sklearn.metrics import accuracy_score, average_precision_score, ndcg_score,
 
 from tagging.base.errors import UserError
 from tagging.data.task import MetricSettings, Task
+from tagging.learning.metric import FOLDER, Metric, load_metric, load_metrics
 from tagging.scoring.bootstrap import confidence_interval, draw_resamples, mean_over_clips
-from tagging.scoring.metric import FOLDER, Metric, load_metric, load_metrics
 from tagging.scoring.metrics.lwlrap import lwlrap
 from tagging.scoring.metrics.mean_average_precision import (
     average_precision,

@@ -15,9 +15,9 @@ import torch
 from torch.nn import functional
 
 from tagging.base.errors import UserError
+from tagging.data.parameters import parse
 from tagging.data.spec import InputSpec
 from tagging.networks.musicnn import FrontendConv, Network, Settings
-from tagging.parameters import parse
 from tagging.sources.weights import convert_weights, find_published
 
 MIRROR = os.environ.get("DOWNLOAD_MIRROR")

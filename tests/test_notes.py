@@ -9,14 +9,14 @@ import pytest
 
 from stages.decode import Decode, multi_hot, open_source
 from stages.features import Embedding, Feature
+from tagging.data.parameters import Params
 from tagging.data.splits import SplitSettings, make_folds
 from tagging.data.task import Task
 from tagging.data.task_folder import TaskFolder
+from tagging.learning.metric import load_metrics
 from tagging.learning.model import read_model
 from tagging.learning.settings import read_train_settings
-from tagging.parameters import Params
 from tagging.reports.settings import Compare, read_published
-from tagging.scoring.metric import load_metrics
 from tests.project import ROOT
 
 NAMES = ["instruments", "instruments_random", "qualities"]

@@ -12,16 +12,16 @@ from stages.download import Download
 from stages.ensemble import Ensemble
 from stages.prepare import Prepare
 from tagging.base.errors import UserError
+from tagging.data.parameters import Params
 from tagging.data.splits import SplitSettings
 from tagging.data.task import Task
 from tagging.learning.factory import build_network
 from tagging.learning.losses import Focal
+from tagging.learning.metric import load_metrics
 from tagging.learning.model import read_model
 from tagging.learning.settings import Train, read_train_settings
-from tagging.parameters import Params
 from tagging.reports.settings import Compare
 from tagging.scoring.bootstrap import Evaluate
-from tagging.scoring.metric import load_metrics
 from tests.archives import ROOT
 from tests.generated import SPEC
 

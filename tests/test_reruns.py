@@ -17,7 +17,7 @@ import yaml
 from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
 
-from tagging.parameters import LOCATION_SECTIONS
+from tagging.data.parameters import LOCATION_SECTIONS
 from tests.project import ROOT, TASKS, Project
 
 TRAINING = {"train", "finetune", "distill"}

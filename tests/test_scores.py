@@ -10,16 +10,16 @@ from scipy.special import expit, logit
 
 from stages import ensemble
 from tagging.base.errors import UserError
-from tagging.data.task_folder import TaskFolder
-from tagging.learning import inference
-from tagging.learning.inference import log_odds
-from tagging.scoring.scores import (
+from tagging.data.scores import (
     Scores,
     mean_probability,
     read_resampled,
     read_scores,
     write_scores,
 )
+from tagging.data.task_folder import TaskFolder
+from tagging.learning import inference
+from tagging.learning.inference import log_odds
 from tests.generated import example_fold, multi_hot, write_clips, write_params
 
 # Log odds

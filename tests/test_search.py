@@ -17,8 +17,8 @@ from tagging.commands.main import run
 from tagging.commands.search import nearest
 from tagging.commands.tagger import Tagger
 from tagging.data.clips import Fold, read_index
+from tagging.data.scores import Scores, write_scores
 from tagging.data.task_folder import TaskFolder
-from tagging.scoring.scores import Scores, write_scores
 from tests.generated import multi_hot, write_clips, write_params
 from tests.test_tag import RATE, noise, sound_model
 

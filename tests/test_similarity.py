@@ -14,12 +14,15 @@ from stages import compare, evaluate
 from stages import train as stage
 from tagging.base.errors import UserError
 from tagging.data.clips import Fold, read_features, read_index, write_json
-from tagging.data.dataset import ClipDataset
+from tagging.data.parameters import parse
+from tagging.data.scores import read_scores
 from tagging.data.spec import InputSpec
 from tagging.data.task import MetricSettings, Task
 from tagging.data.task_folder import TaskFolder
 from tagging.layers.base import TaggingNetwork
+from tagging.learning.dataset import ClipDataset
 from tagging.learning.factory import build_network
+from tagging.learning.metric import load_metric
 from tagging.learning.metric_losses import (
     METRIC_LOSSES,
     Pairs,
@@ -30,14 +33,11 @@ from tagging.learning.metric_losses import (
 )
 from tagging.learning.model import Model
 from tagging.learning.model_file import load_network
+from tagging.learning.neighbours import any_label, find_nearest, label_recall, rarer_label_recall
 from tagging.learning.settings import LOSSES
 from tagging.learning.similarity import predict_tags, resolve_activation, triplet_statistics
-from tagging.parameters import parse
 from tagging.reports.context import find_entry, read_context
 from tagging.reports.similarity import recall_verdicts
-from tagging.scoring.metric import load_metric
-from tagging.scoring.neighbours import any_label, find_nearest, label_recall, rarer_label_recall
-from tagging.scoring.scores import read_scores
 from tests.generated import SPEC, make_repository, multi_hot, write_clips, write_params
 
 KS = (1, 2, 4, 8)

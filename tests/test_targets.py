@@ -11,6 +11,7 @@ from scipy.special import expit, logit
 
 from tagging.base.errors import UserError
 from tagging.data.classes import Class
+from tagging.data.parameters import parse
 from tagging.learning.distillation import (
     blend_targets,
     missing_labels,
@@ -19,7 +20,6 @@ from tagging.learning.distillation import (
 )
 from tagging.learning.losses import Bce
 from tagging.learning.model import Student
-from tagging.parameters import parse
 from tagging.sources.audioset import sample
 from tagging.sources.audioset.ontology import ancestor_matrix, child_matrix, read_ontology
 

@@ -103,12 +103,12 @@ def test_stages_run_the_code_of_the_checkout_that_they_are_in(
     project = Project.copied(baseline, tmp_path / "project", Path(), Path(sys.executable).parent)
     inner = project.root / ".dvc/tmp/exps/copy"
     for root in (project.root, inner):
-        for name in ("stages", "tagging/base"):
+        for name in ("stages", "tagging/data"):
             (root / name).mkdir(parents=True, exist_ok=True)
-        for name in ("__init__", "parameters"):
+        for name in ("__init__", "data/parameters"):
             (root / f"tagging/{name}.py").write_text("")
         (root / "stages/which.py").write_text(
-            "import tagging.parameters\nprint(__file__, tagging.parameters.__file__)\n"
+            "import tagging.data.parameters\nprint(__file__, tagging.data.parameters.__file__)\n"
         )
         printed = project.run("python", "-m", "stages.which", folder=root).stdout.split()
-        assert printed == [f"{root}/stages/which.py", f"{root}/tagging/parameters.py"]
+        assert printed == [f"{root}/stages/which.py", f"{root}/tagging/data/parameters.py"]

@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 from scipy.special import expit
 
+from tagging.data.scores import RunScores
 from tagging.learning.thresholds import MIN_CLIPS, choose_thresholds
 from tagging.scoring.bootstrap import Evaluate, draw_resamples
 from tagging.scoring.confident import (
@@ -14,7 +15,6 @@ from tagging.scoring.confident import (
     confident_metrics,
     confident_rows,
 )
-from tagging.scoring.scores import RunScores
 
 CLIPS, LABELS = 2000, 100
 

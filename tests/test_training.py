@@ -17,15 +17,16 @@ from stages import ensemble, evaluate
 from stages import train as stage
 from tagging.base.errors import UserError
 from tagging.data.clips import Features, Index, read_features, read_index, write_features
-from tagging.data.dataset import ClipDataset
 from tagging.data.spec import InputSpec
 from tagging.data.task import MetricSettings
 from tagging.data.task_folder import TaskFolder
 from tagging.learning import model_file
 from tagging.learning.checkpoint import Checkpoint, checkpoint_path, file_digest
+from tagging.learning.dataset import ClipDataset
 from tagging.learning.factory import build_network, load_pretrained
 from tagging.learning.inference import log_odds, predict_logits, score
 from tagging.learning.loader import BatchLoader
+from tagging.learning.metric import load_metric
 from tagging.learning.model import Model, ModelSpec
 from tagging.learning.model_file import load_network, save_network
 from tagging.learning.settings import Train
@@ -41,7 +42,6 @@ from tagging.learning.trainer import (
     remove_prefix,
 )
 from tagging.networks import yac
-from tagging.scoring.metric import load_metric
 from tagging.scoring.metrics.ndcg import ndcg
 from tests.archives import ROOT
 from tests.generated import (

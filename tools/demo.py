@@ -15,9 +15,9 @@ from typing import Any
 import yaml
 
 from tagging.base.errors import UserError, entry_point
+from tagging.data.parameters import parse
 from tagging.data.task import MetricSettings, Task
-from tagging.parameters import parse
-from tagging.scoring.metric import load_metric
+from tagging.learning.metric import load_metric
 from tools.plots import write_page
 
 ROOT = Path(__file__).parents[1]

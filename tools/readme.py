@@ -4,8 +4,8 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+from tagging.data.parameters import Params
 from tagging.data.task_folder import TaskFolder
-from tagging.parameters import Params
 from tagging.reports.settings import Compare
 
 README = Path("README.md")

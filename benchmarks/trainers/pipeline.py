@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.trainers.splits import make_validation, map_split
 from benchmarks.workers import Channel
+from tagging.data.parameters import Params
 from tagging.data.task_folder import TaskFolder
 from tagging.learning.device import pick_device
 from tagging.learning.factory import build_network
@@ -18,7 +19,6 @@ from tagging.learning.loader import BatchLoader
 from tagging.learning.model import read_model
 from tagging.learning.settings import read_train_settings
 from tagging.learning.trainer import Trainer
-from tagging.parameters import Params
 
 
 def main(name: str, batch_size: int) -> None:

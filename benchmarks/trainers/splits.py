@@ -6,12 +6,12 @@ from typing import NamedTuple
 import torch
 
 from tagging.data.clips import Index, read_features, read_index
-from tagging.data.dataset import ClipDataset
 from tagging.data.spec import InputSpec
 from tagging.data.task import MetricSettings
 from tagging.data.task_folder import TaskFolder
+from tagging.learning.dataset import ClipDataset
+from tagging.learning.metric import load_metric
 from tagging.learning.trainer import Validation
-from tagging.scoring.metric import load_metric
 
 FEATURE = "vggish"
 

@@ -9,8 +9,8 @@ import yaml
 from tagging.commands.models import path_in_project
 from tagging.commands.render import render
 from tagging.commands.tagger import Tagger
+from tagging.data.parameters import Params
 from tagging.data.task_folder import TaskFolder
-from tagging.parameters import Params
 
 DATASETS = {"MTT_musicnn.h5": "MagnaTagATune", "MSD_musicnn.h5": "Million Song Dataset"}
 LICENCE = "Apache-2.0"  # of the project, so of the models that it trains

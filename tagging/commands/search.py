@@ -19,9 +19,9 @@ from tagging.commands import models
 from tagging.commands.inputs import find_input_files
 from tagging.commands.tag_formats import to_json
 from tagging.commands.tagger import BLOCK_SECONDS, Tagger
+from tagging.data.parameters import Params
 from tagging.data.task_folder import TaskFolder
 from tagging.features.decoding import decode_blocks
-from tagging.parameters import Params
 
 
 class Match(NamedTuple):

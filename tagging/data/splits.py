@@ -9,7 +9,7 @@ from pydantic import Field
 
 from tagging.base.errors import UserError
 from tagging.data.clips import Fold
-from tagging.parameters import Int, Section
+from tagging.data.parameters import Int, Section
 
 OFFICIAL_VALIDATION = 10  # one in this many clips of bal_train validates in the official split
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from tagging.parameters import Int, Section
+from tagging.data.parameters import Int, Section
 
 
 class MetricSettings(Section):

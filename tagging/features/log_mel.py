@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, model_validator
 
+from tagging.data.parameters import Float, Int
 from tagging.features.base import WaveformTransform
 from tagging.features.mel import (
     Band,
@@ -24,7 +25,6 @@ from tagging.features.mel import (
     highest_frequency,
     mel_filters,
 )
-from tagging.parameters import Float, Int
 
 PRESETS: dict[str, dict[str, Any]] = {
     "librosa": {

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from tagging.base.errors import UserError
-from tagging.parameters import Float, Section
+from tagging.data.parameters import Float, Section
 
 Scale = Literal["slaney", "htk", "kaldi"]
 # zeros, reflect: frames are centred, and the waveform is padded with zeros or mirrored. kaldi:

@@ -15,6 +15,7 @@ from scipy import fft as transforms
 from torch.nn import functional
 
 from tagging.base.errors import UserError
+from tagging.data.parameters import Float, Int
 from tagging.features.base import WaveformTransform
 from tagging.features.mel import (
     Band,
@@ -24,7 +25,6 @@ from tagging.features.mel import (
     mel_corners,
     triangles,
 )
-from tagging.parameters import Float, Int
 
 _FLOOR = torch.finfo(torch.float64).eps  # replaces smaller powers, so that logarithms are finite
 

@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional
 
 from tagging.base.errors import UserError
+from tagging.data.parameters import Float, Int, Section
 from tagging.features import log_mel
 from tagging.features.base import WaveformTransform
-from tagging.parameters import Float, Int, Section
 
 
 class Settings(Section):

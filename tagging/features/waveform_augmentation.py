@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch.nn import functional
 
-from tagging.parameters import Float, Int, Section
+from tagging.data.parameters import Float, Int, Section
 
 
 class AugmentedCopies(Section):

@@ -11,13 +11,13 @@ from torch import nn
 from torch.nn import functional
 
 from tagging.base.errors import UserError
+from tagging.data.parameters import Int, Section
 from tagging.layers.padding import (
     MaskedBatchNorm,
     downsampled_lengths,
     frame_mask,
     mask_padding,
 )
-from tagging.parameters import Int, Section
 
 PositiveInt = Annotated[Int, Field(ge=1)]
 Pair = tuple[PositiveInt, PositiveInt]  # frames, bins

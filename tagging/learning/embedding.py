@@ -7,10 +7,10 @@ from typing import Any, Literal
 import torch
 
 from tagging.base.errors import UserError
+from tagging.data.parameters import PARAMS_NAME, parse
 from tagging.features.base import WaveformTransform
 from tagging.learning.inference import log_odds
 from tagging.learning.model_file import load_network
-from tagging.parameters import PARAMS_NAME, parse
 
 FEATURES = Path(__file__).parents[1] / "features"
 

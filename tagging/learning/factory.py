@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tagging.base.errors import UserError
+from tagging.data.parameters import PARAMS_NAME, parse
 from tagging.data.spec import InputSpec
 from tagging.layers.base import TaggingNetwork
 from tagging.learning.model import SAVED_EPOCH, Model
-from tagging.parameters import PARAMS_NAME, parse
 
 NETWORKS = Path(__file__).parents[1] / "networks"
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from tagging.data.dataset import Batch, ClipDataset
 from tagging.layers.base import Activation, Distance, TaggingNetwork
+from tagging.learning.dataset import Batch, ClipDataset
 from tagging.learning.model_file import TrainedModel
 
 # Larger batches do not fit the cache of a core, and each layer fetches new pages of memory.

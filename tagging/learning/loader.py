@@ -13,10 +13,10 @@ import torch
 from torchdata.nodes import BaseNode, Mapper, Prefetcher, SamplerWrapper
 
 from tagging.base.errors import UserError
-from tagging.data.dataset import Batch, ClipDataset
-from tagging.data.sampling import count_batches, sample_order, split_batches
 from tagging.layers.padding import frame_mask
 from tagging.learning import distributed, spectral_augmentation
+from tagging.learning.dataset import Batch, ClipDataset
+from tagging.learning.sampling import count_batches, sample_order, split_batches
 from tagging.learning.settings import Train
 from tagging.learning.spectral_augmentation import SpectralDraws
 

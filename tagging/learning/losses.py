@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 from torch.nn import functional
 
+from tagging.data.parameters import Float, Section
 from tagging.layers.base import Activation
-from tagging.parameters import Float, Section
 
 
 class Loss(Section):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from pydantic import Field
 
+from tagging.data.parameters import Float, Int
 from tagging.learning.losses import Loss
-from tagging.parameters import Float, Int
 
 if TYPE_CHECKING:  # importing it costs a second, which other losses save
     from pytorch_metric_learning.distances import LpDistance

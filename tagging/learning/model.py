@@ -6,9 +6,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from tagging.base.errors import UserError
 from tagging.data.classes import Class
+from tagging.data.parameters import Float, Int, Params, Section
 from tagging.data.spec import InputSpec
 from tagging.layers.base import Activation, Distance
-from tagging.parameters import Float, Int, Params, Section
 
 SAVED_EPOCH = "epoch "  # in files, weights of a saved epoch are named `epoch 9/<name>`
 

@@ -5,11 +5,11 @@ from urllib.parse import unquote, urlsplit
 
 from tagging.base.progress import ProgressStyle
 from tagging.data.classes import Class
+from tagging.data.parameters import parse
 from tagging.data.spec import InputSpec
 from tagging.features import log_mel
 from tagging.learning.model import Model, ModelSpec
 from tagging.learning.model_file import save_network
-from tagging.parameters import parse
 from tagging.sources.audioset.labels import PACKAGED, read_labels
 from tagging.sources.transfer import fetch_checked, file_sha256
 from tagging.sources.weights import (

@@ -5,12 +5,12 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo
 
 from tagging.base.errors import UserError
-from tagging.data.sampling import Sampling
+from tagging.data.parameters import PARAMS_NAME, Float, Int, Params, Section, parse
 from tagging.learning.losses import CLASSIFICATION_LOSSES, Loss
 from tagging.learning.metric_losses import METRIC_LOSSES
 from tagging.learning.model import Model
+from tagging.learning.sampling import Sampling
 from tagging.learning.spectral_augmentation import Augment
-from tagging.parameters import PARAMS_NAME, Float, Int, Params, Section, parse
 
 LOSSES: dict[str, type[Loss]] = CLASSIFICATION_LOSSES | METRIC_LOSSES
 

@@ -6,15 +6,15 @@ import numpy as np
 import torch
 
 from tagging.base.errors import UserError
-from tagging.data.dataset import ClipDataset
-from tagging.data.sampling import sample_order, split_batches
 from tagging.data.task import Task
 from tagging.layers.base import Activation, TaggingNetwork
+from tagging.learning.dataset import ClipDataset
 from tagging.learning.inference import compute_outputs, log_odds, score
 from tagging.learning.losses import Loss
 from tagging.learning.metric_losses import TripletLoss
 from tagging.learning.model import Model
 from tagging.learning.model_file import load_network
+from tagging.learning.sampling import sample_order, split_batches
 
 
 def resolve_activation(

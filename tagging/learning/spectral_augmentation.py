@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from tagging.data.parameters import Float, Section
 from tagging.layers.padding import frame_mask
-from tagging.parameters import Float, Section
 
 
 class Masks(Section):

@@ -17,14 +17,14 @@ from torch.optim.lr_scheduler import ConstantLR, LambdaLR, LRScheduler, OneCycle
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tagging.base.errors import UserError
-from tagging.data.dataset import Batch, ClipDataset
 from tagging.layers.base import Activation, TaggingNetwork
 from tagging.learning import distributed
 from tagging.learning.checkpoint import Checkpoint
+from tagging.learning.dataset import Batch, ClipDataset
 from tagging.learning.inference import compute_outputs, log_odds, score
 from tagging.learning.loader import BatchLoader
+from tagging.learning.metric import Metric
 from tagging.learning.settings import Train
-from tagging.scoring.metric import Metric
 
 DIVERGED = "the training diverged: {} not finite; a lower train.lr may help"
 

@@ -5,16 +5,16 @@ from pathlib import Path
 import numpy as np
 
 from tagging.data.clips import Features, Index
-from tagging.data.dataset import ClipDataset
+from tagging.data.scores import read_train_scores
 from tagging.data.splits import Run
 from tagging.data.task_folder import TaskFolder
 from tagging.layers.base import TaggingNetwork
+from tagging.learning.dataset import ClipDataset
 from tagging.learning.device import pick_device
 from tagging.learning.distillation import blend_targets, relabel
 from tagging.learning.factory import load_pretrained
 from tagging.learning.model import FinetunedModel, Model, Student
 from tagging.learning.similarity import predict_tags
-from tagging.scoring.scores import read_train_scores
 
 
 class TrainingSetup:

@@ -24,10 +24,10 @@ from torch import nn
 from torch.nn import functional
 
 from tagging.base.errors import UserError
+from tagging.data.parameters import Float, Int, Section
 from tagging.data.spec import InputSpec
 from tagging.layers.base import TaggingNetwork
 from tagging.layers.padding import MaskedBatchNorm, frame_mask, normalize_bins
-from tagging.parameters import Float, Int, Section
 
 SPREAD = 0.5  # standard deviation of the normalized input, as in the paper
 EPS = 1e-12  # of layer normalization, as in the published model

@@ -25,10 +25,10 @@ from torch import nn
 from torch.nn import functional
 
 from tagging.base.errors import UserError
+from tagging.data.parameters import Float, Int, Section
 from tagging.data.spec import InputSpec
 from tagging.layers.base import TaggingNetwork
 from tagging.layers.padding import PackedFrames
-from tagging.parameters import Float, Int, Section
 
 
 class Settings(Section):

@@ -16,11 +16,11 @@ from torch import nn
 from torch.nn import functional
 
 from tagging.base.errors import UserError
+from tagging.data.parameters import Float
 from tagging.data.spec import InputSpec
 from tagging.layers.base import TaggingNetwork
 from tagging.layers.convolutions import ConvSettings, PositiveInt, build_convs
 from tagging.layers.padding import MaskedBatchNorm, frame_mask, mean_over_frames, normalize_bins
-from tagging.parameters import Float
 
 
 class Settings(ConvSettings):

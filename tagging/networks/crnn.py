@@ -11,11 +11,11 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from tagging.data.parameters import Float
 from tagging.data.spec import InputSpec
 from tagging.layers.base import TaggingNetwork
 from tagging.layers.convolutions import ConvSettings, PositiveInt, build_convs
 from tagging.layers.padding import MaskedBatchNorm, last_frame, normalize_bins
-from tagging.parameters import Float
 
 
 class Settings(ConvSettings):

@@ -3,10 +3,10 @@
 import torch
 
 from tagging.base.errors import UserError
+from tagging.data.parameters import Section
 from tagging.data.spec import InputSpec
 from tagging.layers.base import TaggingNetwork
 from tagging.layers.padding import frame_mask, mean_over_frames
-from tagging.parameters import Section
 
 
 class Settings(Section):

@@ -8,10 +8,10 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from tagging.data.parameters import Float, Section
 from tagging.data.spec import InputSpec
 from tagging.layers.base import TaggingNetwork
 from tagging.layers.padding import frame_mask, mean_over_frames
-from tagging.parameters import Float, Section
 
 
 class Settings(Section):

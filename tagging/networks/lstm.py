@@ -11,11 +11,11 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from tagging.data.parameters import Float
 from tagging.data.spec import InputSpec
 from tagging.layers.base import TaggingNetwork
 from tagging.layers.convolutions import InputNormSettings, PositiveInt
 from tagging.layers.padding import MaskedBatchNorm, frame_mask
-from tagging.parameters import Float
 
 
 class Settings(InputNormSettings):

@@ -16,6 +16,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from tagging.data.parameters import Float, Section
 from tagging.data.spec import InputSpec
 from tagging.layers.base import TaggingNetwork
 from tagging.layers.convolutions import round_channels
@@ -25,7 +26,6 @@ from tagging.layers.padding import (
     frame_mask,
     mean_over_frames,
 )
-from tagging.parameters import Float, Section
 
 STEM = 16  # channels of the first convolution, at width 1
 HIDDEN = 1280  # units of the layer before the classifier, at width 1

@@ -19,6 +19,7 @@ from pydantic import AfterValidator, Field
 from torch import nn
 from torch.nn import functional
 
+from tagging.data.parameters import Float, Int, Section
 from tagging.data.spec import InputSpec
 from tagging.layers.base import TaggingNetwork
 from tagging.layers.padding import (
@@ -28,7 +29,6 @@ from tagging.layers.padding import (
     mean_over_frames,
     normalize_bins,
 )
-from tagging.parameters import Float, Int, Section
 
 
 def _require_odd(number: int) -> int:

@@ -21,6 +21,7 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
+from tagging.data.parameters import Float, Int, Section
 from tagging.data.spec import InputSpec
 from tagging.layers.base import TaggingNetwork
 from tagging.layers.convolutions import round_channels
@@ -31,7 +32,6 @@ from tagging.layers.padding import (
     mean_over_frames,
     normalize_bins,
 )
-from tagging.parameters import Float, Int, Section
 
 
 class Stage(NamedTuple):

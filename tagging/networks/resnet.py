@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from tagging.base.errors import UserError
+from tagging.data.parameters import Float
 from tagging.data.spec import InputSpec
 from tagging.layers.base import TaggingNetwork
 from tagging.layers.convolutions import InputNormSettings, Pair, PositiveInt
@@ -29,7 +30,6 @@ from tagging.layers.padding import (
     mean_over_frames,
     normalize_bins,
 )
-from tagging.parameters import Float
 
 
 class Settings(InputNormSettings):

@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn import functional
 
 from tagging.base.errors import UserError
+from tagging.data.parameters import Section
 from tagging.data.spec import InputSpec
 from tagging.layers.base import TaggingNetwork
-from tagging.parameters import Section
 
 FOLD = 8  # bins in a row of the intra branch's image
 # The smallest clip: the dilated convolutions of intra need 9 rows of bins.

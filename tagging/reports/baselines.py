@@ -7,7 +7,7 @@ import numpy as np
 
 from tagging.data.clips import Index
 from tagging.data.task import Task
-from tagging.scoring.metric import Metric
+from tagging.learning.metric import Metric
 
 
 def baselines(task: Task, metrics: dict[str, Metric], index: Index) -> dict[str, dict[str, float]]:

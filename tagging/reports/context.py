@@ -14,17 +14,17 @@ from typing import Any, NamedTuple, Protocol
 
 from tagging.base.errors import UserError
 from tagging.data.clips import Index, read_index
+from tagging.data.parameters import Params
+from tagging.data.scores import RunScores, read_resampled, read_scores
 from tagging.data.splits import list_runs
 from tagging.data.task import Task
 from tagging.data.task_folder import TaskFolder, require_outputs
-from tagging.parameters import Params
+from tagging.learning.metric import Metric, load_metrics
 from tagging.reports.baselines import baselines
 from tagging.reports.settings import Compare, read_published
 from tagging.reports.significance import Difference, bootstrap_p_value, find_verdicts
 from tagging.scoring.bootstrap import confidence_interval
 from tagging.scoring.evaluation import aggregate_index, scores_by_run
-from tagging.scoring.metric import Metric, load_metrics
-from tagging.scoring.scores import RunScores, read_resampled, read_scores
 
 SAMPLE = "generated sample"  # the data source of clips that are no recordings
 EMPTY: Mapping[str, Any] = MappingProxyType({})

@@ -6,9 +6,9 @@ after each of these epochs.
 
 import numpy as np
 
+from tagging.data.scores import read_scores
 from tagging.reports.context import ReportContext, Row
 from tagging.scoring.evaluation import scores_by_run
-from tagging.scoring.scores import read_scores
 from tagging.scoring.tables import to_markdown
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tagging.data.scores import read_resampled
+from tagging.learning.metric import Metric
 from tagging.reports.context import SAMPLE, ReportContext, Row, find_entry
 from tagging.reports.failures import describe_failures, find_failures
 from tagging.reports.page import render
 from tagging.reports.significance import LEVEL, expected_by_chance
-from tagging.scoring.metric import Metric
-from tagging.scoring.scores import read_resampled
 from tagging.scoring.tables import to_csv, to_markdown
 
 PANELS = 2  # metrics in the chart

@@ -8,12 +8,12 @@ from statistics import mean, median
 
 import numpy as np
 
+from tagging.data.scores import RunScores
 from tagging.reports.context import ReportContext
 from tagging.scoring.metrics.mean_average_precision import (
     average_precision,
     resampled_average_precision,
 )
-from tagging.scoring.scores import RunScores
 
 DRAWS = 20
 SEED = 0

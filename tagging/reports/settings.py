@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, create_model
 
-from tagging.parameters import Float, Int, Section, parse
+from tagging.data.parameters import Float, Int, Section, parse
 
 # Each is a file of tagging/reports and a key of SECTIONS in stages/compare.py.
 SectionName = Literal[

@@ -3,7 +3,7 @@
 import numpy as np
 from pydantic import Field
 
-from tagging.parameters import Int, Section
+from tagging.data.parameters import Int, Section
 
 
 class Evaluate(Section):

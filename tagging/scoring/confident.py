@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tagging.data.scores import RunScores
 from tagging.scoring.bootstrap import Evaluate, confidence_interval, draw_resamples
-from tagging.scoring.scores import RunScores
 
 CONFIDENT_HEADER = [
     "label", "threshold", "val_clips", "val_precision", "val_recall", "test_clips",

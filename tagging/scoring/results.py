@@ -4,8 +4,10 @@ from typing import Any
 
 from tagging.base.files import write_text
 from tagging.data.clips import Index, write_json
+from tagging.data.scores import RunScores, Scores, write_resampled, write_scores
 from tagging.data.task import Task
 from tagging.data.task_folder import TaskFolder
+from tagging.learning.metric import load_metrics
 from tagging.scoring.bootstrap import Evaluate, confidence_interval
 from tagging.scoring.confident import (
     CONFIDENT_HEADER,
@@ -26,8 +28,6 @@ from tagging.scoring.evaluation import (
     scores_by_run,
     summarize_runs,
 )
-from tagging.scoring.metric import load_metrics
-from tagging.scoring.scores import RunScores, Scores, write_resampled, write_scores
 from tagging.scoring.tables import to_csv
 
 CURVE_CLASSES = 20  # the first classes: the most frequent ones in AudioSet

@@ -6,7 +6,7 @@ tied classes, and a clip without labels has no value.
 
 import numpy as np
 
-from tagging.scoring.metric import Metric
+from tagging.learning.metric import Metric
 
 
 def accuracy(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:

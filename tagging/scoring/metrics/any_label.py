@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from tagging.scoring.metric import Metric
-from tagging.scoring.neighbours import any_label, check_k
+from tagging.learning.metric import Metric
+from tagging.learning.neighbours import any_label, check_k
 
 
 def metric(k: int) -> Metric:

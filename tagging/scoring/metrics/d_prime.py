@@ -8,7 +8,7 @@ import math
 import numpy as np
 from scipy import stats
 
-from tagging.scoring.metric import Metric
+from tagging.learning.metric import Metric
 from tagging.scoring.metrics import roc_auc
 
 

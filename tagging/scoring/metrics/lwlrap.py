@@ -6,7 +6,7 @@ label-ranking average precision in which every label of every clip has the same 
 
 import numpy as np
 
-from tagging.scoring.metric import Metric
+from tagging.learning.metric import Metric
 
 
 def lwlrap(labels: np.ndarray, scores: np.ndarray) -> float | None:

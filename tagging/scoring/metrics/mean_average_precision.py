@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tagging.scoring.metric import Metric
+from tagging.learning.metric import Metric
 
 
 def average_precision(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:

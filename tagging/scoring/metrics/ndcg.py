@@ -9,7 +9,7 @@ labels has no value, as in precision at k: no ranking of it is right or wrong.
 import numpy as np
 from scipy import stats
 
-from tagging.scoring.metric import Metric
+from tagging.learning.metric import Metric
 
 
 def ndcg(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from tagging.scoring.metric import Metric
+from tagging.learning.metric import Metric
 
 
 def precision_at_k(labels: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 from functools import partial
 
-from tagging.scoring.metric import Metric
-from tagging.scoring.neighbours import check_k, rarer_label_recall
+from tagging.learning.metric import Metric
+from tagging.learning.neighbours import check_k, rarer_label_recall
 
 
 def metric(k: int) -> Metric:

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import stats
 
-from tagging.scoring.metric import Metric
+from tagging.learning.metric import Metric
 
 
 def roc_auc(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:

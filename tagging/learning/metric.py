@@ -16,7 +16,7 @@ import numpy as np
 from tagging.base.errors import UserError
 from tagging.data.task import MetricSettings, Task
 
-FOLDER = Path(__file__).parent / "metrics"
+FOLDER = Path(__file__).parents[1] / "scoring/metrics"
 
 # Of labels, 0 or 1, (clips, classes), and scores, (clips, classes), higher is more likely.
 Values = Callable[[np.ndarray, np.ndarray], np.ndarray]
