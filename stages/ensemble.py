@@ -25,17 +25,20 @@ class Ensemble(Section):
     """One entry of `ensembles`.
 
     A member is the name of a model, for all its runs, or `name@epoch`, for the weights after one of
-    its last `train.save_last_epochs` epochs.
+    its last `train.save_last_epochs` epochs. With `per_run`, each run (fold and seed) has an
+    ensemble of its own, so that averaged epochs compare with the training that they come from.
     """
 
     members: list[str] = Field(min_length=1)
+    per_run: bool = False
 
 
 def average_members(folder: TaskFolder, params: Params, name: str, folds: int) -> Scores:
-    """Return the ensemble's scores: one run for each fold.
+    """Return the ensemble's scores: one run for each fold, or for each run of the members.
 
     Raises:
-        UserError: if a member is unknown or its scores are missing, or there is one network alone.
+        UserError: if a member is unknown, its scores are missing, or there is one network alone
+            (with `per_run`, a single saved epoch is allowed).
     """
     key = f"{params.path}: ensembles.{name}.members"
     entries = params.entries("ensembles")
@@ -43,41 +46,51 @@ def average_members(folder: TaskFolder, params: Params, name: str, folds: int) -
         raise UserError(
             f"{params.path}: ensembles.{name} is missing; the ensembles are {', '.join(entries)}"
         )
-    members = params.parse(Ensemble, entries[name], f"ensembles.{name}").members
+    settings = params.parse(Ensemble, entries[name], f"ensembles.{name}")
+    members = settings.members
     models = params.models() | params.entries("finetuned")
     names = [member.partition("@")[0] for member in members]
     for model in names:
         if model not in models:
             raise UserError(f"{key} must name models ({', '.join(models)}), got {model!r}")
     require_outputs(folder.scores("models", model) for model in dict.fromkeys(names))
-    outputs: dict[tuple[int, str], list[np.ndarray]] = {}
+    runs = {f"fold{fold}" if folds > 1 else "mean": fold for fold in range(folds)}
+    if settings.per_run:
+        runs = read_scores(folder.scores("models", names[0])).runs
+    outputs: dict[tuple[str, str], list[np.ndarray]] = {}
     parameters = 0
     for member in members:
         model, at, epoch = member.partition("@")
         scores = read_scores(folder.scores("models", model))
-        for fold in range(folds):
-            if not (test_scores := scores.select(fold, f"test{at}{epoch}")):
+        if settings.per_run and scores.runs != runs:
+            raise UserError(
+                f"{key} must have the same seeds (per_run), got {', '.join(runs)} of {names[0]} "
+                f"and {', '.join(scores.runs)} of {model}"
+            )
+        for run, fold in runs.items():
+            run_scores = scores._replace(runs={run: fold}) if settings.per_run else scores
+            if not (test_scores := run_scores.select(fold, f"test{at}{epoch}")):
                 kept = {output.split("@")[1] for output in scores.outputs if "@" in output}
                 raise UserError(
                     f"{key}: {model} must keep epoch {epoch} of {member!r} "
                     f"(train.save_last_epochs), got {', '.join(sorted(kept, key=int)) or 'none'}"
                 )
             for split in SPLITS:
-                outputs.setdefault((fold, split), []).extend(
-                    scores.select(fold, f"{split}{at}{epoch}")
+                outputs.setdefault((run, split), []).extend(
+                    run_scores.select(fold, f"{split}{at}{epoch}")
                 )
         parameters += scores.parameters * len(test_scores)
-    if len(outputs[0, "test"]) < 2:
+    is_saved_epoch = settings.per_run and "@" in members[0]
+    if not is_saved_epoch and len(outputs[next(iter(runs)), "test"]) < 2:
         raise UserError(
             f"{key} must be two or more networks, different models or seeds of one, got {members}"
         )
-    runs = {f"fold{fold}" if folds > 1 else "mean": fold for fold in range(folds)}
     means = {
-        f"{run}/{split}": mean_probability(outputs[fold, split])
-        for run, fold in runs.items()
+        f"{run}/{split}": mean_probability(outputs[run, split])
+        for run in runs
         for split in SPLITS
         # Training clips are scored for some models: the mean is over all members, or is left out.
-        if len(outputs[fold, split]) == len(outputs[fold, "test"])
+        if len(outputs[run, split]) == len(outputs[run, "test"])
     }
     return Scores(means, runs, parameters)
 

@@ -202,6 +202,41 @@ def test_an_ensemble_of_a_models_epochs(folder: Path) -> None:
     assert np.array_equal(written.outputs["mean/val"], expected)
 
 
+@pytest.mark.parametrize("folds", [1, 2])
+def test_an_ensemble_of_each_run(folder: Path, folds: int) -> None:
+    a = write_members(folds, epochs=("@8", "@9"))["a"]
+    ensembles = {
+        "epochs": {"members": ["a@8", "a@9"], "per_run": True},
+        "last_epoch": {"members": ["a@9"], "per_run": True},
+    }
+    write_params(models=MODELS, ensembles=ensembles)
+    for name in ensembles:
+        ensemble.main(".", name)
+    epochs, last = (read_scores(HERE.scores("ensembles", name)) for name in ensembles)
+    assert epochs.runs == last.runs == a.runs
+    for run in a.runs:
+        for part in ("train", "val", "test"):
+            earlier, later = (expit(a.outputs[f"{run}/{part}@{epoch}"]) for epoch in (8, 9))
+            averaged = expit(epochs.outputs[f"{run}/{part}"])
+            np.testing.assert_allclose(averaged, (earlier + later) / 2, atol=1e-6)
+            np.testing.assert_allclose(expit(last.outputs[f"{run}/{part}"]), later, atol=1e-6)
+    assert (epochs.parameters, last.parameters) == (2 * 100, 100)
+    runs = json.loads(HERE.evaluation("epochs").read_text())["runs"]
+    assert list(runs) == list(a.runs)
+
+
+def test_an_ensemble_of_each_run_needs_the_same_runs_and_two_networks(folder: Path) -> None:
+    write_members(1)
+    for members, sentence in (
+        (["a", "b"], "both.members must have the same seeds (per_run), got seed0, seed1 of a and "),
+        (["a"], "ensembles.both.members must be two or more networks"),
+    ):
+        write_params(models=MODELS, ensembles={"both": {"members": members, "per_run": True}})
+        with pytest.raises(SystemExit) as ended:
+            ensemble.main(".", "both")
+        assert sentence in ended.value.code
+
+
 @pytest.mark.parametrize(
     ("members", "sentence"),
     [

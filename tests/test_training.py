@@ -218,11 +218,35 @@ def test_a_training_that_diverges_says_so(tmp_path: Path, val: ClipDataset | Non
 
 def test_swa_is_the_mean_of_the_last_epochs(tmp_path: Path) -> None:
     after, on_epoch = weights_after_epochs(tmp_path)
-    trained = run(
-        tmp_path, {"weight_averaging": "swa", "swa_epochs": 2, "restore": "last"}, on_epoch
-    )
+    settings = {"weight_averaging": "swa", "swa_epochs": 2, "restore": "last"}
+    trained = run(tmp_path, {**settings, "save_last_epochs": 2}, on_epoch)
     expected = (after[1]["linear.weight"] + after[2]["linear.weight"]) / 2
     assert torch.allclose(trained.weights["linear.weight"], expected, atol=1e-7)
+    # The kept epochs are the ones whose mean it is, and averaging changes nothing in training.
+    assert same(trained.saved_epochs[2], after[1])
+    assert same(trained.saved_epochs[3], after[2])
+    plain = run(tmp_path / "plain", {"restore": "last"})
+    assert same(trained.saved_epochs[3], plain.weights)
+
+
+def test_saved_epochs_of_a_moving_average_are_averages(tmp_path: Path) -> None:
+    settings = {"weight_averaging": "ema", "ema_decay": 0.9, "restore": "last"}
+    trained = run(tmp_path / "ema", {**settings, "save_last_epochs": 1})
+    assert same(trained.saved_epochs[3], trained.weights)
+    assert not same(trained.weights, run(tmp_path / "plain", {"restore": "last"}).weights)
+
+
+def test_adamw_without_decay_is_adam(tmp_path: Path) -> None:
+    """So a comparison of `adamw` with and without `weight_decay` changes the decay alone."""
+    adam, adamw, decayed = (
+        run(tmp_path / str(place), changes).weights
+        for place, changes in enumerate(
+            ({"optimizer": "adam"}, {"optimizer": "adamw"},
+             {"optimizer": "adamw", "weight_decay": 0.1})
+        )
+    )  # fmt: skip
+    assert same(adamw, adam)
+    assert not same(decayed, adam)
 
 
 def rates(epochs: int, steps: int, **changes: object) -> np.ndarray:

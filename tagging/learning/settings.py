@@ -69,7 +69,8 @@ class Train(Section):
     restore: Literal["best", "last"] = (
         "best"  # the epoch whose weights are kept; best on validation
     )
-    save_last_epochs: Int = Field(0, ge=0)  # their weights are kept as well
+    # Their weights are kept as well: averages with ema, and not averaged with swa.
+    save_last_epochs: Int = Field(0, ge=0)
     # bfloat16 rounds multiplications (autocast): faster, but results depend on the processor.
     precision: Literal["float32", "bfloat16"] = "float32"
     target_precision: Float = Field(0.8, gt=0, lt=1)  # of the confidence thresholds

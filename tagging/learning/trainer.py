@@ -42,8 +42,9 @@ class TrainingResult(NamedTuple):
     """The result of a training.
 
     `weights` are those of the best epoch on validation, or of the last one, by `train.restore`.
-    `saved_epochs` has the weights after each of the last epochs by its number, from 1. `seconds` is
-    the time that training took, without validation.
+    `saved_epochs` has the weights after each of the last epochs by its number, from 1: their moving
+    average with `ema`, the trained weights that are averaged with `swa`. `seconds` is the time that
+    training took, without validation.
     """
 
     weights: Weights
@@ -178,7 +179,11 @@ class Trainer:
             self.result = copy_weights(self.scored)
         self.history.append(epoch)
         if len(self.history) > self.settings.epochs - self.settings.save_last_epochs:
-            self.saved_epochs[len(self.history)] = copy_weights(self.scored)
+            # The mean of swa is of the trained weights themselves: these are kept for comparison.
+            is_swa = self.settings.weight_averaging == "swa"
+            self.saved_epochs[len(self.history)] = copy_weights(
+                self.network if is_swa else self.scored
+            )
         return epoch
 
     def _train_batches(self, number: int) -> float:

@@ -142,7 +142,9 @@ def read_entry(
     members = config["members"] if kind == "ensemble" else [name]
     trained = sorted({member.partition("@")[0] for member in members})
     timings = [read_json(folder.timing(model)) for model in trained]
-    single_run = "mean" if kind == "ensemble" else list_runs(1, config.get("seeds", [0]))[0].name
+    single_run = list_runs(1, config.get("seeds", [0]))[0].name
+    if kind == "ensemble":  # its runs have names of their own, or its members' (per_run)
+        single_run = next(iter(read_scores(folder.scores("ensembles", name)).runs))
     runs = evaluation.get("runs") or {
         single_run: {split: evaluation[split] for split in ("val", "test") if split in evaluation}
     }
