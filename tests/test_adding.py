@@ -106,7 +106,7 @@ def test_a_task_is_a_folder_of_two_files(project: Project) -> None:
     params = project.params(folder)
     params |= {"folder": str(folder), "in": f"{folder}/"}
     params["task"] |= {
-        "metrics": [{"name": "mean_average_precision"}], "report_metrics": [{"name": "lwlrap"}],
+        "metrics": [{"name": "map"}], "report_metrics": [{"name": "lwlrap"}],
     }  # fmt: skip
     params["split"]["seed"] = 7
     one, other, *_ = params["models"].values()
@@ -122,6 +122,6 @@ def test_a_task_is_a_folder_of_two_files(project: Project) -> None:
         )
     }  # fmt: skip
     scores = json.loads((project.root / folder / "evaluation/one.json").read_text())
-    assert {"mean_average_precision", "lwlrap"} <= set(scores["test"])
+    assert {"map", "lwlrap"} <= set(scores["test"])
     assert {name for name in edited(project) if not name.startswith("tasks/new/")} == set()
     assert project.repro() == set()

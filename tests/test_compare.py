@@ -53,7 +53,7 @@ PARAMS = {
     "task": {
         "type": "multi_label",
         "metrics": [{"name": "ndcg"}, {"name": "precision", "k": 1}],
-        "report_metrics": [{"name": "mean_average_precision"}, {"name": "lwlrap"}],
+        "report_metrics": [{"name": "map"}, {"name": "lwlrap"}],
     },
     "models": {
         "yac": YAC,
@@ -68,7 +68,7 @@ PARAMS = {
         "plot": ["yac", "deep"],
         "published": {
             "Somebody": {"ndcg": 0.5, "train_clips": 600, "source": "a paper"},
-            "Somebody else": {"mean_average_precision": 0.123456789},
+            "Somebody else": {"map": 0.123456789},
         },
         "differences": {"yac": ["yac_focal", "poor"], "deep": ["deep_wide"]},
         "sections": ["classes", "prevalence", "missing_clips", "confident"],

@@ -32,7 +32,7 @@ SETTINGS = Evaluate(resamples=100, seed=1)
 HERE = TaskFolder(Path())
 METRICS = [{"name": "ndcg"}, {"name": "precision", "k": 1}]
 REPORT_METRICS = [
-    {"name": name} for name in ("mean_average_precision", "roc_auc", "lwlrap", "d_prime")
+    {"name": name} for name in ("map", "roc_auc", "lwlrap", "d_prime")
 ]
 KEYS = [MetricSettings(**settings).key for settings in METRICS + REPORT_METRICS]
 PARAMETERS = {"precision": 1, "recall": 8, "any_label": 1, "rarer_recall": 1}
@@ -194,7 +194,7 @@ def test_the_same_clips_are_drawn_for_every_entry_and_metric() -> None:
     expected = mean_over_clips(ndcg(labels, scores), draw_resamples(60, 100, [SETTINGS.seed, 0]))
     np.testing.assert_allclose(first, expected)
     # The short way to a metric on resamples is the long one.
-    metric = metric_named("mean_average_precision")
+    metric = metric_named("map")
     np.testing.assert_allclose(
         resample_metric(runs, metric, SETTINGS),
         resample_metric(runs, metric._replace(resampled=None), SETTINGS),
@@ -208,7 +208,7 @@ def all_but_one(labels: np.ndarray) -> np.ndarray:
 
 def test_an_interval_ends_at_the_value_of_perfect_scores() -> None:
     labels, runs = np.eye(4, dtype=np.uint8)[np.arange(80) % 4], {"seed0": 0}
-    for selection in ("accuracy", "ndcg", "mean_average_precision"):
+    for selection in ("accuracy", "ndcg", "map"):
         test = evaluated(
             labels, [example_fold(80)], runs, selection, "single_label", scores=all_but_one
         )[0]["test"]  # fmt: skip

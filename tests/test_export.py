@@ -248,4 +248,4 @@ def test_published_weights_have_the_published_result(tmp_path: Path, monkeypatch
     (result,) = header["model-index"][0]["results"]
     assert result["dataset"] == {"name": "AudioSet", "type": "audioset", "split": "eval"}
     (metric,) = result["metrics"]
-    assert (metric["type"], metric["value"]) == ("mean_average_precision", 0.432)
+    assert (metric["type"], metric["value"]) == ("map", 0.432)

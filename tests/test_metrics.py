@@ -16,7 +16,7 @@ from tagging.data.task import MetricSettings, Task
 from tagging.learning.metric import FOLDER, Metric, load_metric, load_metrics
 from tagging.scoring.bootstrap import confidence_interval, draw_resamples, mean_over_clips
 from tagging.scoring.metrics.lwlrap import lwlrap
-from tagging.scoring.metrics.mean_average_precision import (
+from tagging.scoring.metrics.map import (
     average_precision,
     resampled_average_precision,
 )
@@ -178,7 +178,7 @@ def test_absent_and_constant_classes_have_no_score() -> None:
     scores = np.array([[0.9, 0.1, 0.5], [0.2, 0.7, 0.3], [0.8, 0.4, 0.1]])
     np.testing.assert_array_equal(average_precision(labels, scores), [1, np.nan, 1])
     np.testing.assert_array_equal(roc_auc(labels, scores), [1, np.nan, np.nan])
-    assert metric_named("mean_average_precision").value(labels, scores) == 1
+    assert metric_named("map").value(labels, scores) == 1
     assert metric_named("d_prime").value(labels, scores) is None  # infinite
 
 

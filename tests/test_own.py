@@ -64,7 +64,7 @@ def test_with_several_labels_a_leaderboard_comes_of_it_as_well(all_tasks: Projec
     clips.to_csv(table, index=False)
     for key, value in {
         "task.type": "multi_label",
-        "task.metrics": [{"name": "mean_average_precision"}],
+        "task.metrics": [{"name": "map"}],
         "train.loss": "bce",
     }.items():
         all_tasks.change(key, value, str(TEMPLATE))

@@ -156,7 +156,7 @@ def _model_index(
         dataset["split"] = "eval"
         metrics = [
             {
-                "type": "mean_average_precision",
+                "type": "map",
                 "name": tagger.published.score_description,
                 "value": tagger.published.score,
             }

@@ -15,7 +15,7 @@ from tagging.learning.distillation import missing_labels, relabel_thresholds
 from tagging.reports.context import ReportContext, Row
 from tagging.reports.differences import SPLIT_NAMES, common_runs, compare_runs
 from tagging.reports.significance import expected_by_chance, find_verdicts, paired_difference
-from tagging.scoring.metrics.mean_average_precision import average_precision
+from tagging.scoring.metrics.map import average_precision
 from tagging.scoring.tables import to_markdown
 from tagging.sources.audioset.ontology import ancestor_matrix, child_matrix, read_ontology
 

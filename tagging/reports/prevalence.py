@@ -10,7 +10,7 @@ import numpy as np
 
 from tagging.data.scores import RunScores
 from tagging.reports.context import ReportContext
-from tagging.scoring.metrics.mean_average_precision import (
+from tagging.scoring.metrics.map import (
     average_precision,
     resampled_average_precision,
 )

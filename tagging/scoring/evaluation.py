@@ -10,7 +10,7 @@ from tagging.data.scores import RunScores, Scores, mean_probability_by_group
 from tagging.data.task import Task
 from tagging.learning.metric import Metric
 from tagging.scoring.bootstrap import Evaluate, draw_resamples, mean_over_clips
-from tagging.scoring.metrics.mean_average_precision import average_precision
+from tagging.scoring.metrics.map import average_precision
 from tagging.scoring.metrics.roc_auc import roc_auc
 
 CURVE_POINTS = 101  # recalls from 0 to 1 of a precision-recall curve
