@@ -14,7 +14,7 @@ from dvc_render.html import HTML
 
 from stages import compare
 from tagging.reports.charts import leaderboard_svg, render_svg
-from tagging.scoring.tables import read_rows, to_csv
+from tagging.scoring.tables import read_rows, to_csv, to_markdown
 from tests.closure import ROOT
 from tests.compared import multi_label, write_task
 from tools.plots import write_page
@@ -404,3 +404,8 @@ def test_dvc_draws_the_page(task, tmp_path):
     )
     assert page.read_text(encoding="utf-8") == drawn
     assert (page.parent / "vega.js").exists()
+
+
+def test_a_bar_in_a_label_stays_in_its_cell_of_a_markdown_table() -> None:
+    table = to_markdown(["class", "clips"], [["rain|wind", "3"]], right=1)
+    assert table.splitlines()[-1] == r"| rain\|wind | 3 |"

@@ -27,7 +27,11 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def to_markdown(header: Sequence[str], rows: Iterable[Sequence[str]], right: int) -> str:
-    """Return a Markdown table whose columns from number `right` on are right-aligned."""
+    """Return a Markdown table whose columns from number `right` on are right-aligned.
+
+    A `|` in a cell, for example in the name of a class, is escaped.
+    """
     marks = ["---"] * right + ["---:"] * (len(header) - right)
-    lines = ["| " + " | ".join(cells) + " |" for cells in (header, marks, *rows)]
+    escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in (header, marks, *rows))
+    lines = ["| " + " | ".join(cells) + " |" for cells in escaped]
     return "\n".join(lines) + "\n"
