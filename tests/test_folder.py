@@ -138,19 +138,110 @@ def test_a_file_that_is_not_such_a_table(tmp_path: Path, table: str | bytes, sen
     assert refusal(tmp_path, table).startswith(sentence)
 
 
+def test_empty_rows_and_columns_of_spreadsheets_are_passed_over(tmp_path: Path) -> None:
+    table = (
+        ",,,,\r\nfile,,labels,,\r\n,,,,\r\na.wav,,dog,,\r\n , ,\u200b,,,,\r\n\r\n"
+        "b.wav,,rain,,,,\r\n,,,,\r\n"
+    )
+    recordings = Source(write(tmp_path, table)).recordings()
+    assert recordings == [
+        Recording("a.wav", "a.wav", ("dog",)), Recording("b.wav", "b.wav", ("rain",))
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        ("file,,labels\na.wav,,dog\nb.wav,x,dog\n", "3: 'x' is in a column without a name"),
+        ("file,labels,\na.wav,dog,\nb.wav,dog,x\n", "3 must have 2 values, one for each"),
+        ("\n,,\nfile,labels\n,\na.wav,dog\nb.wav\n", "6 must have 2 values, one for each"),
+    ],
+)
+def test_lines_are_those_of_the_file(tmp_path: Path, table: str, sentence: str) -> None:
+    assert refusal(tmp_path, table).startswith(f"clips.csv, line {sentence}")
+
+
 # Files.
 
 
-def test_missing_files_are_counted_and_the_first_is_named(tmp_path: Path) -> None:
+def test_missing_files_are_all_named_with_their_first_lines(tmp_path: Path) -> None:
     table = "file,labels\na.wav,dog\nx.wav,dog\ndeep,dog\nx.wav,dog\n"
     assert refusal(tmp_path, table) == (
-        "clips.csv, line 3: x.wav does not exist (2 files are missing)"
+        "clips.csv: 2 files do not exist\n"
+        "  line 3: x.wav does not exist\n"
+        "  line 4: deep does not exist"
     )
-    sentence = "clips.csv, line 2: A.wav does not exist"
-    assert refusal(tmp_path, "file,labels\nA.wav,dog\n") == sentence
+    table = "".join(f"{number}.wav,dog\n" for number in range(1023))
+    *_, last, more = refusal(tmp_path, f"file,labels\n{table}").splitlines()
+    assert (last, more) == ("  line 21: 19.wav does not exist", "  1,003 more")
 
 
-@pytest.mark.parametrize("file", ["../a.wav", "deep/../../a.wav", "/etc/passwd", ""])
+@pytest.mark.parametrize(
+    ("file", "shown"),
+    [
+        ("A.wav", "'A.wav' does not exist, but 'a.wav' does"),
+        ("a.wav ", "'a.wav ' does not exist, but 'a.wav' does"),
+        ("\u200ba.wav", "'\\u200ba.wav' does not exist, but 'a.wav' does"),
+        ("\uff41.wav", "'\\uff41.wav' does not exist, but 'a.wav' does"),
+    ],
+)
+def test_a_missing_file_is_shown_beside_one_that_looks_alike(
+    tmp_path: Path, file: str, shown: str
+) -> None:
+    assert refusal(tmp_path, f"file,labels\n{file},dog\n") == f"clips.csv, line 2: {shown}"
+
+
+COMPOSED, DECOMPOSED = "caf\u00e9.wav", "cafe\u0301.wav"
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        (COMPOSED, DECOMPOSED),
+        (DECOMPOSED, COMPOSED),
+        ("deep/c.flac", "deep\\c.flac"),
+        ("deep/c.flac", ".\\deep\\c.flac"),
+        (f"deep/{DECOMPOSED}", f"deep\\{COMPOSED}"),
+        ("deep\\c.wav", "deep\\c.wav"),  # a backslash in a name
+    ],
+)
+def test_a_file_is_found_by_its_other_unicode_form_and_with_backslashes(
+    tmp_path: Path, kind: str, name: str, file: str
+) -> None:
+    table = f"file,labels\n{file},dog\n"
+    if kind == "folder":
+        path = write(tmp_path, table)
+        (path / name).write_bytes(name.encode())
+    else:
+        path = tmp_path / "a.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("top/clips.csv", table)
+            archive.writestr(f"top/{name}", name.encode())
+    source = Source(path)
+    (recording,) = recordings = source.recordings()
+    assert (recording.file, recording.id) == (name, name)
+    ((_, content),) = source.contents(recordings)
+    read = content.read_bytes() if isinstance(content, Path) else content
+    assert read == name.encode()
+
+
+def test_two_files_whose_names_look_alike_are_two_files(tmp_path: Path) -> None:
+    table = f"file,labels\n{COMPOSED},dog\n{DECOMPOSED},dog\n"
+    write(tmp_path, table)
+    for name in (COMPOSED, DECOMPOSED):
+        (tmp_path / name).write_bytes(b"")
+    files = [recording.file for recording in Source(tmp_path).recordings()]
+    assert files == [COMPOSED, DECOMPOSED]
+
+
+def test_a_file_in_two_forms_is_one_clip(tmp_path: Path) -> None:
+    (tmp_path / COMPOSED).write_bytes(b"")
+    sentence = refusal(tmp_path, f"file,labels\n{COMPOSED},dog\n{DECOMPOSED},rain\n")
+    assert sentence.startswith(f"clips.csv, lines 2 and 3: {COMPOSED} must have one row")
+
+
+@pytest.mark.parametrize("file", ["../a.wav", "deep/../../a.wav", "..\\a.wav", "/etc/passwd", ""])
 def test_a_file_outside_the_folder(tmp_path: Path, file: str) -> None:
     (tmp_path / "a.wav").write_bytes(b"")
     sentence = f"clips.csv, line 2: file must be in the folder, got {file!r}"
@@ -165,14 +256,74 @@ def test_a_name_that_no_file_can_have(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("Dog", "dog"), ("dog", " dog"), ("dog ", "dog"), ("été", "e\u0301te\u0301")]
+    ("one", "other", "shown"),
+    [
+        ("Dog", "dog", "'Dog' and 'dog'"),
+        ("Stra\u00dfe", "STRASSE", "'Stra\u00dfe' and 'STRASSE'"),
+        ("big dog", "big  dog", "'big dog' and 'big  dog'"),
+        ("big dog", "big\u00a0dog", r"'big dog' and 'big\xa0dog'"),
+        ("dog", "d\u200bog", r"'dog' and 'd\u200bog'"),
+        ("dog", "do\u00adg", r"'dog' and 'do\xadg'"),
+        ("film", "\ufb01lm", r"'film' and '\ufb01lm'"),
+    ],
 )
-def test_a_label_in_two_spellings(tmp_path: Path, one: str, other: str) -> None:
-    sentence = f"a label must have one spelling, got {one!r} and {other!r}"
+def test_a_label_in_two_spellings(tmp_path: Path, one: str, other: str, shown: str) -> None:
+    sentence = f"a label must have one spelling, got {shown}"
     two_rows = refusal(tmp_path, f"file,labels\na.wav,{one}\nb.wav,{other}\n")
-    assert two_rows == f"clips.csv, line 3: {sentence}"
+    assert two_rows == f"clips.csv, lines 2 and 3: {sentence}"
     one_row = refusal(tmp_path, f"file,labels\na.wav,{one};{other}\n")
     assert one_row == f"clips.csv, line 2: {sentence}"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("dog", " dog"), ("dog ", "dog"), ("dog\u3000", "dog"), ("dog\u200b", "dog"),
+        ("\ufeffdog", "dog"), ("\u00e9t\u00e9", "e\u0301te\u0301"),
+    ],
+)  # fmt: skip
+def test_spaces_marks_and_unicode_forms_make_no_other_label_or_group(
+    tmp_path: Path, one: str, other: str
+) -> None:
+    table = f"file,labels,group\na.wav,{one},{one}\nb.wav,{other},{other}\n"
+    recordings = Source(write(tmp_path, table)).recordings()
+    label = "\u00e9t\u00e9" if "t" in one else "dog"
+    assert [(recording.labels, recording.group) for recording in recordings] == [
+        ((label,), label)
+    ] * 2
+
+
+@pytest.mark.parametrize(
+    "label", ["\U0001f468\u200d\U0001f469", "\u0645\u06cc\u200c\u062e", "<b>", "a 'b'", "x" * 200]
+)
+def test_emoji_joiners_inside_and_marks_of_languages_stay(tmp_path: Path, label: str) -> None:
+    (recording,) = Source(write(tmp_path, f"file,labels\na.wav,{label}\n")).recordings()
+    assert recording.labels == (label,)
+
+
+@pytest.mark.parametrize("label", ["do\x00g", "do\x07g", "do\tg", "do\x85g", '"do\ng"'])
+def test_a_label_with_a_control_character(tmp_path: Path, label: str) -> None:
+    sentence = refusal(tmp_path, f"file,labels\na.wav,{label}\n")
+    line = 3 if "\n" in label else 2
+    assert sentence == (
+        f"clips.csv, line {line}: a label must have no control character, got "
+        f"{label.strip(chr(34))!a}"
+    )
+
+
+@pytest.mark.parametrize("separator", [",", ", ", "|", "/"])
+def test_labels_with_another_separator_are_refused_with_the_lines(
+    tmp_path: Path, separator: str
+) -> None:
+    label = f"Bark{separator}dog"
+    sentence = refusal(tmp_path, f'file,labels\na.wav,"{label}"\nb.wav,Dog\n')
+    assert sentence == (
+        f"clips.csv, line 2: the label {label!r} has parts that are labels of other rows, 'Dog' "
+        "(line 3); write Bark;dog if these are several labels, or rename one if not"
+    )
+    table = f'file,labels\na.wav,"{label}"\nb.wav,"Cat{separator}bird"\n'
+    labels = [recording.labels for recording in Source(write(tmp_path, table)).recordings()]
+    assert labels == [(label,), (f"Cat{separator}bird",)]
 
 
 @pytest.mark.parametrize("labels", ["", " ", ";", "dog;", "dog; ;rain"])

@@ -3,29 +3,32 @@
 `clips.csv` has a header, `file,labels`, and a row for each clip: a file in the folder, and its
 labels separated by `;`. Optional columns are `group` (whose clips stay in one split), `fold` (a
 whole number), `split` (train, val or test), `start` and `end` (seconds, of a clip that is a part of
-its recording).
-
-The table is read with `csv`, because pandas does not tell the lines of wrong rows.
+its recording). Values are in Unicode's composed form, and files are found by either form and with
+backslashes, because systems and spreadsheets change both.
 """
 
-import csv
-import io
 import math
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from tagging.base.errors import UserError
 from tagging.sources.container import Container
 from tagging.sources.recording import Recording
+from tagging.sources.table import Row, read_table
+from tagging.sources.text import clean_text, fold_text, has_control, quote_both
 
 CLIPS = "clips.csv"
 REQUIRED = ("file", "labels")
-COLUMNS = (*REQUIRED, "group", "fold", "split", "start", "end")
+OPTIONAL = ("group", "fold", "split", "start", "end")
 SPLITS = ("train", "val", "test")
 SEPARATOR = ";"
+MAX_MISSING = 20  # files in an error
+
+_OTHER_SEPARATORS = re.compile("[,|/]")  # which people write between labels
 
 
 class Source:
@@ -46,7 +49,7 @@ class Source:
         if len(tables) != 1:
             raise UserError(
                 f"{path} must have one {CLIPS}, got {len(tables) or 'none'}: a table with the "
-                f"columns {', '.join(REQUIRED)}, and optionally {', '.join(COLUMNS[2:])}"
+                f"columns {', '.join(REQUIRED)}, and optionally {', '.join(OPTIONAL)}"
             )
         self._name = tables[0]
         self._root = tables[0].removesuffix(CLIPS)  # the folder in an archive
@@ -61,20 +64,18 @@ class Source:
             UserError: if a row is wrong, files are missing, a clip is repeated, a label has two
                 spellings, or a group is in two folds or splits.
         """
-        rows = self._rows()
-        if not rows:
+        table = read_table(self._files.read(self._name), str(self._table), REQUIRED, OPTIONAL)
+        if not table:
             raise UserError(f"{self._table} must have a row for each clip, got none")
-        lines = [line for line, _ in rows]
-        clips = [self._clip(line, row) for line, row in rows]
-        self._check_files(lines, clips)
+        lines = [row.line for row in table]
+        clips = [self._clip(row) for row in table]
+        clips = self._find_files(lines, clips)
         self._check_duplicates(lines, clips)
         self._check_spelling(lines, clips)
+        self._check_separators(lines, clips)
         counts = Counter(clip.file for clip in clips)
         clips = [
-            clip._replace(
-                labels=tuple(label.strip() for label in clip.labels),
-                group=clip.group or (clip.file if counts[clip.file] > 1 else ""),
-            )
+            clip._replace(group=clip.group or (clip.file if counts[clip.file] > 1 else ""))
             for clip in clips
         ]
         for column in ("fold", "split"):
@@ -90,81 +91,106 @@ class Source:
         """
         return self._files.contents([self._root + recording.file for recording in recordings])
 
-    def _rows(self) -> list[tuple[int, dict[str, str]]]:
-        """Return the number of each row's last line, and its values; missing columns are ""."""
-        try:
-            text = self._files.read(self._name).decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{self._table} must be text in UTF-8 ({error})") from None
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-        try:
-            header = [name.strip() for name in next(reader, [])]
-            rows = [(reader.line_num, row) for row in reader if row]
-        except csv.Error as error:
-            raise UserError(
-                f"{self._table}, line {reader.line_num}: values must be separated by commas, with "
-                f'" around a value that has one ({error})'
-            ) from None
-        for name in header:
-            if name not in COLUMNS:
-                raise UserError(
-                    f"{self._table}: columns must be some of {', '.join(COLUMNS)}, got {name!r}"
-                )
-            if header.count(name) > 1:
-                raise UserError(f"{self._table} has the column {name} twice")
-        for name in REQUIRED:
-            if name not in header:
-                raise UserError(
-                    f"{self._table} must have the columns {', '.join(REQUIRED)}, got no {name}; "
-                    f"optional are {', '.join(COLUMNS[2:])}"
-                )
-        for line, row in rows:
-            if len(row) != len(header):
-                raise UserError(
-                    f"{self._table}, line {line} must have {len(header)} values, one for each "
-                    f"column, got {len(row)}"
-                )
-        return [
-            (line, dict.fromkeys(COLUMNS, "") | dict(zip(header, row, strict=True)))
-            for line, row in rows
-        ]
-
-    def _clip(self, line: int, row: dict[str, str]) -> Recording:
-        location = f"{self._table}, line {line}"
-        file = row["file"]
+    def _clip(self, row: Row) -> Recording:
+        """Return the clip of a row; its file and id are as the row names them."""
+        location, values = f"{self._table}, line {row.line}", row.values
+        file = values["file"]
         name = PurePosixPath(file)
-        if not file or name.is_absolute() or ".." in name.parts:
+        if not file or name.is_absolute() or ".." in PurePosixPath(file.replace("\\", "/")).parts:
             raise UserError(f"{location}: file must be in the folder, got {file!r}")
-        labels = tuple(row["labels"].split(SEPARATOR))
-        if not all(label.strip() for label in labels):
+        labels = tuple(map(clean_text, values["labels"].split(SEPARATOR)))
+        if not all(labels):
             raise UserError(
                 f"{location}: labels must be one or more, separated by {SEPARATOR}, got "
-                f"{row['labels']!r}"
+                f"{values['labels']!r}"
             )
-        split = row["split"]
+        for label in labels:
+            if has_control(label):
+                raise UserError(
+                    f"{location}: a label must have no control character, got {label!a}"
+                )
+        split = values["split"]
         if split and split not in SPLITS:
             raise UserError(f"{location}: split must be one of {', '.join(SPLITS)}, got {split!r}")
         fold = None
-        if row["fold"]:
-            if not re.fullmatch("[0-9]{1,9}", row["fold"]):
-                raise UserError(f"{location}: fold must be a whole number, got {row['fold']!r}")
-            fold = int(row["fold"])
-        start = _parse_seconds(location, "start", row["start"]) if row["start"] else 0.0
-        end = _parse_seconds(location, "end", row["end"]) if row["end"] else None
+        if values["fold"]:
+            if not re.fullmatch("[0-9]{1,9}", values["fold"]):
+                raise UserError(f"{location}: fold must be a whole number, got {values['fold']!r}")
+            fold = int(values["fold"])
+        start = _parse_seconds(location, "start", values["start"]) if values["start"] else 0.0
+        end = _parse_seconds(location, "end", values["end"]) if values["end"] else None
         if end is not None and start >= end:
             raise UserError(f"{location}: start must be less than end, {end}, got {start}")
-        part = f"@{start}-{'' if end is None else end}" if row["start"] or row["end"] else ""
-        return Recording(f"{name}{part}", str(name), labels, row["group"], fold, split, start, end)
+        part = f"@{start}-{'' if end is None else end}" if values["start"] or values["end"] else ""
+        return Recording(
+            part, str(name), labels, clean_text(values["group"]), fold, split, start, end
+        )
 
-    def _check_files(self, lines: list[int], clips: list[Recording]) -> None:
+    def _find_files(self, lines: list[int], clips: list[Recording]) -> list[Recording]:
+        """Return the clips with their files' names in the folder, as files and first in ids.
+
+        Raises:
+            UserError: naming the files that do not exist.
+        """
+        files = {clip.file: self._find_file(clip.file) for clip in clips}
         missing: dict[str, int] = {}
         for line, clip in zip(lines, clips, strict=True):
-            if not self._files.has(self._root + clip.file):
+            if files[clip.file] is None:
                 missing.setdefault(clip.file, line)
         if missing:
-            file, line = next(iter(missing.items()))
-            more = f" ({len(missing)} files are missing)" if len(missing) > 1 else ""
-            raise UserError(f"{self._table}, line {line}: {file} does not exist{more}")
+            problems = [
+                f"line {line}: {self._describe_missing(name)}"
+                for name, line in list(missing.items())[:MAX_MISSING]
+            ]
+            if len(missing) == 1:
+                raise UserError(f"{self._table}, {problems[0]}")
+            if len(missing) > MAX_MISSING:
+                problems.append(f"{len(missing) - MAX_MISSING:,} more")
+            listed = "\n  ".join(problems)
+            raise UserError(f"{self._table}: {len(missing):,} files do not exist\n  {listed}")
+        return [
+            clip._replace(file=file, id=f"{file}{clip.id}")
+            for clip in clips
+            if (file := files[clip.file]) is not None
+        ]
+
+    def _find_file(self, name: str) -> str | None:
+        """Return a file's name in the folder, which may have another Unicode form and slashes."""
+        if self._files.has(self._root + name):
+            return name
+        for other in (name, str(PurePosixPath(name.replace("\\", "/")))):
+            names = self._composed_names.get(unicodedata.normalize("NFC", other), [])
+            if len(names) == 1:
+                return names[0]
+        return None
+
+    def _describe_missing(self, file: str) -> str:
+        """Say that a file does not exist, and which one looks alike."""
+        near = self._folded_names.get(fold_text(file.replace("\\", "/")), [])
+        if not near:
+            return f"{file} does not exist"
+        one, other = quote_both(file, near[0])
+        return f"{one} does not exist, but {other} does"
+
+    @cached_property
+    def _names(self) -> list[str]:
+        """The names of all files in the folder, relative to it."""
+        names = self._files.names()
+        return [name.removeprefix(self._root) for name in names if name.startswith(self._root)]
+
+    @cached_property
+    def _composed_names(self) -> dict[str, list[str]]:
+        names = defaultdict(list)
+        for name in self._names:
+            names[unicodedata.normalize("NFC", name)].append(name)
+        return names
+
+    @cached_property
+    def _folded_names(self) -> dict[str, list[str]]:
+        names = defaultdict(list)
+        for name in self._names:
+            names[fold_text(name)].append(name)
+        return names
 
     def _check_duplicates(self, lines: list[int], clips: list[Recording]) -> None:
         seen: dict[tuple[str, float, float | None], tuple[int, Recording]] = {}
@@ -186,17 +212,37 @@ class Source:
             seen[part] = line, clip
 
     def _check_spelling(self, lines: list[int], clips: list[Recording]) -> None:
-        spellings: dict[str, str] = {}
+        """Refuse labels that look alike or differ in case alone."""
+        spellings: dict[str, tuple[int, str]] = {}
         for line, clip in zip(lines, clips, strict=True):
             for label in clip.labels:
-                normalized = unicodedata.normalize("NFKC", label).casefold().strip()
-                if spellings.setdefault(normalized, label) != label:
+                first, spelling = spellings.setdefault(fold_text(label), (line, label))
+                if spelling != label:
+                    location = f"line {line}" if first == line else f"lines {first} and {line}"
                     raise UserError(
-                        f"{self._table}, line {line}: a label must have one spelling, got "
-                        f"{spellings[normalized]!r} and {label!r}"
+                        f"{self._table}, {location}: a label must have one spelling, got "
+                        f"{' and '.join(quote_both(spelling, label))}"
                     )
             if len(set(clip.labels)) < len(clip.labels):
                 raise UserError(f"{self._table}, line {line}: {clip.id} has a label twice")
+
+    def _check_separators(self, lines: list[int], clips: list[Recording]) -> None:
+        """Refuse a label that has another one between commas, as labels are separated by ;."""
+        label_lines: dict[str, int] = {}
+        for line, clip in zip(lines, clips, strict=True):
+            for label in clip.labels:
+                label_lines.setdefault(label, line)
+        folded = {fold_text(label): label for label in label_lines}
+        for label, line in label_lines.items():
+            parts = [clean_text(part) for part in _OTHER_SEPARATORS.split(label)]
+            others = [folded[key] for key in map(fold_text, parts) if key in folded]
+            if len(parts) > 1 and others:
+                known = " and ".join(f"{other!r} (line {label_lines[other]})" for other in others)
+                raise UserError(
+                    f"{self._table}, line {line}: the label {label!r} has parts that are labels of "
+                    f"other rows, {known}; write {SEPARATOR.join(parts)} if these are several "
+                    "labels, or rename one if not"
+                )
 
     def _check_complete(self, column: str, lines: list[int], clips: list[Recording]) -> None:
         """Refuse a column that has values for some clips only."""
