@@ -412,6 +412,7 @@ def small() -> dict:
         ({"plot": ["yac", "vgg"]}, r"compare.plot must name models, students or .*got 'vgg'"),
         ({"differences": {"deep": ["x"]}}, r"compare.differences.deep must name .*got 'x'"),
         ({"differences": {"x": ["deep"]}}, r"compare.differences must name .*got 'x'"),
+        ({"difference_metrics": ["d"]}, r"compare.difference_metrics must name .*lwlrap.*got 'd'"),
         ({"published": {"deep": {}}}, r"names in compare.published must differ .*got 'deep'"),
         ({"published": {"a": {"ndgc": 1}}}, "compare.published.a.ndgc is unknown; .* has train_c"),
         ({"published": {"a": {"ndcg": "b"}}}, "compare.published.a.ndcg must be .* got 'b'"),
@@ -648,6 +649,37 @@ def test_entries_are_compared_run_by_run_on_validation(task: Path) -> None:
     assert "**One run, without an interval**: 1 of 3." in section
     assert "0.2 of 4 intervals would be" in section  # of two comparisons, on two splits each
     assert "after Holm's correction over the 2 comparisons" in section
+
+
+def test_differences_in_other_metrics_have_verdicts_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = copy.deepcopy(PARAMS)
+    params["task"]["report_metrics"] = [{"name": "map"}]
+    params["compare"]["published"] = {}
+    params["compare"]["difference_metrics"] = ["map"]
+    write_task(params, multi_label(), QUALITIES)
+    compare.main(".")
+    section = page()[page().index("## Differences") :]
+    by_ndcg, by_map = section.split("\nmAP:\n")
+    assert "NDCG:\n" in by_ndcg
+    assert "### deep, NDCG" in by_map and "### deep, mAP" in by_map
+    runs = {name: evaluation(name)["runs"] for name in ("deep", "deep_wide")}
+    pairs = [
+        runs["deep_wide"][f"seed{k}"]["val"]["map"] - runs["deep"][f"seed{k}"]["val"]["map"]
+        for k in SEEDS
+    ]
+    assert f"wide on deep ({mean(pairs):+.4f} on validation, -0." in by_map
+    cells = lines(section[section.index("### deep, mAP") :], "wide")
+    assert cells[4].startswith(f"{mean(pairs):+.4f} (")
+    # Two comparisons with an interval, by two metrics, are one family.
+    assert "after Holm's correction over the 4 comparisons" in section
+    assert "0.4 of 8 intervals would be" in section
+
+
+def test_verdicts_of_a_family_with_both_directions() -> None:
+    assert find_verdicts([[UP], [UP]], [True, False]) == ["gain", "loss"]
 
 
 def test_the_chart_of_differences_has_the_methods_of_all_models(task: Path) -> None:

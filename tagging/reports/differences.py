@@ -27,9 +27,10 @@ INCONCLUSIVE = {"not significant": "Not significant", "one run": "One run, witho
 SECTION = """\
 ## Differences
 
-Each entry is compared with the one that it changes, run by run, with the same folds and seeds.
+Each entry is compared with the one that it changes, run by run, with the same folds and seeds \
+(where one has more of them, with those of both).
 
-{{ summary }}
+{{ summary }}\
 ![Differences in {{ measured }}]({{ chart }})
 
 {% if num_tested %}
@@ -73,10 +74,11 @@ def compare_runs(row: Row, base: Row, split: str, key: str) -> Difference:
 
 
 class Comparison(NamedTuple):
-    """An entry, its base, the difference on each split, and the verdict on all of them."""
+    """An entry, its base, the difference in a metric on each split, and the verdict on them."""
 
     entry: Row
     base: Row
+    key: str  # of the metric
     by_split: dict[str, Difference]
     verdict: str
 
@@ -92,22 +94,38 @@ class Comparison(NamedTuple):
 
 
 def compute_comparisons(context: ReportContext) -> list[Comparison]:
-    """Return all comparisons of `compare.differences`.
+    """Return all comparisons of `compare.differences`, by the selection metric first.
+
+    All are one family for Holm's correction, whichever their metric.
 
     Raises:
-        UserError: if a name is no entry's, or two entries have no run in common.
+        UserError: if a name is no entry's or no metric's, or two entries have no run in common.
     """
-    pairs, family = [], []
-    for name, others in context.settings.differences.items():
-        base = find_entry(context.entries, name, "differences")
-        for other in others:
-            row = find_entry(context.entries, other, f"differences.{name}")
-            pairs.append((row, base))
-            family.append([compare_runs(row, base, split, context.key) for split in context.splits])
-    verdicts = find_verdicts(family, context.metric.higher_is_better)
+    keys = [context.key, *context.settings.difference_metrics]
+    for key in keys:
+        if key not in context.metrics or keys.count(key) > 1:
+            raise UserError(
+                "params.yaml: compare.difference_metrics must name metrics of the task once, "
+                f"beside {context.key} ({', '.join(context.metrics)}), got {key!r}"
+            )
+    triples = [
+        (
+            find_entry(context.entries, other, f"differences.{name}"),
+            find_entry(context.entries, name, "differences"),
+            key,
+        )
+        for key in keys
+        for name, others in context.settings.differences.items()
+        for other in others
+    ]
+    family = [
+        [compare_runs(row, base, split, key) for split in context.splits]
+        for row, base, key in triples
+    ]
+    verdicts = find_verdicts(family, [context.metrics[key].higher_is_better for *_, key in triples])
     return [
-        Comparison(row, base, dict(zip(context.splits, by_split, strict=True)), verdict)
-        for (row, base), by_split, verdict in zip(pairs, family, verdicts, strict=True)
+        Comparison(row, base, key, dict(zip(context.splits, by_split, strict=True)), verdict)
+        for (row, base, key), by_split, verdict in zip(triples, family, verdicts, strict=True)
     ]
 
 
@@ -128,8 +146,9 @@ def changed_settings(config: dict[str, Any], base: dict[str, Any]) -> str:
 
 
 def difference_table(context: ReportContext, group: list[Comparison]) -> str:
-    """Return the scores and differences of all comparisons with one base, as Markdown."""
-    base, metric, key = group[0].base, context.metric, context.key
+    """Return the scores and differences of comparisons with one base by one metric, as Markdown."""
+    base, key = group[0].base, group[0].key
+    metric = context.metrics[key]
     configs = {name: config for kind in context.configs.values() for name, config in kind.items()}
 
     def score(row: Row, split: str) -> str:
@@ -146,7 +165,8 @@ def difference_table(context: ReportContext, group: list[Comparison]) -> str:
             rows[-1] += [score(entry, split), difference.format(metric.decimals)]
     header = ["entry", "changes", "verdict"]
     header += [text for s in context.splits for text in (f"{s} {metric.title}", "difference")]
-    return f"### {base.name}\n\n{to_markdown(header, rows, right=3)}"
+    title = f"{base.name}, {metric.title}" if context.settings.difference_metrics else base.name
+    return f"### {title}\n\n{to_markdown(header, rows, right=3)}"
 
 
 def difference_chart(comparisons: list[Comparison], title: str) -> dict[str, Any]:
@@ -186,21 +206,32 @@ def difference_chart(comparisons: list[Comparison], title: str) -> dict[str, Any
     }
 
 
-def summarize_verdicts(comparisons: list[Comparison], decimals: int) -> str:
-    """Return gains, losses and hints, one line each, and the numbers of other verdicts."""
-    names: dict[str, list[str]] = {}
+def summarize_verdicts(context: ReportContext, comparisons: list[Comparison]) -> str:
+    """Return gains, losses and hints of each metric, one line each, and other verdicts' numbers."""
+    groups: dict[str, list[Comparison]] = {}
     for comparison in comparisons:
-        means = [
-            f"{difference.mean:+.{decimals}f} on {SPLIT_NAMES[split]}"
-            for split, difference in comparison.by_split.items()
-        ]
-        text = f"{comparison.method} on {comparison.base.name} ({', '.join(means)})"
-        names.setdefault(comparison.verdict, []).append(text)
-    lines = {title: "; ".join(names.get(verdict, ["none"])) for verdict, title in TITLES.items()}
-    for verdict, title in INCONCLUSIVE.items():
-        if verdict in names:
-            lines[title] = f"{len(names[verdict])} of {len(comparisons)}"
-    return "".join(f"- **{title}**: {text}.\n" for title, text in lines.items())
+        groups.setdefault(comparison.key, []).append(comparison)
+    text = ""
+    for key, group in groups.items():
+        decimals = context.metrics[key].decimals
+        names: dict[str, list[str]] = {}
+        for comparison in group:
+            means = [
+                f"{difference.mean:+.{decimals}f} on {SPLIT_NAMES[split]}"
+                for split, difference in comparison.by_split.items()
+            ]
+            name = f"{comparison.method} on {comparison.base.name} ({', '.join(means)})"
+            names.setdefault(comparison.verdict, []).append(name)
+        lines = {
+            title: "; ".join(names.get(verdict, ["none"])) for verdict, title in TITLES.items()
+        }
+        for verdict, title in INCONCLUSIVE.items():
+            if verdict in names:
+                lines[title] = f"{len(names[verdict])} of {len(group)}"
+        if len(groups) > 1:
+            text += f"{context.metrics[key].title}:\n\n"
+        text += "".join(f"- **{title}**: {line}.\n" for title, line in lines.items()) + "\n"
+    return text
 
 
 def section(context: ReportContext) -> str:
@@ -210,15 +241,16 @@ def section(context: ReportContext) -> str:
         return ""
     measured = f"{SPLIT_NAMES[context.splits[0]]} {context.metric.title}"
     chart_path = context.folder.comparison_plots / "differences.svg"
-    chart = difference_chart(comparisons, f"difference in {measured}")
+    charted = [comparison for comparison in comparisons if comparison.key == context.key]
+    chart = difference_chart(charted, f"difference in {measured}")
     write_text(chart_path, render_svg(apply_theme(chart)))
-    groups: dict[str, list[Comparison]] = {}
+    groups: dict[tuple[str, str], list[Comparison]] = {}
     for comparison in comparisons:
-        groups.setdefault(comparison.base.name, []).append(comparison)
+        groups.setdefault((comparison.base.name, comparison.key), []).append(comparison)
     num_tested = sum(comparison.verdict != "one run" for comparison in comparisons)
     return render(
         SECTION,
-        summary=summarize_verdicts(comparisons, context.metric.decimals),
+        summary=summarize_verdicts(context, comparisons),
         measured=measured,
         chart=context.link(chart_path),
         num_tested=num_tested,

@@ -21,7 +21,8 @@ class Compare(Section):
     the entry that all others are compared with if no clips validate; else validation selects it.
     `published` maps a name to `{<metric>: value, .., train_clips: .., source: ..}`.
     `published_clips` is the number of clips at which published rows are shown, or `other` where
-    they are of other clips. `differences` maps an entry to the entries that change it.
+    they are of other clips. `differences` maps an entry to the entries that change it; they are
+    compared by the selection metric, and by the task's other metrics of `difference_metrics`.
     """
 
     plot: list[str] = Field(min_length=1)
@@ -31,6 +32,7 @@ class Compare(Section):
     published: dict[str, Any] = Field({})
     published_clips: Int | Literal["other"] | None = None
     differences: dict[str, list[str]] = Field({})
+    difference_metrics: list[str] = Field([])  # keys, such as map
     sections: list[SectionName] = Field([])
     # For `memory`: the path of the leaderboard.json of a task with the same models and a random
     # split. Tasks without the section name any other file: dvc.yaml has it as a dependency.

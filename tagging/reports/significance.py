@@ -81,7 +81,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def find_verdicts(
-    family: Sequence[Sequence[Difference]], higher_is_better: bool = True
+    family: Sequence[Sequence[Difference]], higher_is_better: bool | Sequence[bool] = True
 ) -> list[str]:
     """Return the verdict on each comparison of a family, after Holm's correction over the family.
 
@@ -89,6 +89,10 @@ def find_verdicts(
     intervals that exclude zero on all splits, and holds after the correction; its p-value is the
     largest of the splits', as all must differ. A hint has one sign on all splits, and an interval
     that excludes zero on at least one. Else the difference is not significant.
+
+    Args:
+        family: the differences of each comparison.
+        higher_is_better: of the metric of all comparisons, or of each.
 
     Returns:
         gain, loss, hint of a gain, hint of a loss, not significant, or one run where a difference
@@ -102,8 +106,10 @@ def find_verdicts(
     corrected = iter(
         holm([max(known) for known, tested in zip(p_values, is_tested, strict=True) if tested])
     )
+    if isinstance(higher_is_better, bool):
+        higher_is_better = [higher_is_better] * len(family)
     verdicts = []
-    for comparison, tested in zip(family, is_tested, strict=True):
+    for comparison, tested, higher in zip(family, is_tested, higher_is_better, strict=True):
         if not tested:
             verdicts.append("one run")
             continue
@@ -113,7 +119,7 @@ def find_verdicts(
         if len(signs) > 1 or not any(excludes_zero):
             verdicts.append("not significant")
         else:
-            name = "gain" if signs == {higher_is_better} else "loss"
+            name = "gain" if signs == {higher} else "loss"
             verdicts.append(name if holds and all(excludes_zero) else f"hint of a {name}")
     return verdicts
 
