@@ -19,7 +19,7 @@ $(call pip_install,--requirement $<)
 @touch $@
 endef
 
-.PHONY: help run test lint install repro pipelines plots readme bench
+.PHONY: help run test lint install repro pipelines plots comment readme bench
 
 help:  ## Show all targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -44,8 +44,11 @@ repro: $(VENV)/.run  ## Run dvc repro with independent stages in parallel: make 
 pipelines: $(VENV)/.run  ## Write each dvc.yaml from pipelines/*.yaml
 	@python -m tools.pipelines
 
-plots: $(VENV)/.run  ## Show the plots of the last run, without a network
-	@python -m tools.plots
+plots: $(VENV)/.run  ## Show the plots of the last run, without a network; beside a revision's: make plots BASE=main
+	@python -m tools.plots $(if $(BASE),"$(BASE)")
+
+comment: $(VENV)/.run  ## Print what a branch changes, for a pull request: make comment BASE=main
+	@python -m tools.pull_request "$(BASE)"
 
 readme: $(VENV)/.run  ## Copy rows of the leaderboard into README.md
 	@python -m tools.readme
