@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from tagging.base.errors import entry_point
@@ -20,16 +21,18 @@ from tagging.base.progress import Progress
 from tagging.data.classes import Class
 from tagging.data.clips import Features, read_features, read_index, write_json
 from tagging.data.parameters import Params
+from tagging.data.scores import mean_probability_by_group
 from tagging.data.splits import Run, list_runs
 from tagging.data.task import Task
 from tagging.data.task_folder import TaskFolder
 from tagging.layers.base import Activation, TaggingNetwork
 from tagging.learning import distributed
+from tagging.learning.calibration import fit_calibration
 from tagging.learning.checkpoint import Checkpoint, checkpoint_path, file_digest
 from tagging.learning.dataset import ClipDataset
 from tagging.learning.device import pick_device
 from tagging.learning.factory import build_network
-from tagging.learning.inference import DISTANCES, log_odds, score
+from tagging.learning.inference import DISTANCES, calibrate, log_odds, score
 from tagging.learning.loader import BatchLoader
 from tagging.learning.metric import load_metric
 from tagging.learning.model import Model, ModelSpec, read_model
@@ -37,7 +40,7 @@ from tagging.learning.model_file import save_network
 from tagging.learning.sampling import count_batches
 from tagging.learning.settings import Train, read_train_settings
 from tagging.learning.similarity import resolve_activation, triplet_statistics
-from tagging.learning.thresholds import Thresholds, choose_thresholds
+from tagging.learning.thresholds import Confidence, choose_thresholds
 from tagging.learning.trainer import Validation, Weights, train
 from tagging.learning.training_log import TrainingLog, open_live
 from tagging.learning.training_setup import TrainingSetup, make_setup
@@ -67,7 +70,7 @@ def train_run(training: Training, progress: Progress | ProgressProxy) -> float:
     device = pick_device(training.device)
     setup = make_setup(model, folder, run)
     features = read_features(training.feature)
-    dataset, val, classes = read_splits(training, features, setup, device)
+    dataset, val, recordings, classes = read_splits(training, features, setup, device)
     copies = dataset.read_copies(training.feature)
 
     torch.manual_seed(run.seed)  # of the initial weights
@@ -95,25 +98,28 @@ def train_run(training: Training, progress: Progress | ProgressProxy) -> float:
             model,
             ModelSpec(features.spec, classes, activation, features.settings),
             result.saved_epochs,
-            thresholds=thresholds_on(val, network, result.weights, activation, settings),
+            confidence=validate(val, recordings, network, result.weights, activation, settings),
         )
     return result.seconds
 
 
 def read_splits(
     training: Training, features: Features, setup: TrainingSetup, device: torch.device
-) -> tuple[ClipDataset, ClipDataset, list[Class]]:
-    """Return the clips to train on, those to validate on, and the classes.
+) -> tuple[ClipDataset, ClipDataset, np.ndarray | None, list[Class]]:
+    """Return the clips to train on, those to validate on with their recordings, and the classes.
 
-    The rest of the index does not stay in memory: the labels of two million clips are larger than
-    their features.
+    The recordings of the clips that validate are their numbers, int32 (clips,), or None where each
+    clip is a recording. The rest of the index does not stay in memory: the labels of two million
+    clips are larger than their features.
     """
     index = read_index(training.folder.index)
     fold = index.folds[training.run.fold]
     targets = setup.read_targets(features, index)
+    are_windows = index.recordings is not None and len(np.unique(index.recordings)) < len(index.ids)
     return (
         ClipDataset.select(features, index.labels, fold.train, device, targets),
         ClipDataset.select(features, index.labels, fold.val, device),
+        index.recordings[fold.val] if are_windows and index.recordings is not None else None,
         index.classes,
     )
 
@@ -143,19 +149,36 @@ def open_checkpoint(training: Training, device: torch.device) -> Checkpoint:
     return Checkpoint(path, read_only=not distributed.is_first())
 
 
-def thresholds_on(
+def validate(
     val: ClipDataset,
+    recordings: np.ndarray | None,
     network: TaggingNetwork,
     weights: Weights,
     activation: Activation,
     settings: Train,
-) -> Thresholds | None:
-    """Return confidence thresholds of the classes; None without validation or for embeddings."""
+) -> Confidence | None:
+    """Return calibration and thresholds of clips, and of recordings where clips are windows.
+
+    None without validation or for embeddings.
+    """
     if not len(val) or activation in DISTANCES:
         return None
     network.load_state_dict(weights)
     logits = log_odds(score(network, val), activation)
-    return choose_thresholds(val.labels, logits, settings.target_precision)
+
+    def fit(
+        labels: np.ndarray, scores: np.ndarray, recordings: Confidence | None = None
+    ) -> Confidence:
+        calibration = fit_calibration(labels, scores, activation)
+        target = settings.target_precision
+        thresholds = choose_thresholds(labels, calibrate(scores, calibration), target)
+        return Confidence(target, thresholds, calibration, recordings)
+
+    if recordings is None:
+        return fit(val.labels, logits)
+    _, firsts = np.unique(recordings, return_index=True)  # all windows have the same labels
+    means = mean_probability_by_group(logits, recordings)
+    return fit(val.labels, logits, fit(val.labels[firsts], means))
 
 
 @entry_point

@@ -106,7 +106,7 @@ def test_the_weights_that_the_package_brings_are_those_of_the_results() -> None:
     names = [label.name for label in trained.model_spec.classes]
     packaged = {
         name: None if np.isnan(value) else float(value)
-        for name, value in zip(names, trained.thresholds, strict=True)
+        for name, value in zip(names, trained.clips.thresholds, strict=True)
     }
     evaluation = json.loads((ROOT / "evaluation/yac_distilled.json").read_text())
     assert packaged == evaluation["thresholds"], (

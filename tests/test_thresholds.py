@@ -6,6 +6,8 @@ from scipy import stats
 from scipy.special import expit
 
 from tagging.data.scores import RunScores
+from tagging.learning.calibration import fit_calibration
+from tagging.learning.inference import calibrate
 from tagging.learning.thresholds import MIN_CLIPS, choose_thresholds
 from tagging.scoring.bootstrap import Evaluate, draw_resamples
 from tagging.scoring.confident import (
@@ -30,7 +32,7 @@ def predictions(
 
 
 def limits(labels: np.ndarray, scores: np.ndarray, target: float = 0.8) -> np.ndarray:
-    chosen = choose_thresholds(labels, scores, target).classes
+    chosen = choose_thresholds(labels, scores, target)
     return np.array([label.threshold for label in chosen], np.float32)
 
 
@@ -38,8 +40,11 @@ def limits(labels: np.ndarray, scores: np.ndarray, target: float = 0.8) -> np.nd
 def test_the_target_holds_on_other_clips_however_calibrated_probabilities_are(
     target: float, offset: float
 ) -> None:
-    thresholds = limits(*predictions(0, offset=offset), target)
+    labels, scores = predictions(0, offset=offset)
+    calibration = fit_calibration(labels, scores, "sigmoid")
+    thresholds = limits(labels, calibrate(scores, calibration), target)
     labels, scores = predictions(1, offset=offset)
+    scores = calibrate(scores, calibration)
     confident = confident_labels(scores, thresholds)
     hits, predicted = (confident & (labels > 0)).sum(axis=0), confident.sum(axis=0)
     assert target <= hits.sum() / predicted.sum() < target + 0.6 * (1 - target)
@@ -71,7 +76,7 @@ def test_of_rare_labels_the_lowest_threshold_that_is_good_on_validation_is_too_l
 
 def test_the_statistics_of_a_threshold_are_those_of_validation() -> None:
     labels, scores = predictions(0)
-    chosen = choose_thresholds(labels, scores, 0.8).classes
+    chosen = choose_thresholds(labels, scores, 0.8)
     checked = 0
     for label, true, x in zip(chosen, labels.T, scores.T, strict=True):
         assert label.clips == true.sum()
@@ -92,7 +97,7 @@ def test_a_label_of_few_clips_or_predicted_at_random_has_none() -> None:
     labels[: MIN_CLIPS - 1, 0] = labels[:200, 1] = labels[:200, 2] = 1
     scores = (12 * labels.astype(np.float32) - 6) + rng.normal(size=labels.shape)
     scores[:, 2] = rng.normal(size=500)
-    chosen = choose_thresholds(labels, scores.astype(np.float32), 0.8).classes
+    chosen = choose_thresholds(labels, scores.astype(np.float32), 0.8)
     assert [label.threshold is None for label in chosen] == [True, False, True]
     assert [label.clips for label in chosen] == [MIN_CLIPS - 1, 200, 200]
 
@@ -101,10 +106,10 @@ def test_a_label_of_few_clips_or_predicted_at_random_has_none() -> None:
 def test_equal_and_extreme_scores_are_not_separated(scale: float) -> None:
     labels = np.repeat(np.array([[1], [0]], np.uint8), 100, axis=0)
     scores = np.where(labels, scale, -scale).astype(np.float32)
-    (label,) = choose_thresholds(labels, scores, 0.8).classes
+    (label,) = choose_thresholds(labels, scores, 0.8)
     assert (label.precision, label.recall) == (1, 1)
     assert np.array_equal(expit(scores) >= np.float32(label.threshold), labels > 0)
-    (none,) = choose_thresholds(labels, np.zeros_like(scores), 0.8).classes
+    (none,) = choose_thresholds(labels, np.zeros_like(scores), 0.8)
     assert none.threshold is None
 
 

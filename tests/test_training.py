@@ -21,10 +21,11 @@ from tagging.data.spec import InputSpec
 from tagging.data.task import MetricSettings
 from tagging.data.task_folder import TaskFolder
 from tagging.learning import model_file
+from tagging.learning.calibration import fit_calibration
 from tagging.learning.checkpoint import Checkpoint, checkpoint_path, file_digest
 from tagging.learning.dataset import ClipDataset
 from tagging.learning.factory import build_network, load_pretrained
-from tagging.learning.inference import log_odds, predict_logits, score
+from tagging.learning.inference import calibrate, log_odds, predict_logits, score
 from tagging.learning.loader import BatchLoader
 from tagging.learning.metric import load_metric
 from tagging.learning.model import Model, ModelSpec
@@ -545,14 +546,17 @@ def test_scores_are_log_odds_whatever_the_outputs_are(
         )
         assert np.array_equal(written[f"seed0/{split}"], predict_logits(trained, dataset))
     val = index.labels[index.folds[0].val]
-    chosen = choose_thresholds(val, written["seed0/val"], trained.target_precision).classes
+    calibration = fit_calibration(val, written["seed0/val"], trained.model_spec.activation)
+    assert calibration == trained.clips.calibration is not None
+    scores = calibrate(written["seed0/val"], calibration)
+    chosen = choose_thresholds(val, scores, trained.target_precision)
     assert trained.target_precision == 0.8
     assert np.array_equal(
-        trained.thresholds, np.array([label.threshold for label in chosen], np.float32),
+        trained.clips.thresholds, np.array([label.threshold for label in chosen], np.float32),
         equal_nan=True,
     )  # fmt: skip
     evaluation = json.loads(FOLDER.evaluation("x").read_text())
-    assert evaluation["test"]["confident"]["labels"] == np.isfinite(trained.thresholds).sum()
+    assert evaluation["test"]["confident"]["labels"] == np.isfinite(trained.clips.thresholds).sum()
     labels = index.labels[index.folds[0].test]
     assert evaluation["test"]["ndcg"] == pytest.approx(ndcg(labels, written["seed0/test"]).mean())
 

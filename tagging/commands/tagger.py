@@ -16,6 +16,7 @@ from tagging.commands.embedding_checks import EXPECTED, check_embeddings, descri
 from tagging.commands.frontends import build_frontend, clip_seconds, edge_samples
 from tagging.commands.models import display_name, find_model
 from tagging.commands.prediction import Prediction
+from tagging.commands.transformers_layout import convert_layout
 from tagging.commands.waveform import check_sample_rate, to_mono
 from tagging.commands.windows import Windows, window_starts
 from tagging.features import log_mel
@@ -52,7 +53,7 @@ class Tagger:
     def __init__(self, path: Path, vggish: Path | None = None) -> None:
         self.path, self.name, self.vggish = path, display_name(path), vggish
         self._process = os.getpid()
-        trained = load_network(path, torch.device("cpu"))
+        trained = load_network(path, torch.device("cpu"), convert_layout)
         self.network, self.model_spec = trained.network, trained.model_spec
         if self.model_spec.activation in get_args(Distance):
             raise UserError(
@@ -62,7 +63,7 @@ class Tagger:
         with safe_open(path, framework="numpy") as file:
             self.metadata: dict[str, Any] = json.loads(file.metadata()["model"])
         self.classes = [class_.name for class_ in self.model_spec.classes]
-        self.thresholds = trained.thresholds
+        self.thresholds = trained.clips.thresholds
         address = (self.metadata.get("published") or {}).get("address")
         self.published = next(
             (weights for weights in PUBLISHED.values() if weights.address == address), None

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from tagging.layers.base import Activation, Distance, TaggingNetwork
+from tagging.learning.calibration import Calibration
 from tagging.learning.dataset import Batch, ClipDataset
 from tagging.learning.model_file import TrainedModel
 
@@ -90,6 +91,23 @@ def _log_odds(exact: torch.Tensor, activation: Activation) -> torch.Tensor:
     others = exact.scatter(1, top, -torch.inf).logsumexp(1, keepdim=True)
     odds = log_p - torch.log(-torch.expm1(log_p))
     return odds.scatter(1, top, exact.gather(1, top) - others).clamp(limits.min, limits.max)
+
+
+def calibrate(scores: np.ndarray, calibration: Calibration | None) -> np.ndarray:
+    """Return the log odds of calibrated probabilities, float32 (clips, classes).
+
+    Args:
+        scores: log odds, (clips, classes).
+        calibration: None leaves them unchanged.
+    """
+    if calibration is None:
+        return scores
+    exact = torch.from_numpy(scores).double()
+    if calibration.offsets is None:
+        return log_odds(calibration.slope * functional.logsigmoid(exact), "softmax")
+    limit = torch.finfo(torch.float32).max
+    scaled = calibration.slope * exact + torch.tensor(calibration.offsets, dtype=torch.float64)
+    return log_odds(scaled.clamp(-limit, limit), "sigmoid")
 
 
 def predict_logits(trained: TrainedModel, dataset: ClipDataset) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The file of a trained network: its weights, and in the metadata all that scoring needs."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, NamedTuple
@@ -15,26 +15,40 @@ from safetensors.torch import save_file
 from tagging.base.errors import UserError
 from tagging.base.files import atomic_write
 from tagging.layers.base import TaggingNetwork
+from tagging.learning.calibration import Calibration
 from tagging.learning.factory import instantiate
 from tagging.learning.model import SAVED_EPOCH, Model, ModelSpec
-from tagging.learning.thresholds import Thresholds
+from tagging.learning.thresholds import Confidence
 
 FORMAT = 1  # version of the metadata and the tensors' names
-MODEL_SPEC = TypeAdapter(ModelSpec)
+Description, State = dict[str, Any], dict[str, torch.Tensor]
+MODEL_SPEC, CALIBRATION = TypeAdapter(ModelSpec), TypeAdapter(Calibration)
+
+
+class Decision(NamedTuple):
+    """How outputs become probabilities and confident labels.
+
+    `thresholds` are the probabilities from which on a class is confident: float32 (classes,), NaN
+    where there is none. `calibration` is None where outputs are not calibrated.
+    """
+
+    thresholds: np.ndarray
+    calibration: Calibration | None
 
 
 class TrainedModel(NamedTuple):
     """A trained network in evaluation mode, and the weights of its saved epochs.
 
-    `thresholds` are the probabilities from which on a class is confident at the precision
-    `target_precision`: float32 (classes,), NaN where there is none.
+    `clips` is the decision for clips, which may be windows of recordings; `recordings` that for
+    the mean probabilities of a recording's windows, if the network was trained on windows.
     """
 
     network: TaggingNetwork
     model_spec: ModelSpec
     saved_epochs: dict[int, dict[str, torch.Tensor]]
-    thresholds: np.ndarray
     target_precision: float | None
+    clips: Decision
+    recordings: Decision | None = None
 
 
 def save_network(
@@ -44,7 +58,7 @@ def save_network(
     model_spec: ModelSpec,
     saved_epochs: Mapping[int, Mapping[str, torch.Tensor]] | None = None,
     origin: Mapping[str, Any] | None = None,
-    thresholds: Thresholds | None = None,
+    confidence: Confidence | None = None,
 ) -> None:
     """Write the file of a trained network atomically.
 
@@ -55,7 +69,7 @@ def save_network(
         model_spec: its input, classes and outputs.
         saved_epochs: weights after single epochs, by the number of the epoch.
         origin: where published weights come from.
-        thresholds: of the classes; None without validation.
+        confidence: thresholds and calibration; None without validation.
     """
     saved_epochs = saved_epochs or {}
     # One metadata key: safetensors does not keep the order of several, and bytes must not vary.
@@ -70,7 +84,7 @@ def save_network(
         "saved_epochs": list(saved_epochs),
         **({"embedding_size": model.embedding_size} if model.embedding_size else {}),
         **({"published": origin} if origin else {}),
-        **(thresholds.describe([label.name for label in model_spec.classes]) if thresholds else {}),
+        **(confidence.describe([label.name for label in model_spec.classes]) if confidence else {}),
     }
     tensors = dict(weights)
     for epoch, epoch_weights in saved_epochs.items():
@@ -84,8 +98,16 @@ def _prefix(epoch: int) -> str:
     return f"{SAVED_EPOCH}{epoch}/"
 
 
-def load_network(path: Path, device: torch.device) -> TrainedModel:
+def load_network(
+    path: Path, device: torch.device, convert: Callable[[Description, State], State] | None = None
+) -> TrainedModel:
     """Rebuild a trained network from its file alone.
+
+    Args:
+        path: of the file.
+        device: for the tensors.
+        convert: returns the network's state dict from the description and the tensors of a file
+            that may have another layout.
 
     Raises:
         UserError: if the file is missing, damaged, of another format, or of an architecture that
@@ -105,23 +127,37 @@ def load_network(path: Path, device: torch.device) -> TrainedModel:
         saved_epochs = {
             epoch: _pop_epoch(tensors, epoch) for epoch in list(description["saved_epochs"])
         }
-        by_name = description.get("thresholds", {})
-        thresholds = [by_name.get(label.name, {}).get("threshold") for label in model_spec.classes]
-        classes = len(model_spec.classes)
-        network = instantiate(model, model_spec.spec, classes, "model", path).to(device)
-        network.load_state_dict(tensors)
+        names = [label.name for label in model_spec.classes]
+        recordings = description.get("recordings")
+        decisions = (
+            _read_decision(description, names),
+            _read_decision(recordings, names) if recordings else None,
+        )
+        network = instantiate(model, model_spec.spec, len(names), "model", path).to(device)
+        network.load_state_dict(convert(description, tensors) if convert else tensors)
     except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise _not_a_network(path, error) from None
     return TrainedModel(
         network.eval(),
         model_spec,
         saved_epochs,
-        np.array(thresholds, np.float32),
         description.get("target_precision"),
+        *decisions,
     )
 
 
-def _read(path: Path, device: torch.device) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def _read_decision(description: Mapping[str, Any], names: list[str]) -> Decision:
+    by_name = description.get("thresholds", {})
+    thresholds = [by_name.get(name, {}).get("threshold") for name in names]
+    calibration = description.get("calibration")
+    if calibration is not None:
+        calibration = CALIBRATION.validate_python(calibration)
+        if calibration.offsets is not None and len(calibration.offsets) != len(names):
+            raise ValueError(f"{len(calibration.offsets)} offsets of {len(names)} classes")
+    return Decision(np.array(thresholds, np.float32), calibration)
+
+
+def _read(path: Path, device: torch.device) -> tuple[Description, State]:
     """Read the description and all tensors."""
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:

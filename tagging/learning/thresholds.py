@@ -2,25 +2,26 @@
 
 Most labels of AudioSet have a handful of validation clips. The lowest threshold with the target
 precision on so few is selected from many, and does not keep it on new clips. Therefore labels share
-information. The log odds x of label j are calibrated by a logistic regression (Platt, 1999,
-"Probabilistic outputs for support vector machines") with one slope for all labels, a + d_j + b x,
-and normal priors of the standard deviation `OFFSET_STD` on the offsets d_j. The mean calibrated
-probability of the clips above a threshold is its expected precision. It counts as `PRIOR_CLIPS`
-clips beside those of the validation split, which makes the posterior of the precision a Beta
-distribution (Gelman et al., 2013, "Bayesian data analysis", chapter 2). The threshold is the lowest
-one whose precision reaches the target with the probability `CREDIBILITY`, and also does on the
-validation split.
+information by their calibration. The mean calibrated probability of the clips above a threshold is
+its expected precision. It counts as `PRIOR_CLIPS` clips beside those of the validation split, which
+makes the posterior of the precision a Beta distribution (Gelman et al., 2013, "Bayesian data
+analysis", chapter 2). The threshold is the lowest one whose precision reaches the target with the
+probability `CREDIBILITY`, and also does on the validation split.
+
+A threshold promises the precision of all clips above it together. It says nothing about one clip
+near it, and it holds for what it was chosen on: those of windows do not hold for the mean or the
+maximum of a recording's windows. Recordings have their own.
 """
 
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from tagging.learning.calibration import Calibration
+
 MIN_CLIPS = 5  # with the label
-OFFSET_STD = 0.5
 PRIOR_CLIPS = 20
 CREDIBILITY = 0.9
-MAX_LOG_ODDS = 30.0  # beyond, the difference of a probability from 0 or 1 is negligible
 
 
 class Threshold(NamedTuple):
@@ -36,69 +37,50 @@ class Threshold(NamedTuple):
     recall: float | None = None
 
 
-class Thresholds(NamedTuple):
-    """The thresholds of all classes, in their order, and the precision that was required."""
+class Confidence(NamedTuple):
+    """What validation says of a model's outputs.
+
+    Attributes:
+        target_precision: that was required of the thresholds.
+        thresholds: of the classes, in their order: calibrated probabilities.
+        calibration: of the outputs; None if they are not calibrated.
+        recordings: the same of recordings, by their mean probabilities, where clips are windows.
+    """
 
     target_precision: float
-    classes: list[Threshold]
+    thresholds: list[Threshold]
+    calibration: Calibration | None
+    recordings: "Confidence | None" = None
 
     def describe(self, names: list[str]) -> dict[str, Any]:
-        """Return the thresholds as plain data, by the names of the classes."""
-        by_name = {
-            name: threshold._asdict() for name, threshold in zip(names, self.classes, strict=True)
+        """Return plain data, with the thresholds by the names of the classes."""
+        thresholds = zip(names, self.thresholds, strict=True)
+        return {
+            "target_precision": self.target_precision,
+            "thresholds": {name: threshold._asdict() for name, threshold in thresholds},
+            **({"calibration": self.calibration._asdict()} if self.calibration else {}),
+            **({"recordings": self.recordings.describe(names)} if self.recordings else {}),
         }
-        return {"target_precision": self.target_precision, "thresholds": by_name}
 
 
 def choose_thresholds(
     labels: np.ndarray, scores: np.ndarray, target_precision: float
-) -> Thresholds:
+) -> list[Threshold]:
     """Choose the threshold of each label.
 
     A label has none if fewer than `MIN_CLIPS` clips have it, or if no threshold is good enough.
 
     Args:
         labels: 0 or 1, (clips, classes).
-        scores: log odds, (clips, classes).
+        scores: log odds of calibrated probabilities, (clips, classes).
         target_precision: above 0 and below 1.
     """
-    exact = scores.astype(np.float64)
-    columns = zip(labels.T.astype(int), exact.T, _calibrate(labels, exact).T, strict=True)
-    return Thresholds(target_precision, [_choose(*column, target_precision) for column in columns])
+    columns = zip(labels.T.astype(int), scores.T, strict=True)
+    return [_choose(*column, target_precision) for column in columns]
 
 
-def _calibrate(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Return calibrated probabilities, float64 (clips, classes)."""
-    from scipy.optimize import minimize
-    from scipy.special import expit
-
-    x, classes = scores.clip(-MAX_LOG_ODDS, MAX_LOG_ODDS), labels.shape[1]
-
-    def loss(at: np.ndarray) -> tuple[float, np.ndarray]:
-        z = at[:-1] + at[-1] * x
-        offsets, residuals = at[:-1] - at[:-1].mean(), expit(z) - labels
-        value = (np.logaddexp(0, z) - labels * z).sum() + (offsets**2).sum() / (2 * OFFSET_STD**2)
-        gradient = residuals.sum(axis=0) + offsets / OFFSET_STD**2
-        return value, np.append(gradient, (residuals * x).sum())
-
-    def hessian(at: np.ndarray) -> np.ndarray:
-        p = expit(at[:-1] + at[-1] * x)
-        weights = p * (1 - p)
-        matrix = np.empty((classes + 1, classes + 1))
-        matrix[:-1, :-1] = np.diag(weights.sum(axis=0) + OFFSET_STD**-2) - OFFSET_STD**-2 / classes
-        matrix[-1, :-1] = matrix[:-1, -1] = (weights * x).sum(axis=0)
-        matrix[-1, -1] = (weights * x**2).sum()
-        return matrix
-
-    start = np.append(np.zeros(classes), 1.0)
-    at = minimize(loss, start, jac=True, hess=hessian, method="trust-exact").x
-    return expit(at[:-1] + at[-1] * x)
-
-
-def _choose(
-    labels: np.ndarray, scores: np.ndarray, calibrated: np.ndarray, target_precision: float
-) -> Threshold:
-    """Choose the threshold of one label; all arrays are (clips,)."""
+def _choose(labels: np.ndarray, scores: np.ndarray, target_precision: float) -> Threshold:
+    """Choose the threshold of one label; both arrays are (clips,)."""
     from scipy.special import betainc, expit
 
     clips = int(labels.sum())
@@ -109,7 +91,7 @@ def _choose(
     order = np.argsort(-probabilities, kind="stable")
     descending, above = probabilities[order], np.arange(1, len(order) + 1)
     hits = np.cumsum(labels[order])
-    expected = (np.cumsum(calibrated[order]) / above).clip(1e-6, 1 - 1e-6)
+    expected = (np.cumsum(descending, dtype=np.float64) / above).clip(1e-6, 1 - 1e-6)
     # The probability that the precision is below the target.
     below = betainc(
         hits + PRIOR_CLIPS * expected, above - hits + PRIOR_CLIPS * (1 - expected), target_precision

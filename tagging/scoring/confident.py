@@ -20,11 +20,23 @@ class RunThresholds(NamedTuple):
     thresholds: dict[str, np.ndarray]
 
 
+class RunConfidence(NamedTuple):
+    """The thresholds of each run, and its calibrated scores on validation and test.
+
+    Scores and thresholds are of what the task scores: clips, or recordings.
+    """
+
+    thresholds: RunThresholds
+    val: list[RunScores]
+    test: list[RunScores]
+    is_calibrated: bool
+
+
 def confident_labels(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """Return which labels of which clips are above the threshold: bool (clips, classes).
 
     Args:
-        scores: logits, float32 (clips, classes).
+        scores: calibrated logits, float32 (clips, classes).
         thresholds: probabilities, float32 (classes,).
     """
     from scipy.special import expit

@@ -11,7 +11,7 @@ from tagging.learning.metric import load_metrics
 from tagging.scoring.bootstrap import Evaluate, confidence_interval
 from tagging.scoring.confident import (
     CONFIDENT_HEADER,
-    RunThresholds,
+    RunConfidence,
     confident_metrics,
     confident_rows,
     label_thresholds,
@@ -42,7 +42,7 @@ def write_evaluation(
     index: Index,
     task: Task,
     settings: Evaluate,
-    thresholds: RunThresholds | None = None,
+    confidence: RunConfidence | None = None,
 ) -> None:
     """Write an entry's scores, evaluation, headline metrics and tables for plots.
 
@@ -54,7 +54,7 @@ def write_evaluation(
         index: the task's clips.
         task: with the metrics.
         settings: of the intervals.
-        thresholds: confidence thresholds, if the entry has them.
+        confidence: thresholds and calibrated scores, if the entry has them.
     """
     write_scores(folder.scores(section, name), scores)
     metrics = load_metrics(task)
@@ -88,10 +88,8 @@ def write_evaluation(
 
     plots = folder.entry_plots(name)
     class_names = [label.name for label in index.classes]
-    if thresholds is not None:
-        # Thresholds apply to clips, also where windows of a recording are scored as one.
-        clips_task = task.model_copy(update={"aggregate": None})
-        val, test = (scores_by_run(scores, index, split, clips_task) for split in ("val", "test"))
+    if confidence is not None:
+        thresholds, val, test, _ = confidence
         result["test"]["confident"] = confident_metrics(test, thresholds, settings)
         result["thresholds"] = label_thresholds(thresholds, class_names)
         rows = confident_rows(class_names, thresholds, val, test)
