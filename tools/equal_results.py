@@ -71,10 +71,12 @@ def hash_tensors(path: Path) -> str:
 def hash_numbers(path: Path) -> str:
     """Return the SHA-256 of the numbers of an evaluation, sorted, whatever their keys are.
 
-    Confidence thresholds are left out: the metrics of confident labels depend on them.
+    Confidence and calibration are left out: they are metadata of models, fitted after training.
     """
     evaluation = json.loads(path.read_text(encoding="utf-8"))
     evaluation.pop("thresholds", None)
+    for key in ("confident", "calibration"):
+        evaluation["test"].pop(key, None)
     numbers = sorted(list_numbers(evaluation))
     return hashlib.sha256(json.dumps(numbers).encode()).hexdigest()
 
