@@ -94,6 +94,8 @@ def test_the_tasks_have_every_network_feature_and_loss(values: dict[str, set[Any
     assert values["preset"] == set(PRESETS)
     assert set(LOSSES) <= values["loss"] | values["name"]
     assert list_choices(Triplet, "negatives") <= values["negatives"]
+    assert list_choices(Triplet, "draw") <= values["draw"] | {"clip"}
+    assert list_choices(Triplet, "reducer") <= values["reducer"] | {"avg_non_zero"}
     assert list_choices(TeacherTriplet, "selection") <= values["selection"]
 
 

@@ -29,9 +29,10 @@ from tagging.learning.metric_losses import (
     SoftContrastive,
     TeacherTriplet,
     Triplet,
+    TripletLoss,
     share_label,
 )
-from tagging.learning.model import Model
+from tagging.learning.model import FinetunedModel, Model
 from tagging.learning.model_file import load_network
 from tagging.learning.neighbours import any_label, find_nearest, label_recall, rarer_label_recall
 from tagging.learning.settings import LOSSES
@@ -126,7 +127,7 @@ def test_equally_near_ones_come_in_random_order_and_the_same_again() -> None:
 
 
 def test_the_nearest_are_searched_once_for_all_metrics(monkeypatch) -> None:
-    from tagging.scoring import neighbours
+    from tagging.learning import neighbours
 
     searches = []
     search = neighbours._search
@@ -179,6 +180,9 @@ def test_triplets_by_hand() -> None:
     # Of 1 - 3 + margin and 1 - 2 + margin the latter alone is above 0.
     loss = Triplet(negatives="hard", margin=1.5)(outputs, labels)
     assert loss == pytest.approx(0.5)
+    # The other triplet counts as 0 in the mean over both.
+    loss = Triplet(negatives="hard", margin=1.5, reducer="mean")(outputs, labels)
+    assert loss == pytest.approx(0.25)
 
 
 def test_a_semi_hard_negative_is_farther_than_the_positive() -> None:
@@ -191,6 +195,32 @@ def test_a_semi_hard_negative_is_farther_than_the_positive() -> None:
     assert negatives[anchors == 0].tolist() == [3]
     _, _, negatives = Triplet(negatives="hard", triplets_per_anchor=1).triplets(outputs, labels)
     assert negatives[0] == 2
+
+
+def drawn(loss: TripletLoss, targets: torch.Tensor, anchor: int) -> list[dict[int, float]]:
+    """Return the share of each clip among the positives and the negatives of an anchor."""
+    torch.manual_seed(0)
+    anchors, *others = loss.triplets(torch.zeros(len(targets), 1), targets)
+    assert all((clips != anchors).all() for clips in others)
+    shares = [clips[anchors == anchor].bincount() / (anchors == anchor).sum() for clips in others]
+    return [
+        {clip: float(share[clip]) for clip in share.nonzero().flatten().tolist()}
+        for share in shares
+    ]
+
+
+def test_triplets_by_tag_draw_each_tag_with_the_same_probability() -> None:
+    # Clip 0 has tags 0 and 1. Tag 0 is frequent; clip 5, with tag 2, has it too. Nobody has tag 4.
+    tags = [[0, 1], [0], [0], [0], [1], [0, 2], [3], [3], [3]]
+    labels = torch.zeros(len(tags), 5)
+    for clip, own in enumerate(tags):
+        labels[clip, own] = 1
+    positives, negatives = drawn(Triplet(draw="tag", triplets_per_anchor=20_000), labels, 0)
+    assert positives == pytest.approx(dict.fromkeys((1, 2, 3, 5), 1 / 8) | {4: 1 / 2}, abs=0.02)
+    assert negatives == pytest.approx({5: 1 / 2} | dict.fromkeys((6, 7, 8), 1 / 6), abs=0.02)
+    positives, negatives = drawn(Triplet(triplets_per_anchor=20_000), labels, 0)
+    assert positives == pytest.approx(dict.fromkeys((1, 2, 3, 4, 5), 1 / 5), abs=0.02)
+    assert negatives == pytest.approx(dict.fromkeys((6, 7, 8), 1 / 3), abs=0.02)
 
 
 def blended(labels: list[list[float]], probabilities: list[list[float]]) -> torch.Tensor:
@@ -209,13 +239,47 @@ def test_triplets_by_the_most_and_the_least_probable_tag() -> None:
     assert [places[chosen[0] == 0].tolist() for places in chosen] == [[0], [1], [2]]
 
 
-def test_triplets_by_a_taggers_errors() -> None:
+def test_triplets_by_tag_are_replaced_by_the_taggers_errors_where_there_are_any() -> None:
+    # The tagger's first two tags of clip 0 are 0 and 2: it misses tag 1, which clips 1 and 2 have,
+    # and adds tag 2, which clip 3 has, beside a tag of clip 0. Of clip 1 it adds tag 4, which
+    # nobody has, and of clip 4 it adds tag 0.
+    targets = blended(
+        [[1, 1, 0, 0, 0], [0, 1, 0, 0, 0], [0, 1, 0, 0, 0], [1, 0, 1, 0, 0], [0, 0, 1, 1, 0]],
+        [
+            [0.9, 0.1, 0.8, 0.2, 0.3],
+            [0.1, 0.9, 0.2, 0.3, 0.8],
+            [0.1, 0.9, 0.2, 0.3, 0.8],
+            [0.9, 0.1, 0.8, 0.2, 0.3],
+            [0.8, 0.1, 0.2, 0.9, 0.3],
+        ],
+    )
+    loss = TeacherTriplet(selection="errors", top_k=2, triplets_per_anchor=20_000)
+    positives, negatives = drawn(loss, targets, 0)
+    assert positives == pytest.approx({1: 1 / 2, 2: 1 / 2}, abs=0.02)
+    assert negatives == pytest.approx({3: 1 / 2, 4: 1 / 2}, abs=0.02)
+    # Without errors that are of use, both are drawn by tag: tag 1, and tags 0, 2 and 3.
+    positives, negatives = drawn(loss, targets, 1)
+    assert positives == pytest.approx({0: 1 / 2, 2: 1 / 2}, abs=0.02)
+    assert negatives == pytest.approx({0: 1 / 6, 3: 1 / 6 + 1 / 6, 4: 1 / 6 + 1 / 3}, abs=0.02)
+    # Clip 4 has a false negative, tag 2, and a false positive, tag 0.
+    positives, negatives = drawn(loss, targets, 4)
+    assert positives == {3: 1}
+    assert negatives == pytest.approx({0: 1 / 2, 3: 1 / 2}, abs=0.02)
+    # The strict form refuses clip 3, which shares tag 0 with clip 0, and tag 2 with clip 4. Clip 1
+    # has no triplet.
+    strict = TeacherTriplet(selection="strict_errors", top_k=2, triplets_per_anchor=100)
+    assert drawn(strict, targets, 0)[1] == {4: 1}
+    assert drawn(strict, targets, 4)[1] == {0: 1}
+    assert 1 not in strict.triplets(torch.zeros(5, 1), targets)[0]
+
+
+def test_strict_triplets_by_a_taggers_errors() -> None:
     # Of clip 0 the tagger misses label 0, which clip 1 has, and hears label 2, which clip 2 has.
     targets = blended(
         [[1, 1, 0], [1, 0, 0], [0, 0, 1]],
         [[0.1, 0.8, 0.9], [0.9, 0.1, 0.8], [0.1, 0.2, 0.9]],
     )
-    chosen = TeacherTriplet(selection="errors", top_k=2, triplets_per_anchor=1).triplets(
+    chosen = TeacherTriplet(selection="strict_errors", top_k=2, triplets_per_anchor=1).triplets(
         torch.zeros(3, 1), targets
     )
     assert [places.tolist() for places in chosen] == [[0], [1], [2]]
@@ -270,6 +334,14 @@ TUNED = {
     "trained": FINETUNED | {"train": {"loss": "soft_contrastive"}},
     "frozen": FINETUNED | {"finetune": "head", "embedding_size": 3, "train": {"loss": "pairs"}},
     "probable": FINETUNED | {"hard_label_weight": 0.5, "train": {"loss": "teacher_triplet"}},
+    "projected": {
+        "architecture": "projection",
+        "network": {"width": 4},
+        "finetune": "none",
+        "weights": "models/tagger/seed0.safetensors",
+        "hard_label_weight": 0.5,
+        "train": {"loss": {"name": "teacher_triplet", "selection": "errors", "top_k": 1}},
+    },
 }
 COMPARE = {
     "plot": ["tagger"], "sections": ["similarity"], "published": {}, "published_clips": None,
@@ -298,6 +370,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_scores_are_embeddings(task: Path, monkeypatch) -> None:
     monkeypatch.chdir(task)
     widths = {"mean": 128, "projection": 4, "tagger": 8, "wide": 5, "trained": 8, "frozen": 3}
+    widths |= {"projected": 4}
     for name, width in widths.items():
         embeddings = read_scores(TaskFolder(task).scores("models", name)).outputs["seed0/test"]
         assert (embeddings.shape, embeddings.dtype) == ((30, width), np.float32)
@@ -403,6 +476,11 @@ def test_a_network_and_a_loss_must_fit_the_type_of_the_task(
     wide = model.model_copy(update={"embedding_size": 4})
     network = build_network(wide, SPEC._replace(bins=4), 6, "x")
     assert resolve_activation(Task(**TASK), network, loss, model, "x") == "cosine"
+
+
+def test_another_models_weights_must_be_of_use() -> None:
+    with pytest.raises(UserError, match="x must have hard_label_weight, or finetune all or head"):
+        parse(FinetunedModel, FINETUNED | {"finetune": "none"}, "finetuned.x")
 
 
 def test_a_teacher_of_tags_must_be_a_classifier(task: Path) -> None:

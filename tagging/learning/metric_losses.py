@@ -60,11 +60,67 @@ def draw_triplets(
     return anchors.repeat_interleave(per_anchor), positives, negatives
 
 
+def available_tags(has: torch.Tensor) -> torch.Tensor:
+    """Return which tags another clip of the batch has: bool (batch, tags).
+
+    Args:
+        has: the tags of each clip, bool (batch, tags).
+    """
+    return has.sum(0) - has.int() > 0
+
+
+def draw_tag_triplets(
+    positive_tags: torch.Tensor, negative_tags: torch.Tensor, has: torch.Tensor, per_anchor: int
+) -> Triplets:
+    """Return random triplets by tag, of each anchor that has a tag of both kinds.
+
+    For each positive and each negative a tag is drawn first, each with the same probability, and
+    then a random clip with this tag, which is not the anchor.
+
+    Args:
+        positive_tags: that the positives of each anchor may be drawn by, bool (batch, tags).
+        negative_tags: that the negatives of each anchor may be drawn by, bool (batch, tags).
+        has: the tags of each clip, bool (batch, tags).
+        per_anchor: the number of triplets of an anchor.
+    """
+    rows = (positive_tags.any(1) & negative_tags.any(1)).nonzero().flatten()
+    if not len(rows):
+        return rows, rows, rows
+    anchors = rows.repeat_interleave(per_anchor)
+    positives, negatives = (
+        _draw_clips(
+            torch.multinomial(tags[rows].float(), per_anchor, replacement=True).flatten(),
+            anchors,
+            has,
+        )
+        for tags in (positive_tags, negative_tags)
+    )
+    return anchors, positives, negatives
+
+
+def _draw_clips(tags: torch.Tensor, anchors: torch.Tensor, has: torch.Tensor) -> torch.Tensor:
+    """Return a random clip with each tag, other than its anchor: int64 (triplets,)."""
+    counts = has.sum(0)
+    has_tag = has[anchors, tags]
+    choices = counts[tags] - has_tag.long()
+    numbers = (torch.rand(len(tags), device=has.device) * choices).long()
+    # The clips of a tag are numbered without the anchor: numbers from its own on are one higher.
+    own = has.cumsum(0)[anchors, tags] - 1
+    numbers += (has_tag & (numbers >= own)).long()
+    clips_by_tag = has.T.nonzero()[:, 1]
+    return clips_by_tag[(counts.cumsum(0) - counts)[tags] + numbers]
+
+
 class TripletLoss(MetricLoss):
-    """Base class of the losses of triplets: the mean over the triplets that violate the margin."""
+    """Base class of the losses of triplets: max(0, d(anchor, positive) - d(.., negative) + margin).
+
+    `reducer` averages it as pytorch-metric-learning's reducers of these names: `avg_non_zero` over
+    the triplets that violate the margin, `mean` over all of them.
+    """
 
     margin: Float = Field(0.2, gt=0)  # by which the negative must be farther than the positive
     triplets_per_anchor: Int = Field(8, ge=1)
+    reducer: Literal["avg_non_zero", "mean"] = "avg_non_zero"
 
     def triplets(self, outputs: torch.Tensor, labels: torch.Tensor) -> Triplets:
         """Select triplets of a batch."""
@@ -73,8 +129,10 @@ class TripletLoss(MetricLoss):
     def __call__(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Return the mean loss, a scalar."""
         from pytorch_metric_learning.losses import TripletMarginLoss
+        from pytorch_metric_learning.reducers import AvgNonZeroReducer, MeanReducer
 
-        loss = TripletMarginLoss(self.margin, distance=_euclidean())
+        reducer = MeanReducer() if self.reducer == "mean" else AvgNonZeroReducer()
+        loss = TripletMarginLoss(self.margin, distance=_euclidean(), reducer=reducer)
         return loss(outputs, indices_tuple=self.triplets(outputs.detach(), labels))
 
 
@@ -85,23 +143,36 @@ def _euclidean() -> "LpDistance":
 
 
 class Triplet(TripletLoss):
-    """Triplets by labels: a positive shares one with the anchor, a negative shares none.
+    """Triplets by labels: a positive shares one with the anchor.
 
-    Schroff, Kalenichenko, Philbin (2015), FaceNet, arXiv 1503.03832. A semi-hard negative is the
-    nearest of those farther than the positive, a hard one the nearest of all.
+    `draw` decides how a random positive and a random negative are drawn. clip: any clip that shares
+    a label with the anchor, and any that shares none. tag: first a tag that the anchor has, and one
+    that it lacks, each tag with the same probability, then a clip with it. So a negative may share
+    other tags with the anchor.
+
+    Schroff, Kalenichenko, Philbin (2015), FaceNet, arXiv 1503.03832: of the clips that share no
+    label, a semi-hard negative is the nearest farther than the positive, a hard one the nearest.
     """
 
     name: Literal["triplet"] = "triplet"
+    draw: Literal["clip", "tag"] = "clip"
     negatives: Literal["random", "semi_hard", "hard"] = "random"
 
     def triplets(self, outputs: torch.Tensor, labels: torch.Tensor) -> Triplets:
         """Select triplets of a batch."""
         similar = share_label(labels)
         dissimilar = ~similar.clone().fill_diagonal_(True)
-        rows = torch.arange(len(labels), device=labels.device)
-        anchors, positives, negatives = draw_triplets(
-            rows, similar, dissimilar, self.triplets_per_anchor
-        )
+        if self.draw == "tag":
+            has = labels >= 0.5
+            available = available_tags(has)
+            anchors, positives, negatives = draw_tag_triplets(
+                has & available, ~has & available, has, self.triplets_per_anchor
+            )
+        else:
+            rows = torch.arange(len(labels), device=labels.device)
+            anchors, positives, negatives = draw_triplets(
+                rows, similar, dissimilar, self.triplets_per_anchor
+            )
         if self.negatives == "random":
             return anchors, positives, negatives
         distances = torch.cdist(outputs, outputs).masked_fill(~dissimilar, torch.inf)[anchors]
@@ -118,13 +189,20 @@ class TeacherTriplet(TripletLoss):
     """Triplets by a tagger's probabilities of the anchor (a student with `hard_label_weight: 0.5`).
 
     probable: the positive has the anchor's most probable tag, the negative its least probable one
-    among the tags of the batch. errors: the positive has a label of the anchor that is not among
-    the tagger's first `top_k` (a false negative); the negative shares no label with the anchor, but
-    has a tag among the first `top_k` that the anchor lacks (a false positive).
+    among the tags of the batch.
+
+    errors: as `draw: tag` of the loss `triplet`, but the positive's tag is a false negative of the
+    tagger, and the negative's a false positive, where the anchor has one that another clip of the
+    batch has. A false negative is a tag of the anchor that is not among the tagger's first `top_k`,
+    a false positive one of these that the anchor lacks. The negative may share other tags with the
+    anchor. Each tag has the same probability.
+
+    strict_errors: the positive is any clip with a false negative, the negative any with a false
+    positive that shares no label with the anchor. Anchors without both have no triplets.
     """
 
     name: Literal["teacher_triplet"] = "teacher_triplet"
-    selection: Literal["probable", "errors"] = "probable"
+    selection: Literal["probable", "errors", "strict_errors"] = "probable"
     top_k: Int = Field(3, ge=1)
 
     def triplets(self, outputs: torch.Tensor, labels: torch.Tensor) -> Triplets:
@@ -140,6 +218,8 @@ class TeacherTriplet(TripletLoss):
         else:
             first = torch.zeros_like(has)
             first.scatter_(1, probabilities.topk(self.top_k, 1).indices, 1)
+            if self.selection == "errors":
+                return self._replace_by_errors(has > 0, first > 0)
             similar = (has * (1 - first)) @ has.T > 0
             dissimilar = (first * (1 - has)) @ has.T > 0
             dissimilar = dissimilar & ~share_label(labels)
@@ -147,6 +227,22 @@ class TeacherTriplet(TripletLoss):
             torch.arange(len(labels), device=labels.device),
             similar.fill_diagonal_(False),
             dissimilar.fill_diagonal_(False),
+            self.triplets_per_anchor,
+        )
+
+    def _replace_by_errors(self, has: torch.Tensor, first: torch.Tensor) -> Triplets:
+        """Draw triplets by tag, by the tagger's errors where an anchor has any.
+
+        Args:
+            has: the tags of each clip, bool (batch, tags).
+            first: the tagger's first `top_k`, bool (batch, tags).
+        """
+        available = available_tags(has)
+        false_negatives, false_positives = has & ~first & available, first & ~has & available
+        return draw_tag_triplets(
+            torch.where(false_negatives.any(1, keepdim=True), false_negatives, has & available),
+            torch.where(false_positives.any(1, keepdim=True), false_positives, ~has & available),
+            has,
             self.triplets_per_anchor,
         )
 

@@ -15,11 +15,12 @@ SAVED_EPOCH = "epoch "  # in files, weights of a saved epoch are named `epoch 9/
 
 def _refuse_duplicates(values: list[int]) -> list[int]:
     if len(set(values)) < len(values):
-        raise ValueError("must not repeat a seed")
+        raise ValueError("must not repeat a number")
     return values
 
 
-Seed = Annotated[Int, Field(ge=0)]
+Number = Annotated[Int, Field(ge=0)]
+Numbers = Annotated[list[Number], AfterValidator(_refuse_duplicates)]
 
 
 class Model(Section):
@@ -31,7 +32,8 @@ class Model(Section):
     architecture: str  # a file of tagging/networks, without .py
     network: dict[str, Any] = Field({})  # the architecture's settings
     features: str | None = None  # if not task.features
-    seeds: Annotated[list[Seed], AfterValidator(_refuse_duplicates)] = Field([0], min_length=1)
+    seeds: Numbers = Field([0], min_length=1)
+    folds: Numbers | None = Field(None, min_length=1)  # that are trained; null for all
     train: dict[str, Any] = Field({})  # overrides keys of the section train
     score_train: bool = Field(False, strict=True)  # also score training clips: for students, search
     distance: Distance = "cosine"  # that compares embeddings, if task.type is similarity
@@ -41,15 +43,25 @@ class Model(Section):
 
 
 class FinetunedModel(Model):
-    """An entry of `finetuned`: it starts from the weights of another model, without its head."""
+    """An entry of `finetuned`: it starts from the weights of another model, without its head.
+
+    With `finetune: none` it starts from random weights, and the other model only predicts tags: it
+    may be of another architecture.
+    """
 
     section: ClassVar[str] = "finetuned"
 
     # A file, or the folder of a model trained before (of the same run), in the task's folder.
     weights: str
-    finetune: Literal["all", "head"] = "all"  # head: all other layers stay frozen
-    # Weight of the labels in the targets, beside the probabilities of the model it starts from.
+    finetune: Literal["all", "head", "none"] = "all"  # head: all other layers stay frozen
+    # Weight of the labels in the targets, beside the probabilities of the other model.
     hard_label_weight: Float | None = Field(None, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _require_use_of_weights(self) -> "FinetunedModel":
+        if self.finetune == "none" and self.hard_label_weight is None:
+            raise ValueError("must have hard_label_weight, or finetune all or head")
+        return self
 
 
 class Student(Model):

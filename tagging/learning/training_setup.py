@@ -49,8 +49,9 @@ class Finetuning(TrainingSetup):
         return [self._weights]
 
     def initialize(self, network: TaggingNetwork) -> None:
-        """Load the weights, except for the classifier layers."""
-        load_pretrained(network, self._weights, freeze=self._model.finetune == "head")
+        """Load the weights, except for the classifier layers, unless `finetune` is none."""
+        if self._model.finetune != "none":
+            load_pretrained(network, self._weights, freeze=self._model.finetune == "head")
 
     def read_targets(self, features: Features, index: Index) -> np.ndarray | None:
         """Return the labels blended with the probabilities of the model, if they are wanted."""
