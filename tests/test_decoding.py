@@ -99,13 +99,13 @@ def test_ten_milliseconds_and_silence_are_recordings():
 
 
 def test_an_empty_file_is_refused():
-    with pytest.raises(UserError, match=r"^b/a\.wav is empty; it must be a complete recording as"):
+    with pytest.raises(UserError, match=r"^b/a\.wav is empty; it must be a complete recording"):
         decode(b"", "b/a.wav", 16000)
 
 
 def test_text_called_wav_is_refused():
     with pytest.raises(
-        UserError, match=r"^a\.wav cannot be read as sound \(Format not recognised\)"
+        UserError, match=r"^a\.wav cannot be read as sound \(Invalid data found when .*\)"
     ):
         decode(b"not a recording\n" * 100, "a.wav", 16000)
 
@@ -158,12 +158,11 @@ def test_an_mp3_of_constant_bit_rate_needs_no_table_of_its_length():
     assert 96000 <= len(output) < 96000 + 3 * 1152
 
 
-def test_an_mp3_whose_end_libsndfile_misses_is_refused():
-    content = without_table(written(sound(5), 48000, "MP3"))
-    with soundfile.SoundFile(io.BytesIO(content)) as file:
-        assert file.frames < 0.8 * 5 * 48000  # or there is nothing to refuse
-    with pytest.raises(UserError, match=r"^a\.mp3 is an MP3 of variable bit rate without a table"):
-        decode(content, "a.mp3", 48000)
+def test_an_mp3_of_variable_bit_rate_needs_no_table_of_its_length():
+    whole = written(sound(5), 48000, "MP3")
+    output = decode(without_table(whole), "a.mp3", 48000)
+    assert 5 * 48000 <= len(output) < 5 * 48000 + 3 * 1152
+    assert np.abs(output[1105:][: 5 * 48000] - decode(whole, "a.mp3", 48000)).max() < 1e-5
 
 
 def test_a_tag_before_the_sound_is_skipped():

@@ -1,33 +1,78 @@
-"""Decode recordings (WAV, FLAC, Ogg, MP3 and libsndfile's other formats) to waveforms.
+"""Decode recordings, and the sound of videos, in all formats that FFmpeg reads.
 
-A waveform is the mean of the file's channels, float32 at the requested sample rate; integers of the
-file become values in [-1, 1). Resampling is soxr's "HQ".
+A waveform is one channel, by default the mean of the file's, float32 at the requested sample rate;
+integers of the file become values in [-1, 1), and what a codec has above 1 stays. Resampling is
+soxr's "HQ".
 """
 
 import io
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, NoReturn, cast
 
+import av
 import numpy as np
 import soundfile
 import soxr
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.packet import Packet
 
 from tagging.base.errors import UserError
+from tagging.features.channels import mix_down
+from tagging.features.containers import (
+    Extent,
+    OggPart,
+    count_mp3_samples,
+    find_ogg_parts,
+    measure_chunks,
+    skip_tags,
+)
 
-_EXPECTED = "it must be a complete recording as WAV, FLAC, Ogg or MP3"
-_BLOCK = 1 << 18  # samples of each channel that are read at once: 6 s of a CD
-_UNKNOWN_LENGTH = 2**63 - 1  # libsndfile's length of a FLAC that states none
-# A WAV that was written to a pipe states a size near the maximum, whatever follows.
-_STREAMED_SIZE = 0x7FFF0000
+MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 1_000_000  # Hz
+# Decoders of MP3, Vorbis and Opus exceed full scale, 1, by a factor of up to 3.4. Integers that are
+# converted to floats without scaling exceed this limit even in a quiet recording.
+MAX_AMPLITUDE = 10
+
+_EXPECTED = "it must be a complete recording in a format that FFmpeg reads"
+_BLOCK = 1 << 18  # samples, of all channels together, that are mixed and resampled at once
+_DTYPES = {
+    "u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64, "flt": np.float32,
+    "dbl": np.float64,
+}  # fmt: skip
+# Containers whose header states the duration. FFmpeg estimates that of others from the bit rate.
+_STATING = {
+    "aiff", "ape", "asf", "au", "avi", "caf", "dsf", "flac", "flv", "matroska,webm",
+    "mov,mp4,m4a,3gp,3g2,mj2", "nistsphere", "tak", "tta", "wav", "wv",
+}  # fmt: skip
+# Codecs of blocks pad the last one, and their decoders start late: by 2,112 samples for AAC.
+_PADDING = 4096
+_ROUNDING = 0.15  # seconds between the stated end of a video, in ms, and that of its last packet
 
 
-class _Stream(soundfile.SoundFile):
-    """A file that is read sequentially.
+class _Content:
+    """A part of a file, without the file's name, by which FFmpeg would guess the format."""
 
-    soundfile seeks after each block of a seekable file, and MP3 then has errors at the boundaries.
-    """
+    def __init__(self, handle: BinaryIO, start: int, end: int) -> None:
+        self._handle, self._start, self._end = handle, start, end
+        handle.seek(start)
+
+    def read(self, size: int = -1) -> bytes:
+        rest = max(0, self._end - self._handle.tell())
+        return self._handle.read(min(size, rest) if size >= 0 else rest)
+
+    def tell(self) -> int:
+        return self._handle.tell() - self._start
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        first = {io.SEEK_SET: self._start, io.SEEK_CUR: self._handle.tell(), io.SEEK_END: self._end}
+        return self._handle.seek(first[whence] + offset) - self._start
+
+
+class _Vorbis(soundfile.SoundFile):
+    """A file that is read sequentially, without the seek to each block that soundfile adds."""
 
     def seekable(self) -> bool:
         return False
@@ -42,13 +87,18 @@ def decode(content: bytes, name: str, rate: int) -> np.ndarray:
         rate: the sample rate of the waveform, in Hz.
 
     Raises:
-        UserError: if the file is empty, not sound, truncated, or has samples that are not finite.
+        UserError: if the file is empty, not sound, incomplete, damaged, or has samples that are not
+            finite or far above full scale.
     """
-    return np.concatenate(list(_resampled(content, name, rate)))
+    return np.concatenate(list(_resampled(content, name, rate, mix_down)))
 
 
 def decode_blocks(
-    source: bytes | Path, name: str, rate: int, seconds: float
+    source: bytes | Path,
+    name: str,
+    rate: int,
+    seconds: float,
+    mix: Callable[[np.ndarray], np.ndarray] = mix_down,
 ) -> Iterator[np.ndarray]:
     """Yield a recording in blocks, which together are the waveform that `decode` returns.
 
@@ -60,6 +110,7 @@ def decode_blocks(
         name: the file's name in errors.
         rate: the sample rate of the waveform, in Hz.
         seconds: the length of a block; the last may be shorter.
+        mix: computes one channel, (samples,), of a block, float32 (samples, channels).
 
     Yields:
         float32 (samples,).
@@ -70,7 +121,7 @@ def decode_blocks(
     """
     size = max(1, round(seconds * rate))
     waiting = [np.zeros(0, np.float32)]
-    for part in _resampled(source, name, rate):
+    for part in _resampled(source, name, rate, mix):
         waiting.append(part)
         if sum(map(len, waiting)) >= size:
             joined = np.concatenate(waiting)
@@ -82,121 +133,267 @@ def decode_blocks(
         yield rest
 
 
-def _resampled(source: bytes | Path, name: str, rate: int) -> Iterator[np.ndarray]:
+def estimate_duration(path: Path) -> float:
+    """Return about how many seconds a recording has, by its header, or 0 if it is not known.
+
+    Raises:
+        OSError: if the file cannot be opened.
+    """
+    try:
+        with path.open("rb") as handle:
+            size = handle.seek(0, io.SEEK_END)
+            with _open(_Content(handle, skip_tags(handle), size)) as container:
+                return (container.duration or 0) / av.time_base
+    except av.FFmpegError:
+        return 0.0
+
+
+def _resampled(
+    source: bytes | Path, name: str, rate: int, mix: Callable[[np.ndarray], np.ndarray]
+) -> Iterator[np.ndarray]:
     """Yield a recording's waveform in blocks of any length, with at least one sample in all.
 
     Raises:
         UserError: as `decode` does.
     """
     samples = 0
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as handle:
-        exact = _has_length_table(handle, name)
-        with _open(handle, name) as file:
-            blocks = _mix_down(file, handle, name, exact or file.format != "MP3")
-            if file.samplerate != rate:
-                blocks = _resample(blocks, file.samplerate, rate)
-            for block in blocks:
-                samples += len(block)
-                yield block
+    # The rate changes where files of different rates were joined.
+    for file_rate, blocks in groupby(_read(source, name), key=lambda pair: pair[0]):
+        mixed = (mix(block) for _, block in blocks)
+        for part in mixed if file_rate == rate else _resample(mixed, file_rate, rate):
+            samples += len(part)
+            yield part
     if not samples:
         raise UserError(f"{name} has no samples at {rate} Hz; {_EXPECTED}")
-
-
-def _has_length_table(handle: BinaryIO, name: str) -> bool:
-    """Return whether a file, if it is an MP3, begins with a table of its length (Xing).
-
-    Without one libsndfile estimates the length from the size and the first frame's bit rate.
-
-    Raises:
-        UserError: if the file is empty.
-    """
-    head = handle.read(10)
-    if not head:
-        raise UserError(f"{name} is empty; {_EXPECTED}")
-    if head.startswith(b"ID3"):
-        # The size of the tag before the sound has seven bits a byte.
-        size = 0
-        for byte in head[6:]:
-            size = size << 7 | byte
-        handle.seek(10 + size)
-    first = head + handle.read(4096)
-    handle.seek(0)
-    return b"Xing" in first or b"Info" in first
-
-
-def _open(handle: BinaryIO, name: str) -> _Stream:
-    """Open a recording.
-
-    Raises:
-        UserError: if it is not sound, or shorter than its header states.
-    """
-    try:
-        file = _Stream(handle)
-    except soundfile.LibsndfileError as error:
-        # For an MP3 without two complete frames libsndfile says that the file does not exist.
-        reason = "it is too short" if error.code == 7 else error.error_string.rstrip(".")
-        raise UserError(f"{name} cannot be read as sound ({reason}); {_EXPECTED}") from None
-    log = file.extra_info
-    if re.search("^Ogg ?: (Last page lacks an end|Junk after the last page)", log, re.MULTILINE):
-        raise UserError(f"{name} is truncated: its last Ogg page does not end it; {_EXPECTED}")
-    sizes = re.search(r"^data : (\d+) \(should be (\d+)\)", log, re.MULTILINE)
-    if sizes and int(sizes[2]) < int(sizes[1]) < _STREAMED_SIZE:
-        raise UserError(
-            f"{name} is truncated: it states {sizes[1]} bytes of samples and has {sizes[2]}; "
-            f"{_EXPECTED}"
-        )
-    return file
-
-
-def _mix_down(file: _Stream, handle: BinaryIO, name: str, exact: bool) -> Iterator[np.ndarray]:
-    """Yield the mean of a file's channels, float32, in blocks, at the file's rate.
-
-    Args:
-        file: the opened file.
-        handle: the file that it reads.
-        name: the file's name in errors.
-        exact: whether the stated length is exact, not an estimate.
-
-    Raises:
-        UserError: if the file ends early, or a sample is not finite.
-    """
-    read = 0
-    # libsndfile stops at an estimated end even if more follows. With small steps it does not read
-    # ahead, so that the position in the file shows whether it stopped early.
-    step = _BLOCK if exact else 1 << 12
-    while True:
-        buffer = np.empty((step, file.channels), np.float32)
-        try:
-            block = file.read(out=buffer)
-        except soundfile.LibsndfileError as error:
-            reason = error.error_string.removeprefix("Error : ").rstrip(".")
-            raise UserError(f"{name} is truncated or damaged ({reason}); {_EXPECTED}") from None
-        if not len(block):
-            break
-        mono = block[:, 0] if file.channels == 1 else block.mean(axis=1)
-        finite = np.isfinite(mono)
-        if not finite.all():
-            seconds = (read + finite.argmin()) / file.samplerate
-            raise UserError(f"{name} has a sample at {seconds:.3f} s that is not finite")
-        read += len(block)
-        yield mono
-    if exact and read < file.frames < _UNKNOWN_LENGTH:
-        stated, actual = file.frames / file.samplerate, read / file.samplerate
-        raise UserError(
-            f"{name} is truncated: it states {stated:.2f} s and has {actual:.2f}; {_EXPECTED}"
-        )
-    position = handle.tell()
-    size = handle.seek(0, io.SEEK_END)
-    if not exact and size - position > size // 100:
-        raise UserError(
-            f"{name} is an MP3 of variable bit rate without a table of its length (Xing), so its "
-            f"end is unknown; {_EXPECTED}"
-        )
 
 
 def _resample(blocks: Iterator[np.ndarray], rate: int, new_rate: int) -> Iterator[np.ndarray]:
     """Resample the blocks of a waveform from `rate` to `new_rate` (Hz)."""
     resampler = soxr.ResampleStream(rate, new_rate, 1, dtype="float32")
     for block in blocks:
-        yield resampler.resample_chunk(block)
+        yield resampler.resample_chunk(np.ascontiguousarray(block))
     yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def _read(source: bytes | Path, name: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield a recording in blocks: their rate (Hz), and their samples, float32 (samples, channels).
+
+    Raises:
+        UserError: as `decode` does.
+    """
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as handle:
+        size = handle.seek(0, io.SEEK_END)
+        if not size:
+            raise UserError(f"{name} is empty; {_EXPECTED}")
+        start = skip_tags(handle)
+        parts = find_ogg_parts(handle, start, name) or [OggPart(start, size, False)]
+        for part in parts:
+            content = _Content(handle, part.start, part.end)
+            # FFmpeg misses the end of Vorbis in Ogg by up to 20 ms.
+            read = _read_vorbis if part.is_vorbis else _read_with_ffmpeg
+            yield from read(content, name)
+
+
+def _read_vorbis(content: _Content, name: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the blocks of a recording, as `_read` does, with libsndfile.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    try:
+        with _Vorbis(content) as file:
+            while len(block := file.read(_BLOCK // file.channels, np.float32, always_2d=True)):
+                yield file.samplerate, block
+    except soundfile.LibsndfileError as error:
+        reason = error.error_string.rstrip(".")
+        raise UserError(f"{name} is damaged ({reason}); {_EXPECTED}") from None
+
+
+def _read_with_ffmpeg(content: _Content, name: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the blocks of a recording, as `_read` does.
+
+    Raises:
+        UserError: as `decode` does.
+    """
+    extent = measure_chunks(content)
+    try:
+        container = _open(content)
+    except av.FFmpegError as error:
+        raise UserError(f"{name} cannot be read as sound ({error.strerror}); {_EXPECTED}") from None
+    with container:
+        stream = container.streams.best("audio")
+        if not isinstance(stream, AudioStream):
+            raise UserError(f"{name} has no sound; {_EXPECTED}")
+        if extent and extent.stated != extent.actual:
+            _refuse_extent(extent, name, stream.codec_context.bit_rate or 0)
+        stated = _stated_seconds(container, stream)
+        if container.format.name == "mp3":
+            position = content.tell()
+            stated = count_mp3_samples(content) / stream.sample_rate
+            content.seek(position)
+        yield from _read_stream(container, stream, name, stated)
+
+
+def _open(content: _Content) -> InputContainer:
+    """Open a recording.
+
+    Raises:
+        FFmpegError: if it cannot be read.
+    """
+    # Playlists and descriptions of streams must not make FFmpeg open other files or addresses.
+    options = {"protocol_whitelist": "none"}
+    content.seek(0)
+    return av.open(content, "r", options=options, metadata_errors="ignore")
+
+
+def _refuse_extent(extent: Extent, name: str, bit_rate: int) -> NoReturn:
+    """Refuse a container that states more or less than it has.
+
+    Raises:
+        UserError: always.
+    """
+    if bit_rate:
+        stated, actual = (8 * size / bit_rate for size in extent)
+        lengths = f"it states {stated:.2f} s and has {actual:.2f}"
+    else:
+        lengths = f"it states {extent.stated:,} bytes of samples and has {extent.actual:,}"
+    if extent.stated > extent.actual:
+        raise UserError(f"{name} is truncated: {lengths}; {_EXPECTED}")
+    raise UserError(
+        f"{name} has a wrong header: {lengths}; if all of it is sound, correct the header, for a "
+        "WAV with ffmpeg -ignore_length 1 -i OLD.wav -c copy NEW.wav"
+    )
+
+
+def _stated_seconds(container: InputContainer, stream: AudioStream) -> float:
+    """Return the duration that the header states, or 0 if it states none."""
+    if container.format.name not in _STATING:
+        return 0.0
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return (container.duration or 0) / av.time_base
+
+
+def _read_stream(
+    container: InputContainer, stream: AudioStream, name: str, stated: float
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the blocks of a recording, as `_read` does.
+
+    Args:
+        container: the opened file.
+        stream: its sound.
+        name: the file's name in errors.
+        stated: the duration that it states, in seconds, or 0.
+
+    Raises:
+        UserError: if it ends early, is damaged, or has samples that are not sound.
+    """
+    codec = stream.codec_context
+    codec.thread_count = 1
+    is_exact = (
+        codec.name == "flac" or codec.name.startswith("pcm") or container.format.name == "mp3"
+    )
+    if codec.name == "flac":
+        codec.options = {"err_detect": "crccheck+explode"}
+    latest: dict[int, Packet] = {}  # of each stream
+    seconds, rate = 0.0, 1
+    try:
+        for rate, block in _join_frames(_decode_frames(container, stream, latest)):
+            peak = float(np.abs(block).max(initial=0))
+            if not peak <= MAX_AMPLITUDE:
+                _refuse_samples(block, name, seconds, rate)
+            seconds += len(block) / rate
+            yield rate, block
+    except av.FFmpegError as error:
+        length = f" of {stated:.2f}" if stated else ""
+        raise UserError(
+            f"{name} is truncated or damaged at {seconds:.2f} s{length} ({error.strerror}); "
+            f"{_EXPECTED}"
+        ) from None
+    actual, tolerance = seconds, ((0 if is_exact else _PADDING) + 0.5) / rate
+    if not stream.duration:  # the header states the end of all streams
+        ends = [
+            float(((packet.pts or 0) + (packet.duration or 0)) * packet.time_base)
+            for packet in latest.values()
+        ]
+        actual, tolerance = max(ends, default=0.0), _ROUNDING
+    if stated - actual > tolerance:
+        raise UserError(
+            f"{name} is truncated: it states {stated:.2f} s and has {actual:.2f}; {_EXPECTED}"
+        )
+
+
+def _decode_frames(
+    container: InputContainer, stream: AudioStream, latest: dict[int, Packet]
+) -> Iterator[AudioFrame]:
+    """Yield the frames of a stream, and put the last packet of each stream into `latest`.
+
+    Raises:
+        FFmpegError: if a frame is damaged.
+    """
+    # The other streams of a container are read where it states their common end only.
+    packets = container.demux(stream) if stream.duration else container.demux()
+    for packet in packets:
+        if packet.size:
+            latest[packet.stream_index] = packet
+        if packet.stream_index == stream.index:
+            yield from cast(list[AudioFrame], packet.decode())
+
+
+def _join_frames(frames: Iterable[AudioFrame]) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield frames, of some hundred samples, in blocks: rate (Hz), float32 (samples, channels)."""
+    for (rate, _, _), alike in groupby(frames, key=_frame_layout):
+        parts: list[np.ndarray] = []
+        size = 0
+        for frame in alike:
+            parts.append(_copy_samples(frame))
+            size += parts[-1].size
+            if size >= _BLOCK:
+                yield rate, _to_float(np.concatenate(parts))
+                parts, size = [], 0
+        if parts:
+            yield rate, _to_float(np.concatenate(parts))
+
+
+def _frame_layout(frame: AudioFrame) -> tuple[int, int, str]:
+    return frame.sample_rate, frame.layout.nb_channels, frame.format.name
+
+
+def _copy_samples(frame: AudioFrame) -> np.ndarray:
+    """Return a frame's samples, (samples, channels), in the type of its format.
+
+    `AudioFrame.to_ndarray` takes as long as decoding.
+    """
+    dtype = _DTYPES[frame.format.name.removesuffix("p")]
+    channels = frame.layout.nb_channels
+    planes: tuple[Any, ...] = frame.planes  # whose stubs do not say that they are buffers
+    if not frame.format.is_planar:
+        packed = np.frombuffer(planes[0], dtype, frame.samples * channels)
+        return packed.reshape(-1, channels).copy()
+    return np.stack([np.frombuffer(plane, dtype, frame.samples) for plane in planes], axis=1)
+
+
+def _to_float(samples: np.ndarray) -> np.ndarray:
+    """Return samples as float32; integers become values in [-1, 1)."""
+    if samples.dtype == np.uint8:
+        return (samples.astype(np.float32) - 128) / 128
+    if samples.dtype.kind == "i":
+        return samples.astype(np.float32) * np.float32(-1 / np.iinfo(samples.dtype).min)
+    with np.errstate(over="ignore"):  # infinity is refused
+        return samples.astype(np.float32)
+
+
+def _refuse_samples(block: np.ndarray, name: str, seconds: float, rate: int) -> NoReturn:
+    """Refuse a block, (samples, channels), that begins at `seconds`, because of its values.
+
+    Raises:
+        UserError: always.
+    """
+    finite = np.isfinite(block).all(axis=1)
+    if not finite.all():
+        seconds += finite.argmin() / rate
+        raise UserError(f"{name} has a sample at {seconds:.3f} s that is not finite")
+    raise UserError(
+        f"{name} must have floats in [-1, 1], got a peak of {np.abs(block).max():g}; store "
+        "integers in their integer type, or divide by its full scale"
+    )
