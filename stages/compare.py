@@ -11,6 +11,7 @@ from tagging.base.files import write_text
 from tagging.data.clips import write_json
 from tagging.data.task_folder import TaskFolder
 from tagging.reports import (
+    calibration,
     classes,
     confident,
     confusion,
@@ -34,6 +35,7 @@ from tagging.reports.leaderboard import (
 from tagging.reports.settings import SectionName
 
 SECTIONS: dict[SectionName, ReportSection] = {
+    "calibration": calibration.section,
     "classes": classes.section,
     "confident": confident.section,
     "enhancement": enhancement.section,

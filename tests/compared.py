@@ -15,7 +15,8 @@ from tagging.data.splits import list_runs
 from tagging.data.task import Task
 from tagging.data.task_folder import TaskFolder
 from tagging.scoring.bootstrap import Evaluate
-from tagging.scoring.confident import RunThresholds
+from tagging.scoring.confident import RunConfidence, RunThresholds
+from tagging.scoring.evaluation import scores_by_run
 from tagging.scoring.results import write_evaluation
 from tagging.scoring.tables import to_csv
 
@@ -100,15 +101,18 @@ def write_task(
     for section in ("models", "students", "ensembles"):
         for name, entry in params[section].items():
             folds = {run.name: run.fold for run in list_runs(num_folds, entry.get("seeds", [0]))}
-            if section == "ensembles":
+            if section == "ensembles" and not entry.get("per_run"):
                 folds = {f"fold{k}" if num_folds > 1 else "mean": k for k in range(num_folds)}
             scores = made_up_scores(index, qualities[name], folds)
             # The first two classes have a threshold with labels above it.
             limits = np.array([0.5, 0.9] + [np.nan] * (len(index.classes) - 2), np.float32)
             thresholds = RunThresholds(0.8, dict.fromkeys(folds, limits))
+            val, test = (scores_by_run(scores, index, split, task) for split in ("val", "test"))
+            doubled = [run._replace(scores=run.scores * 2) for run in test]
+            confidence = RunConfidence(thresholds, val, doubled, is_calibrated=True)
             write_evaluation(
                 folder, section, name, scores, index, task, settings,
-                thresholds if section != "ensembles" and has_val else None,
+                confidence if section != "ensembles" and has_val else None,
             )  # fmt: skip
             if section != "ensembles":
                 key = task.selection_metric.key if has_val else None

@@ -6,16 +6,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from scipy import stats
 from scipy.special import expit, log_softmax, softmax
 
 from stages import evaluate
 from stages import train as train_stage
 from tagging.data.clips import Fold, write_index
-from tagging.data.scores import mean_probability_by_group
+from tagging.data.scores import RunScores, mean_probability_by_group
 from tagging.data.task_folder import TaskFolder
 from tagging.learning.calibration import Calibration, fit_calibration
 from tagging.learning.inference import calibrate
 from tagging.learning.model_file import load_network
+from tagging.scoring.bootstrap import Evaluate
+from tagging.scoring.calibration import (
+    BINS,
+    CALIBRATION_HEADER,
+    calibration_metrics,
+    calibration_rows,
+)
+from tagging.scoring.tables import read_rows
 from tests.generated import YAC, learnable_values, make_repository, write_clips, write_params
 from tests.test_training import CPU
 
@@ -86,6 +95,68 @@ def test_without_information_nothing_is_calibrated() -> None:
     assert calibrate(odds, None) is odds
 
 
+# On test
+
+
+def drawn_runs(slope: float) -> list[RunScores]:
+    """Return two runs on the same labels, whose probabilities are true at the slope 1."""
+    labels, odds = drawn_labels(2)
+    return [RunScores(f"seed{k}", 0, labels, slope * odds) for k in range(2)]
+
+
+def test_the_reliability_curve_has_the_probabilities_of_the_draw_in_its_intervals() -> None:
+    rows = calibration_rows(drawn_runs(SLOPE), drawn_runs(1), single_label=False)
+    table = [dict(zip(CALIBRATION_HEADER, row, strict=True)) for row in rows]
+    assert len(table) == 2 * BINS
+    labels, odds = drawn_labels(2)
+    for row in table:
+        slope = 1 if row["scores"] == "calibrated" else SLOPE
+        bins = (expit(slope * odds.astype(np.float64)) * BINS).astype(int).clip(0, BINS - 1)
+        p = expit(odds[bins == row["bin"]])  # the true probabilities, whatever the scores say
+        assert row["labels"] == len(p)
+        assert row["share"] == pytest.approx(labels[bins == row["bin"]].mean())
+        exact = stats.binomtest(round(row["share"] * len(p)), len(p)).proportion_ci(0.95, "exact")
+        assert (row["share_ci_low"], row["share_ci_high"]) == pytest.approx(tuple(exact))
+        within = row["share_ci_low"] <= p.mean() <= row["share_ci_high"]
+        assert within or row["scores"] == "uncalibrated"
+    wrong = [
+        row["scores"]
+        for row in table
+        if not row["share_ci_low"] <= row["probability"] <= row["share_ci_high"]
+    ]
+    assert set(wrong) == {"uncalibrated"}
+    assert len(wrong) > BINS / 2
+
+
+def test_the_calibration_error_is_that_of_the_bins_and_falls() -> None:
+    settings = Evaluate(resamples=200, seed=0)
+    metrics = calibration_metrics(drawn_runs(SLOPE), drawn_runs(1), False, settings)
+    labels, odds = drawn_labels(2)
+    p = expit(SLOPE * odds.astype(np.float64))
+    bins = (p * BINS).astype(int).clip(0, BINS - 1)
+    differences = [abs((p - labels)[bins == k].sum()) for k in range(BINS)]
+    assert metrics["uncalibrated_error"] == pytest.approx(sum(differences) / labels.size)
+    assert metrics["error"] < 0.01 < 0.05 < metrics["uncalibrated_error"]
+    assert metrics["change"] == pytest.approx(metrics["error"] - metrics["uncalibrated_error"])
+    assert metrics["change_ci_high"] < 0
+    assert metrics["error_ci_low"] <= metrics["error"] <= metrics["error_ci_high"]
+
+
+def test_of_a_single_label_the_most_probable_one_is_predicted() -> None:
+    labels, log_p = drawn_classes(3)
+    runs = [RunScores(f"fold{k}", k, labels, log_odds(np.exp(log_p))) for k in range(2)]
+    rows = calibration_rows(runs, runs, single_label=True)
+    counts = [row[2] for row in rows if row[0] == "calibrated"]
+    assert sum(counts) == 2 * CLIPS  # one label of each clip of both folds
+    top = np.exp(log_p).max(axis=1)
+    assert counts[-1] == 2 * (top >= 1 - 1 / BINS).sum()
+    right = labels[np.arange(CLIPS), log_p.argmax(axis=1)]
+    assert rows[-1][4] == pytest.approx(right[top >= 1 - 1 / BINS].mean())
+
+
+# From training to the evaluation
+
+
 @pytest.fixture
 def windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TaskFolder:
     """A task of 120 recordings, cut into three windows each, of which not all have the sound."""
@@ -119,9 +190,13 @@ def test_recordings_have_thresholds_and_calibration_of_their_own(windows: TaskFo
     test = mean_probability_by_group(scores["seed0/test"], np.repeat(np.arange(30), 3))
     confident = expit(calibrate(test, expected)) >= trained.recordings.thresholds
     hits = confident & (labels[np.arange(90, 120) % 3] > 0)
-    metrics = json.loads(windows.evaluation("yac").read_text())["test"]["confident"]
+    evaluation = json.loads(windows.evaluation("yac").read_text())["test"]
+    metrics = evaluation["confident"]
     assert metrics["precision"] == pytest.approx(hits.sum() / confident.sum())
     assert metrics["recall"] == pytest.approx(hits.sum() / 30)
+    rows = read_rows(windows.entry_plots("yac") / "calibration.csv")
+    assert sum(int(row["labels"]) for row in rows if row["scores"] == "calibrated") == 30 * 3
+    assert evaluation["calibration"]["error"] < evaluation["calibration"]["uncalibrated_error"]
 
 
 def test_where_each_clip_is_a_recording_there_is_one_decision(windows: TaskFolder) -> None:

@@ -71,7 +71,7 @@ PARAMS = {
             "Somebody else": {"map": 0.123456789},
         },
         "differences": {"yac": ["yac_focal", "poor"], "deep": ["deep_wide"]},
-        "sections": ["classes", "prevalence", "missing_clips", "confident"],
+        "sections": ["classes", "prevalence", "missing_clips", "confident", "calibration"],
     },
 }
 QUALITIES = {
@@ -423,7 +423,7 @@ def small() -> dict:
         ),
         (
             {"sections": ["class"]},
-            r"compare.sections\[0\] must be 'classes', 'confident', .*'class'",
+            r"compare.sections\[0\] must be 'calibration', 'classes', .*'class'",
         ),
     ],
 )
@@ -862,6 +862,20 @@ def test_labels_above_thresholds_are_those_of_the_best_entry_with_thresholds(tas
     low, high = float(row["precision_ci_low"]), float(row["precision_ci_high"])
     assert cells[7] == f"{low:.2f} to {high:.2f}"
     assert lines(section, "class 2")[6:] == ["", "", ""]
+
+
+def test_the_calibration_s_errors_and_curve_are_on_the_page(task: Path) -> None:
+    section = page()[page().index("## Calibration") :]
+    text = " ".join(section.split())
+    errors = json.loads(HERE.evaluation("deep").read_text())["test"]["calibration"]
+    assert "fitted the calibration of `deep`" in text
+    assert f"is {errors['uncalibrated_error']:.4f} (95% CI " in text
+    assert f"and {errors['error']:.4f} (95% CI " in text
+    assert f"a change of {errors['change']:+.4f} (95% CI {errors['change_ci_low']:+.4f}" in text
+    rows = read_rows(HERE.entry_plots("deep") / "calibration.csv")
+    last = [row for row in rows if row["scores"] == "calibrated"][-1]
+    assert lines(section, "0.9 to 1.0")[3] == f"{float(last['share']):.3f}"
+    assert (HERE.comparison_plots / "calibration.svg").read_text().startswith("<svg")
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,10 @@ SECTION = """\
 ## Labels above the confidence threshold
 
 The weights of `{{ entry }}` include a probability threshold for each label, chosen on validation
-for a precision of {{ "{:.0%}".format(confident.target_precision) }} or more. {{ with_threshold }} \
-of {{ labels }} labels have a threshold\
+for a precision of {{ "{:.0%}".format(confident.target_precision) }} or more over all \
+{% if recordings %}recordings (means over their windows){% else %}clips{% endif %} above it \
+together: one near the threshold is right less often, and other units (a window, the maximum of
+several) have no such promise. {{ with_threshold }} of {{ labels }} labels have a threshold\
 {% if "precision" in confident %}.
 On test, labels above the threshold have a precision of {{ "{:.1%}".format(confident.precision) }}
 (95% CI {{ "{:.1%} to {:.1%}".format(confident.precision_ci_low, confident.precision_ci_high) }}) \
@@ -32,11 +34,11 @@ A label has no threshold if too few of its clips validate, or no threshold reach
 {{ table }}"""
 
 
-def entry_with_thresholds(context: ReportContext) -> Row | None:
-    """Return the best entry on validation of those that have thresholds."""
+def select_entry_with(key: str, context: ReportContext) -> Row | None:
+    """Return the best entry on validation of those with this key in the test's evaluation."""
     best = None
     for row in context.entries:
-        if "confident" in row.test and (
+        if key in row.test and (
             best is None or context.metric.is_better(row.val[context.key], best.val[context.key])
         ):
             best = row
@@ -61,7 +63,7 @@ def _cells(row: dict[str, str]) -> list[str]:
 
 def section(context: ReportContext) -> str:
     """Return this section of the page; empty where no entry has thresholds."""
-    entry = entry_with_thresholds(context)
+    entry = select_entry_with("confident", context)
     if entry is None:
         return ""
     confident: dict[str, Any] = entry.test["confident"]
@@ -73,6 +75,7 @@ def section(context: ReportContext) -> str:
         SECTION,
         entry=entry.name,
         confident=confident,
+        recordings=context.index is not context.windows,
         with_threshold=len(with_threshold),
         labels=len(rows),
         below={0: "No label has its interval", 1: "1 label has its interval"}.get(

@@ -9,8 +9,8 @@ from tagging.data.parameters import Float, Int, Section, parse
 
 # Each is a file of tagging/reports and a key of SECTIONS in stages/compare.py.
 SectionName = Literal[
-    "classes", "confident", "enhancement", "epochs", "memory", "missing_clips", "prevalence",
-    "similarity",
+    "calibration", "classes", "confident", "enhancement", "epochs", "memory", "missing_clips",
+    "prevalence", "similarity",
 ]  # fmt: skip
 
 

@@ -9,6 +9,11 @@ from tagging.data.task import Task
 from tagging.data.task_folder import TaskFolder
 from tagging.learning.metric import load_metrics
 from tagging.scoring.bootstrap import Evaluate, confidence_interval
+from tagging.scoring.calibration import (
+    CALIBRATION_HEADER,
+    calibration_metrics,
+    calibration_rows,
+)
 from tagging.scoring.confident import (
     CONFIDENT_HEADER,
     RunConfidence,
@@ -89,11 +94,18 @@ def write_evaluation(
     plots = folder.entry_plots(name)
     class_names = [label.name for label in index.classes]
     if confidence is not None:
-        thresholds, val, test, _ = confidence
+        thresholds, val, test, is_calibrated = confidence
         result["test"]["confident"] = confident_metrics(test, thresholds, settings)
         result["thresholds"] = label_thresholds(thresholds, class_names)
         rows = confident_rows(class_names, thresholds, val, test)
         write_text(plots / "confident_labels.csv", to_csv(CONFIDENT_HEADER, rows))
+        if is_calibrated:
+            single_label = task.type == "single_label"
+            result["test"]["calibration"] = calibration_metrics(
+                splits["test"], test, single_label, settings
+            )
+            rows = calibration_rows(splits["test"], test, single_label)
+            write_text(plots / "calibration.csv", to_csv(CALIBRATION_HEADER, rows))
     write_json(folder.evaluation(name), result)
     write_json(folder.metrics(name), headline_metrics(result, task))
     plots.mkdir(parents=True, exist_ok=True)  # a stage's output must exist, if only empty
