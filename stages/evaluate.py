@@ -34,7 +34,7 @@ def main(folder: str, name: str) -> None:
     device = pick_device(params.runtime().device)
     index = read_index(task_folder.index)
     features = read_features(task_folder.feature(model.features or task.features))
-    runs = list_runs(len(index.folds), model.seeds)
+    runs = list_runs(len(index.folds), model.seeds, model.folds)
     # Thresholds and calibration are those of what the task scores: clips, or their recordings.
     are_windows = aggregate_index(index, task) is not index
     outputs = {}

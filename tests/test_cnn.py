@@ -1,5 +1,6 @@
 """The CNN: the studies' settings layer by layer, and padded clips."""
 
+import math
 from functools import partial
 
 import pytest
@@ -9,6 +10,7 @@ from torch.nn import functional
 
 from tagging.base.errors import UserError
 from tagging.data.spec import InputSpec
+from tagging.learning.losses import Ce
 from tagging.networks import cnn
 from tests.padded import (
     EMBEDDINGS,
@@ -117,6 +119,26 @@ def test_instrument_study_network_equals_a_plain_sequence():
     plain.load_state_dict(dict(weights))
     with torch.inference_mode():
         torch.testing.assert_close(network(clips(3, MFCC)), plain(clips(3, MFCC)))
+
+
+def test_a_softmax_head_returns_probabilities_whose_cross_entropy_stays_high():
+    network = make(INSTRUMENTS | {"head": "softmax"}, MFCC, 14)
+    plain = make(INSTRUMENTS, MFCC, 14)
+    plain.load_state_dict(network.state_dict())
+    assert (network.activation, plain.activation) == ("none", None)
+    x = clips(3, MFCC)
+    with torch.inference_mode():
+        probabilities = with_batch_statistics(network, MFCC)(x)
+        plain.load_state_dict(network.state_dict())
+        torch.testing.assert_close(probabilities, plain.eval()(x).softmax(1))
+    # Of a certain and correct prediction, with a second softmax in the cross-entropy.
+    certain = functional.one_hot(torch.arange(14), 14).float()
+    lowest = Ce()(certain, certain).item()
+    assert lowest == pytest.approx(math.log(1 + 13 / math.e))
+    # The gradient for a wrong class vanishes as its probability approaches 1.
+    logits = torch.tensor([[40.0, 0.0, 0.0]], requires_grad=True)
+    Ce()(logits.softmax(1), torch.tensor([[0.0, 1.0, 0.0]])).backward()
+    assert logits.grad.abs().max() < 1e-12
 
 
 def test_cnn2d_pools_halve_frames_and_bins():

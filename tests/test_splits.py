@@ -149,6 +149,9 @@ def test_runs_are_folds_by_seeds() -> None:
     assert [run.name for run in list_runs(1, [0, 7])] == ["seed0", "seed7"]
     assert list_runs(2, [0, 7]) == [Run(0, 0, 2), Run(0, 7, 2), Run(1, 0, 2), Run(1, 7, 2)]
     assert list_runs(2, [0, 7])[3].name == "fold1-seed7"
+    assert list_runs(3, [0, 7], [2]) == [Run(2, 0, 3), Run(2, 7, 3)]
+    with pytest.raises(UserError, match=r"folds of a model must be less than 3, .*, got 3"):
+        list_runs(3, [0], [0, 3])
 
 
 @pytest.mark.parametrize(

@@ -44,9 +44,21 @@ class Run(NamedTuple):
         return f"seed{self.seed}" if self.num_folds == 1 else f"fold{self.fold}-seed{self.seed}"
 
 
-def list_runs(num_folds: int, seeds: Sequence[int]) -> list[Run]:
-    """Return all runs of a model: each fold with each seed."""
-    return [Run(fold, seed, num_folds) for fold in range(num_folds) for seed in seeds]
+def list_runs(
+    num_folds: int, seeds: Sequence[int], folds: Sequence[int] | None = None
+) -> list[Run]:
+    """Return all runs of a model: each fold, or each of `folds`, with each seed.
+
+    Raises:
+        UserError: if one of `folds` does not exist.
+    """
+    folds = range(num_folds) if folds is None else folds
+    if max(folds) >= num_folds:
+        raise UserError(
+            f"params.yaml: folds of a model must be less than {num_folds}, the number of folds of "
+            f"the split, got {max(folds)}"
+        )
+    return [Run(fold, seed, num_folds) for fold in folds for seed in seeds]
 
 
 def random_fold(num_clips: int, ratios: tuple[int, int, int], seed: int) -> Fold:

@@ -5,6 +5,10 @@ after Simonyan, Zisserman (2014), "Very deep convolutional networks for large-sc
 recognition", arXiv 1409.1556. Strides, max pooling, batch normalization, the slope of the ReLU and
 the linear layers are settings. The last map is averaged over its frames and over bands of its bins,
 or flattened. Pooling rounds sizes up: no frame is dropped, and the shortest clip keeps one.
+
+With a softmax at its end, as a study of instruments prints it, a cross-entropy applies a second
+softmax to the probabilities. Its loss then stays above log(1 + (classes - 1) / e), and gradients of
+confident wrong predictions vanish.
 """
 
 from itertools import pairwise
@@ -37,10 +41,14 @@ class Settings(ConvSettings):
     decoder: list[PositiveInt] = Field([])  # widths of linear layers before the classifier
     # Before each linear layer, except the classifier after a decoder.
     dropout: Float = Field(ge=0, lt=1)
+    head: Literal["logits", "softmax"] = "logits"
 
 
 class Network(TaggingNetwork):
-    """Clips, float32 (batch, channels, frames, bins), to logits (batch, labels)."""
+    """Clips, float32 (batch, channels, frames, bins), to logits or probabilities (batch, labels).
+
+    `activation` is `none` with the softmax head: the outputs already are probabilities.
+    """
 
     means: torch.Tensor  # (bins of the last map, bands)
 
@@ -92,6 +100,9 @@ class Network(TaggingNetwork):
             ]
         self.decoder = nn.Sequential(*decoder or [nn.Dropout(settings.dropout)])
         self.classify = nn.Linear(widths[-1], labels)
+        self.head = settings.head
+        if self.head == "softmax":
+            self.activation = "none"
 
     def forward_features(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
         """Return the decoded map, (batch, width of the last decoder layer).
@@ -112,5 +123,6 @@ class Network(TaggingNetwork):
         return self.decoder(h.flatten(1))
 
     def forward(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
-        """Return logits, (batch, labels)."""
-        return self.classify(self.forward_features(x, frames))
+        """Return logits or, with the softmax head, probabilities that sum to 1: (batch, labels)."""
+        logits = self.classify(self.forward_features(x, frames))
+        return logits.softmax(1) if self.head == "softmax" else logits

@@ -131,7 +131,12 @@ def read_json(path: Path) -> Any:
 
 
 def read_entry(
-    folder: TaskFolder, kind: str, name: str, config: dict[str, Any], train_clips: int
+    folder: TaskFolder,
+    kind: str,
+    name: str,
+    config: dict[str, Any],
+    train_clips: int,
+    num_folds: int,
 ) -> Row:
     """Return an entry's row, from the files of `train` and of `evaluate` or `ensemble`.
 
@@ -142,7 +147,7 @@ def read_entry(
     members = config["members"] if kind == "ensemble" else [name]
     trained = sorted({member.partition("@")[0] for member in members})
     timings = [read_json(folder.timing(model)) for model in trained]
-    single_run = list_runs(1, config.get("seeds", [0]))[0].name
+    single_run = list_runs(num_folds, config.get("seeds", [0]), config.get("folds"))[0].name
     if kind == "ensemble":  # its runs have names of their own, or its members' (per_run)
         single_run = next(iter(read_scores(folder.scores("ensembles", name)).runs))
     runs = evaluation.get("runs") or {
@@ -227,7 +232,7 @@ def read_context(folder: TaskFolder) -> ReportContext:
     key = task.selection_metric.key
     metric = metrics[key]
     entries = [
-        read_entry(folder, kind, name, config, len(index.folds[0].train))
+        read_entry(folder, kind, name, config, len(index.folds[0].train), len(index.folds))
         for kind, names in configs.items()
         for name, config in names.items()
     ]

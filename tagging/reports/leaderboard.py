@@ -6,7 +6,7 @@ from typing import Any
 from tagging.data.scores import read_resampled
 from tagging.learning.metric import Metric
 from tagging.reports.context import SAMPLE, ReportContext, Row, find_entry
-from tagging.reports.failures import describe_failures, find_failures
+from tagging.reports.failures import describe_failures, find_failures, summarize_losses
 from tagging.reports.page import render
 from tagging.reports.significance import LEVEL, expected_by_chance
 from tagging.scoring.tables import to_csv, to_markdown
@@ -259,6 +259,8 @@ def leaderboard_json(context: ReportContext) -> dict[str, Any]:
             cells["delta_ci_low"], cells["delta_ci_high"] = row.difference
         if row.name in failures:
             cells["failed_runs"] = len(failures[row.name])
+        if losses := summarize_losses(context, row):
+            cells["training_loss"] = losses
         cells["parameters"] = row.parameters
         rows[row.name] = {key: value for key, value in cells.items() if value is not None}
     best = {}
