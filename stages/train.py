@@ -135,7 +135,8 @@ def open_checkpoint(training: Training, device: torch.device) -> Checkpoint:
     """Return the checkpoint of a run, whose name has a hash of all that decides the result."""
     folder, name, model, settings, task, run = training[:6]
     description = [
-        model.model_dump(exclude={"seeds", "train"}),  # `train` is part of the settings
+        # `train` is part of the settings, and a run names its fold and its seed.
+        model.model_dump(exclude={"seeds", "folds", "train"}),
         settings.model_dump(exclude={"target_precision"}),
         task.type,
         task.selection_metric.model_dump(),
@@ -192,7 +193,7 @@ def main(folder: str, name: str) -> None:
     sizes = [len(fold.train) for fold in read_index(task_folder.index).folds]
     trainings = [
         Training(task_folder, name, model, settings, task, run, runtime.device, {})
-        for run in list_runs(len(sizes), model.seeds)
+        for run in list_runs(len(sizes), model.seeds, model.folds)
     ]
     files = {path for training in trainings for path in data_files(training)}
     digests = {path: file_digest(path) for path in files}
