@@ -52,6 +52,10 @@ class Decode(Section):
     """The source's archive or folder, relative to the repository's root; null for recordings/ in
     the task's folder."""
     labels: Literal["family", "qualities"] = "family"  # for nsynth
+    classes: list[str] | None = Field(None, min_length=2)
+    """Recordings with any other label are left out; null for all classes."""
+    max_recordings: Int | None = Field(None, ge=1)
+    """Recordings of a group, evenly spaced in the source's order; null for all."""
     sample_rate: Int = Field(ge=1000)  # Hz
     clip_seconds: Float = Field(gt=0)  # the longest clip; shorter recordings are padded
     max_windows: Int | None = Field(1, ge=1)  # clips of a recording; null for all
@@ -77,6 +81,32 @@ def open_source(settings: Decode, task_folder: TaskFolder) -> Source:
     if settings.source == "nsynth":
         return nsynth.Source(path, settings.labels)
     return esc.Source(path) if settings.source == "esc" else folder_source.Source(path)
+
+
+def select_recordings(recordings: list[Recording], settings: Decode) -> list[Recording]:
+    """Return the recordings of `settings.classes`, at most `settings.max_recordings` of a group.
+
+    Raises:
+        UserError: if one of the classes is not a label of any recording.
+    """
+    if settings.classes is not None:
+        known = {label for recording in recordings for label in recording.labels}
+        if unknown := set(settings.classes) - known:
+            raise UserError(
+                f"decode.classes must be labels of the recordings ({', '.join(sorted(known))}), "
+                f"got {min(unknown)!r}"
+            )
+        recordings = [r for r in recordings if set(r.labels) <= set(settings.classes)]
+    if (most := settings.max_recordings) is None:
+        return recordings
+    groups: dict[str, list[int]] = {}
+    for position, recording in enumerate(recordings):
+        groups.setdefault(recording.group or recording.file, []).append(position)
+    kept = []
+    for positions in groups.values():
+        number = min(most, len(positions))
+        kept += [positions[len(positions) * k // number] for k in range(number)]
+    return [recordings[position] for position in sorted(kept)]
 
 
 def multi_hot(recordings: list[Recording], task: Task) -> tuple[np.ndarray, list[Class]]:
@@ -356,7 +386,7 @@ def main(folder: str) -> None:
     settings = params.section(Decode, "decode")
     split, task = params.section(SplitSettings, "split"), params.section(Task, "task")
     source = open_source(settings, task_folder)
-    recordings = source.recordings()
+    recordings = select_recordings(source.recordings(), settings)
     recording_labels, classes = multi_hot(recordings, task)
     style = params.runtime().progress
     with Progress("decode", len(recordings), "recording", style) as progress:
