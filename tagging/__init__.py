@@ -14,7 +14,8 @@ def load(name: str, vggish: "str | Path | None" = None) -> "Tagger":
     Processes that are forked afterwards can call it too; each then computes with one thread.
 
     Args:
-        name: of the model, or the path of its file.
+        name: of the model, the path of its file, or `hf:user/model[@revision]` on the Hugging Face
+            hub.
         vggish: VGGish's weights, with which a model of AudioSet's embeddings reads recordings.
 
     Raises:

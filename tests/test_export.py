@@ -151,8 +151,8 @@ def test_missing_packages_are_named(tmp_path: Path, monkeypatch):
         ("--onnx", "/dev/null", ": /dev/null must be a file"),
         ("--onnx", "notes.txt", "exists and is not an ONNX file, .* choose a new name"),
         ("--onnx", "yac.safetensors", "exists and is not an ONNX file|is the model itself"),
-        ("--hub", "notes.txt", "cannot be created, .*notes.txt must be a folder"),
-        ("--hub", "folder", "must be a new folder or an earlier export, it has README.md"),
+        ("--hf-dir", "notes.txt", "cannot be created, .*notes.txt must be a folder"),
+        ("--hf-dir", "folder", "must be a new folder or an earlier export, it has README.md"),
     ],
 )
 def test_paths_of_other_files_are_refused(
@@ -181,7 +181,7 @@ def test_the_hub_s_folder_has_the_model_its_configuration_and_a_card(tmp_path: P
     (tmp_path / "data/summary.json").write_text(json.dumps(data))
     (tmp_path / "params.yaml").write_text("split: {method: group_k_fold}")
     folder = tmp_path / "hub"
-    assert run(["export", str(model), "--hub", str(folder)]) == 0
+    assert run(["export", str(model), "--hf-dir", str(folder)]) == 0
     assert sorted(path.name for path in folder.iterdir()) == [
         "README.md", "config.json", "model.safetensors", "preprocessor_config.json",
     ]  # fmt: skip
@@ -236,7 +236,7 @@ def test_a_copy_from_dvc_has_the_results_of_its_task(tmp_path: Path, monkeypatch
     shutil.rmtree("tasks/a/models/yac")
     Path("tasks/a/evaluation").mkdir()
     Path("tasks/a/evaluation/yac.json").write_text(json.dumps({"test": {"ndcg": 0.5}}))
-    run(["export", "yac", "--hub", "hub"])
+    run(["export", "yac", "--hf-dir", "hub"])
     assert "| ndcg | 0.5000 | |" in Path("hub/README.md").read_text()
 
 

@@ -44,7 +44,11 @@ Write a model as ONNX (with the features: from waveforms to probabilities, where
 them), or as a folder for the Hugging Face hub.
 
   tagging export mn04_as --onnx mn04_as.onnx
-  tagging export models/yac/seed0.safetensors --hub yac/
+  tagging export models/yac/seed0.safetensors --hf-dir yac/
+  tagging export yac --push user/yac              uploads it, with the token of HF_TOKEN or hf auth
+
+The folder has the weights, a model card and its configuration. tagging tag --model hf:user/yac
+reads it from the hub; where the library transformers has the network (ast), it does as well.
 """
 CHECK_VGGISH = """\
 Run VGGish's weights on a sine of 1 kHz. Print mean and standard deviation after each step, beside
@@ -72,8 +76,8 @@ index, shared_labels.
 """
 MODEL = (
     "a file (.safetensors), a folder of runs, the name of a model of the project around the "
-    "working directory, or of published weights (mn04_as, musicnn_mtt, musicnn_msd, ..), which are "
-    "downloaded once"
+    "working directory, or of published weights (mn04_as, musicnn_mtt, musicnn_msd, ..), or "
+    "hf:user/model[@revision] on the Hugging Face hub; the latter are downloaded once"
 )
 
 
@@ -165,9 +169,13 @@ def build_parser() -> argparse.ArgumentParser:
         "export", help="write a model for other programs", description=EXPORT, formatter_class=raw
     )
     export.add_argument("model", metavar="MODEL", help=MODEL)
-    target = export.add_mutually_exclusive_group(required=True)
+    target = export.add_mutually_exclusive_group()
     target.add_argument("--onnx", type=Path, metavar="FILE", help="the ONNX file to write")
-    target.add_argument("--hub", type=Path, metavar="FOLDER", help="the folder to write")
+    target.add_argument("--hf-dir", type=Path, metavar="FOLDER", help="the folder to write")
+    export.add_argument(
+        "--push", metavar="USER/MODEL",
+        help="upload the folder to this repository of the Hugging Face hub",
+    )  # fmt: skip
 
     check = commands.add_parser(
         "check-vggish", help="check VGGish's weights", description=CHECK_VGGISH, formatter_class=raw
@@ -183,17 +191,27 @@ def run(arguments: Sequence[str]) -> int:
         UserError: if an input does not exist or is not valid.
         OSError: if the disk is full.
     """
-    options = build_parser().parse_args(arguments)
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    if options.command == "export":
+        if not (options.onnx or options.hf_dir or options.push):
+            parser.error("export: one of --onnx, --hf-dir and --push is required")
+        if options.onnx and options.push:
+            parser.error("export: --push uploads a folder for the hub, not --onnx's file")
     # The imports below load PyTorch, which --help and errors of usage do not need.
     if options.command == "export":
         if options.onnx:
             from tagging.commands.export_onnx import export_onnx
 
             export_onnx(options.model, options.onnx)
+        elif options.push:
+            from tagging.commands.export_hub import push_model
+
+            print(push_model(options.model, options.push, options.hf_dir))
         else:
             from tagging.commands.export_hub import export_hub
 
-            export_hub(options.model, options.hub)
+            export_hub(options.model, options.hf_dir)
         return 0
     if options.command == "check-vggish":
         from tagging.commands.check_vggish import check_vggish
@@ -239,6 +257,8 @@ def main() -> None:
     if os.name == "posix" and isinstance(sys.stdin, io.TextIOWrapper):
         # Names of files are bytes, which need not be text in the terminal's encoding.
         sys.stdin.reconfigure(encoding=sys.getfilesystemencoding(), errors="surrogateescape")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         status = run(sys.argv[1:])
         sys.stdout.flush()

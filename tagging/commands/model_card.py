@@ -1,11 +1,13 @@
 """Model cards: the README of an exported model, with its results on the task's test clips."""
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
+from tagging.commands.hub import PREFIX
 from tagging.commands.models import path_in_project
 from tagging.commands.render import render
 from tagging.commands.tagger import Tagger
@@ -52,12 +54,20 @@ def model_licence(tagger: Tagger) -> str:
     return tagger.published.licence if tagger.published else LICENCE
 
 
-def render_card(tagger: Tagger) -> str:
-    """Return the model card: YAML for the hub, then Markdown."""
+def render_card(tagger: Tagger, repository: str | None, library: str, has_picture: bool) -> str:
+    """Return the model card: YAML for the hub, then Markdown.
+
+    Args:
+        tagger: the model.
+        repository: `user/model`, the place on the hub; None if it is not known.
+        library: that loads the folder, beside this one.
+        has_picture: whether the folder has the chart of `draw_results`.
+    """
     evaluation = read_evaluation(tagger.path)
-    dataset = (evaluation and evaluation.source) or _dataset(tagger)
+    dataset = _dataset(tagger, evaluation)
     index = _model_index(tagger, evaluation, dataset)
     header: dict[str, Any] = {
+        "library_name": library,
         "license": model_licence(tagger).lower(),
         "pipeline_tag": "audio-classification",
         "tags": ["audio-tagging", tagger.metadata["architecture"]],
@@ -71,19 +81,71 @@ def render_card(tagger: Tagger) -> str:
         "model_card.md.jinja",
         header=yaml.safe_dump(header, sort_keys=False, allow_unicode=True),
         name=tagger.name,
+        architecture=tagger.metadata["architecture"],
+        parameters=sum(parameter.numel() for parameter in tagger.network.parameters()),
         num_labels=len(tagger.classes),
         sample_rate=None if tagger.frontend is None else tagger.sample_rate,
         window_seconds=None if tagger.frontend is None else tagger.window_seconds,
         address=(tagger.metadata.get("published") or {}).get("address"),
+        location=f"{PREFIX}{repository}" if repository else ".",
+        library=library,
+        calibrated="calibration" in tagger.metadata,
         published=tagger.published,
         evaluation=evaluation,
+        dataset=index["dataset"]["name"] if index else dataset,
+        metrics=index["metrics"] if index else [],
+        has_picture=has_picture,
         target_precision=tagger.metadata.get("target_precision")
         if "thresholds" in tagger.metadata
         else None,
     )
 
 
-def _dataset(tagger: Tagger) -> str | None:
+def draw_results(tagger: Tagger) -> bytes | None:
+    """Return a chart of the results as PNG, which the hub shows, unlike SVG.
+
+    Returns:
+        None without results, or if `vl_convert` is not installed.
+    """
+    evaluation = read_evaluation(tagger.path)
+    index = _model_index(tagger, evaluation, _dataset(tagger, evaluation))
+    if index is None or importlib.util.find_spec("vl_convert") is None:
+        return None
+    import vl_convert
+
+    results = evaluation.results if evaluation else {}
+    rows = []
+    for metric in index["metrics"]:
+        result = results.get(metric["type"])
+        low, high = (result.ci_low, result.ci_high) if result else (None, None)
+        rows.append({"metric": metric["type"], "value": metric["value"], "low": low, "high": high})
+    x = {"type": "quantitative", "scale": {"zero": False, "nice": True}, "title": None}
+    y = {"field": "metric", "type": "nominal", "sort": None, "title": None}
+    marks = [
+        (
+            {"type": "rule", "size": 6, "opacity": 0.35},
+            {"x": {**x, "field": "low"}, "x2": {"field": "high"}},
+        ),
+        ({"type": "point", "filled": True, "size": 70}, {"x": {**x, "field": "value"}}),
+        (
+            {"type": "text", "dy": -11},
+            {"x": {**x, "field": "value"}, "text": {"field": "value", "format": ".3f"}},
+        ),
+    ]  # fmt: skip
+    chart = {
+        "data": {"values": rows},
+        "title": f"{tagger.name}: {index['dataset']['name']}",
+        "width": 480,
+        "height": {"step": 36},
+        "layer": [{"mark": mark, "encoding": {"y": y, **encoding}} for mark, encoding in marks],
+        "config": {"axis": {"labelFontSize": 12}, "view": {"stroke": None}},
+    }
+    return vl_convert.vegalite_to_png(chart, scale=2)
+
+
+def _dataset(tagger: Tagger, evaluation: Evaluation | None) -> str | None:
+    if evaluation and evaluation.source:
+        return evaluation.source
     if tagger.published:
         file = tagger.published.address.rpartition("/")[2]
         return DATASETS.get(file, "AudioSet")

@@ -1,5 +1,6 @@
 """Finding a model's file: by path, by the name of published weights, or by name in a project."""
 
+import importlib.util
 import os
 import re
 import shutil
@@ -10,11 +11,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tagging.base.errors import UserError
+from tagging.commands import hub
 from tagging.sources.weights import PUBLISHED, require_verified
 
 DEFAULT_SOUND_MODEL = "mn04_as"
 DEFAULT_EMBEDDING_MODEL = Path(__file__).with_name("yac_distilled.safetensors")
 SUFFIX = ".safetensors"
+_WITHOUT_DVC = " (DVC is not installed; with it, models in its cache and remote are used as well)"
 
 
 def cache_folder() -> Path:
@@ -35,18 +38,20 @@ def cache_folder() -> Path:
 
 
 def find_model(name: str) -> Path:
-    """Return the file of a model; published weights are downloaded once.
+    """Return the file of a model; published weights and models of the hub are downloaded once.
 
     Args:
-        name: a file; a folder of runs (`models/yac`), whose first run is returned; published
-            weights (`mn04_as`); or a model of the project around the working directory (`yac`, or
-            one of its runs, `yac/seed1`). A model that is not checked out comes from DVC's cache or
-            remote.
+        name: `hf:user/model` or `hf:user/model@revision` on the Hugging Face hub; a file; a folder
+            of runs (`models/yac`), whose first run is returned; published weights (`mn04_as`); or a
+            model of the project around the working directory (`yac`, or one of its runs,
+            `yac/seed1`). A model that is not checked out comes from DVC's cache or remote.
 
     Raises:
         UserError: if the model does not exist, several tasks have a model of this name, or the
             disk is not writable.
     """
+    if name.startswith(hub.PREFIX):
+        return hub.fetch_model(name)
     path = Path(name)
     if path.is_file():
         return path
@@ -69,11 +74,13 @@ def find_model(name: str) -> Path:
             raise UserError(f"several models are called {name!r}: {listed}; use one of these paths")
         if candidates:
             return candidates[0] if candidates[0].is_file() else _first_run(candidates[0])
-    if root and (copy := _copy_from_dvc(root, path, is_name)):
+    has_dvc = importlib.util.find_spec("dvc") is not None
+    if root and has_dvc and (copy := _copy_from_dvc(root, path, is_name)):
         return copy
     raise UserError(
         f"model {name!r} does not exist; use a file (*{SUFFIX}), a model of the project around the "
-        f"working directory, or published weights: {', '.join(PUBLISHED)}"
+        f"working directory{_WITHOUT_DVC if root and not has_dvc else ''}, of the Hugging Face hub "
+        f"({hub.PREFIX}user/model), or published weights: {', '.join(PUBLISHED)}"
     )
 
 
@@ -87,7 +94,14 @@ def path_in_project(path: Path) -> Path:
 
 
 def display_name(path: Path) -> str:
-    """Return the name of a model in results: `mn04_as`, `yac/seed0`."""
+    """Return the name of a model in results: `mn04_as`, `yac/seed0`, `user/model` of the hub.
+
+    A file of an exported folder is named by the folder.
+    """
+    if path.name == hub.WEIGHTS:
+        folder = path.absolute().parent
+        cached = re.fullmatch(r"models--([^/]+)", folder.parent.parent.name)
+        return cached[1].replace("--", "/", 1) if cached else folder.name
     return f"{path.parent.name}/{path.stem}" if _is_run(path) else path.stem
 
 
