@@ -218,6 +218,8 @@ def test_triplets_by_tag_draw_each_tag_with_the_same_probability() -> None:
     positives, negatives = drawn(Triplet(draw="tag", triplets_per_anchor=20_000), labels, 0)
     assert positives == pytest.approx(dict.fromkeys((1, 2, 3, 5), 1 / 8) | {4: 1 / 2}, abs=0.02)
     assert negatives == pytest.approx({5: 1 / 2} | dict.fromkeys((6, 7, 8), 1 / 6), abs=0.02)
+    with pytest.raises(ValueError, match="must have negatives random with draw tag, got hard"):
+        Triplet(draw="tag", negatives="hard")
     positives, negatives = drawn(Triplet(triplets_per_anchor=20_000), labels, 0)
     assert positives == pytest.approx(dict.fromkeys((1, 2, 3, 4, 5), 1 / 5), abs=0.02)
     assert negatives == pytest.approx(dict.fromkeys((6, 7, 8), 1 / 3), abs=0.02)

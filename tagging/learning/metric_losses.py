@@ -8,7 +8,7 @@ selected here. A new loss is a class and an entry of `METRIC_LOSSES`.
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tagging.data.parameters import Float, Int
 from tagging.learning.losses import Loss
@@ -87,14 +87,11 @@ def draw_tag_triplets(
     if not len(rows):
         return rows, rows, rows
     anchors = rows.repeat_interleave(per_anchor)
-    positives, negatives = (
-        _draw_clips(
-            torch.multinomial(tags[rows].float(), per_anchor, replacement=True).flatten(),
-            anchors,
-            has,
-        )
-        for tags in (positive_tags, negative_tags)
-    )
+    tags = [
+        torch.multinomial(choices[rows].float(), per_anchor, replacement=True).flatten()
+        for choices in (positive_tags, negative_tags)
+    ]
+    positives, negatives = _draw_clips(torch.cat(tags), anchors.repeat(2), has).chunk(2)
     return anchors, positives, negatives
 
 
@@ -151,28 +148,34 @@ class Triplet(TripletLoss):
     other tags with the anchor.
 
     Schroff, Kalenichenko, Philbin (2015), FaceNet, arXiv 1503.03832: of the clips that share no
-    label, a semi-hard negative is the nearest farther than the positive, a hard one the nearest.
+    label, a semi-hard negative is the nearest farther than the positive, a hard one the nearest
+    (with `draw: clip` alone).
     """
 
     name: Literal["triplet"] = "triplet"
     draw: Literal["clip", "tag"] = "clip"
     negatives: Literal["random", "semi_hard", "hard"] = "random"
 
+    @model_validator(mode="after")
+    def _require_random_negatives(self) -> "Triplet":
+        if self.draw == "tag" and self.negatives != "random":
+            raise ValueError(f"must have negatives random with draw tag, got {self.negatives}")
+        return self
+
     def triplets(self, outputs: torch.Tensor, labels: torch.Tensor) -> Triplets:
         """Select triplets of a batch."""
-        similar = share_label(labels)
-        dissimilar = ~similar.clone().fill_diagonal_(True)
         if self.draw == "tag":
             has = labels >= 0.5
             available = available_tags(has)
-            anchors, positives, negatives = draw_tag_triplets(
+            return draw_tag_triplets(
                 has & available, ~has & available, has, self.triplets_per_anchor
             )
-        else:
-            rows = torch.arange(len(labels), device=labels.device)
-            anchors, positives, negatives = draw_triplets(
-                rows, similar, dissimilar, self.triplets_per_anchor
-            )
+        similar = share_label(labels)
+        dissimilar = ~similar.clone().fill_diagonal_(True)
+        rows = torch.arange(len(labels), device=labels.device)
+        anchors, positives, negatives = draw_triplets(
+            rows, similar, dissimilar, self.triplets_per_anchor
+        )
         if self.negatives == "random":
             return anchors, positives, negatives
         distances = torch.cdist(outputs, outputs).masked_fill(~dissimilar, torch.inf)[anchors]

@@ -61,7 +61,8 @@ def triplet_table(context: ReportContext) -> str:
         "negatives without a shared label", "share of clips with half of the negatives",
     ]  # fmt: skip
     return f"""
-Statistics of the triplets that training mined:
+Statistics of the triplets of one epoch, selected by the embeddings that training starts from. A
+negative that is drawn by its tag may share other labels with the anchor:
 
 {to_markdown(header, rows, right=1)}"""
 
