@@ -226,6 +226,8 @@ def _read_with_ffmpeg(content: _Content, name: str) -> Iterator[tuple[int, np.nd
             raise UserError(f"{name} has no sound; {_EXPECTED}")
         if extent and extent.stated != extent.actual:
             _refuse_extent(extent, name, stream.codec_context.bit_rate or 0)
+        if extent and not extent.actual:  # FFmpeg would read chunks behind the samples
+            return
         stated = _stated_seconds(container, stream)
         if container.format.name == "mp3":
             position = content.tell()
