@@ -130,10 +130,10 @@ def compute_comparisons(context: ReportContext) -> list[Comparison]:
 
 
 def changed_settings(config: dict[str, Any], base: dict[str, Any]) -> str:
-    """Return the settings of an entry of params.yaml that differ from another's, without seeds."""
+    """Return the settings of an entry of params.yaml that differ from another's, without its runs."""
 
     def flatten(entry: dict[str, Any]) -> dict[str, Any]:
-        nested = ("network", "train", "seeds")
+        nested = ("network", "train", "seeds", "folds")
         own = {key: value for key, value in entry.items() if key not in nested}
         return own | entry.get("network", {}) | entry.get("train", {})
 

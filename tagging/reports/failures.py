@@ -74,7 +74,7 @@ def training_losses(context: ReportContext, row: Row) -> Iterator[tuple[str, lis
     Entries whose losses do not compare are left out: ensembles, entries that learn from other
     targets than labels, losses other than cross-entropies, and sampling that is not uniform.
     """
-    config = context.configs[row.kind].get(row.name, {})
+    config = context.configs.get(row.kind, {}).get(row.name, {})
     settings = Params.read(context.folder.params).content.get("train", {}) | config.get("train", {})
     loss = settings.get("loss")
     name = loss.get("name") if isinstance(loss, dict) else loss
