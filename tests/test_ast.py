@@ -130,6 +130,22 @@ def test_paper_s_network_has_1212_patches_and_85_million_parameters():
 
 
 @pytest.mark.parametrize(
+    ("patch", "frames"), [((16, 16), 251), ((32, 32), 32), ((2, 64), 251), ((4, 16), 7)]
+)
+def test_patches_without_overlap_are_projected_as_by_the_convolution(patch, frames):
+    spec = InputSpec(2, frames, 64)
+    network = make(spec, patch=patch, stride=patch).double()
+    x = clips(3, spec).double()
+    expected = network.project(x).permute(0, 2, 3, 1)
+    torch.testing.assert_close(network.project_patches(x), expected)
+    (network.project_patches(x) ** 2).sum().backward()
+    by_patches = network.project.weight.grad.clone()
+    network.zero_grad()
+    (network.project(x) ** 2).sum().backward()
+    torch.testing.assert_close(by_patches, network.project.weight.grad)
+
+
+@pytest.mark.parametrize(
     ("patch", "stride", "frames", "patches"),
     [
         ((16, 16), (10, 10), 1024, (101, 12)),

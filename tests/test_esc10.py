@@ -62,6 +62,31 @@ def test_each_model_names_a_feature_and_builds(name: str) -> None:
         assert network(torch.randn(2, *spec[:3])).shape == (2, len(CLASSES))
 
 
+def test_patch_shapes_are_compared_without_overlap() -> None:
+    spec = feature_spec("mel")
+    patches = {}
+    for name in ("ast", "ast_no_overlap", "ast_square_patches", "ast_tall_patches"):
+        entry = parse(Model, MODELS[name], name)
+        assert entry.seeds == [0, 1, 2]
+        network = build_network(entry, spec, len(CLASSES), name)
+        patches[name] = network.positions[..., 0].numel()
+    # All of the same clips and bins: 15 x 4, 7 x 2, 125 x 1; with overlap 24 x 5.
+    assert patches == {
+        "ast": 120, "ast_no_overlap": 60, "ast_square_patches": 14, "ast_tall_patches": 125,
+    }  # fmt: skip
+    assert set(PARAMS["compare"]["differences"]["ast_no_overlap"]) == set(patches) - {
+        "ast_no_overlap"
+    }
+
+
+def test_entries_of_the_efficientnet_differ_in_their_pooling_alone() -> None:
+    first, *others = (MODELS[name] for name in ("psla", "psla_one_head", "psla_four_heads"))
+    assert first["network"]["pooling"] == "mean"
+    for other, heads in zip(others, (1, 4), strict=True):
+        pooling = {"pooling": "attention", "heads": heads}
+        assert other == first | {"network": first["network"] | pooling}
+
+
 @pytest.mark.parametrize("name", PARAMS["finetuned"])
 def test_a_finetuned_model_fits_its_weights(name: str) -> None:
     entry = PARAMS["finetuned"][name]

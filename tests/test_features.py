@@ -203,6 +203,16 @@ def test_multi_log_mel_has_a_channel_for_each_window_resized_to_one_size():
             np.testing.assert_allclose(channel, np.transpose(expected), atol=5e-4, rtol=0)
 
 
+def test_multi_log_mel_resizes_by_nearest_frames_as_the_homework_does() -> None:
+    transform = multi_log_mel.Transform(multi_log_mel.Settings(resize="nearest", frames=50))
+    [output] = transform(torch.from_numpy(waveform(16000)).unsqueeze(0))
+    for channel, part in zip(output, transform.transforms, strict=True):
+        [[plain]] = part(torch.from_numpy(waveform(16000)).unsqueeze(0))
+        # By default, PyTorch takes the frame at floor(i * n / size): no two frames are mixed.
+        rows = torch.arange(50) * len(plain) // 50
+        assert torch.equal(channel, plain[rows])
+
+
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_the_number_of_frames_is_that_of_the_output(name):
     transform = TRANSFORMS[name]

@@ -17,7 +17,12 @@ from tagging.learning.loader import (
     mix_inputs,
     mix_targets,
 )
-from tagging.learning.sampling import count_batches, sample_order, split_batches
+from tagging.learning.sampling import (
+    count_batches,
+    draw_added_copies,
+    sample_order,
+    split_batches,
+)
 from tagging.learning.settings import Train
 from tests.generated import multi_hot
 
@@ -255,8 +260,59 @@ def test_a_fraction_of_a_batch_comes_from_the_copies_each_as_often() -> None:
         assert torch.equal(batch.targets, original.read_targets(plan.rows))
 
 
+def test_half_of_the_clips_of_each_copy_are_added_as_in_the_homework() -> None:
+    epoch = draw_added_copies(6206, 4, 0.5, seed=0)
+    assert len(epoch.rows) == len(epoch.copies) == 18618
+    assert epoch.rows[epoch.copies == -1].tolist() == list(range(6206))
+    halves = [set(epoch.rows[epoch.copies == number]) for number in range(4)]
+    assert [len(half) for half in halves] == [3103] * 4
+    # Each copy draws its own half: two have about a quarter of the clips in common.
+    assert 1450 < len(halves[0] & halves[1]) < 1650
+    assert not np.array_equal(epoch.rows, draw_added_copies(6206, 4, 0.5, seed=1).rows)
+    none = draw_added_copies(10, 0, 0.5, seed=0)
+    assert none.rows.tolist() == list(range(10))
+    assert set(none.copies) == {-1}
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_an_epoch_grows_by_the_added_copies(sampling: str) -> None:
+    copies = [dataset(100), dataset(200)]
+    plain = NOISY | {"mixup_prob": 0, "augment": {"added_copies": 0.5}, "sampling": sampling}
+    original, settings = dataset(), Train(**plain)
+    batches = BatchLoader(original, settings, 5, copies)
+    assert len(batches) == count_batches(30 + 2 * 15, 7)
+    sampler = BatchSampler(original.labels, settings, 5, copies=2)
+    epochs = []
+    for number in range(2):
+        sampler.set_epoch(number)
+        plans = list(sampler)
+        epoch = list(batches)
+        assert len(epoch) == len(plans) == len(batches)
+        for batch, plan in zip(epoch, plans, strict=True):
+            for x, row, copy in zip(batch.x, plan.rows, plan.copies, strict=True):
+                assert torch.equal(x, (*copies, original)[copy].read_inputs([row])[0])
+            assert torch.equal(batch.targets, original.read_targets(plan.rows))
+        epochs.append([pair for plan in plans for pair in zip(plan.rows, plan.copies, strict=True)])
+    assert epochs[0] != epochs[1]
+    if sampling == "uniform":  # the same copies in each epoch, each once
+        assert sorted(epochs[0]) == sorted(epochs[1])
+        assert sum(copy == -1 for _, copy in epochs[0]) == 30
+
+
+def test_without_added_copies_the_order_is_that_of_the_clips() -> None:
+    labels, settings = multi_hot(30, 4), Train(**NOISY)
+    [first, *_] = BatchSampler(labels, settings, 5, copies=2)
+    assert np.array_equal(first.rows, sample_order(labels, "uniform", 5, 0)[:7])
+
+
 def test_copies_that_are_missing_are_a_sentence() -> None:
     with pytest.raises(
         UserError, match=r"copies_prob must be 0 for a feature without .*, got 0\.5"
     ):
         BatchLoader(dataset(), Train(**NOISY), 5)
+    added = NOISY | {"augment": {"added_copies": 0.5}}
+    with pytest.raises(UserError, match=r"added_copies must be 0 for a feature without .*0\.5"):
+        BatchLoader(dataset(), Train(**added), 5)
+    both = NOISY | {"augment": {"added_copies": 0.5, "copies_prob": 0.25}}
+    with pytest.raises(UserError, match=r"copies_prob must be 0 with added_copies, got 0\.25"):
+        BatchLoader(dataset(), Train(**both), 5, [dataset(100)])

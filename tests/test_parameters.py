@@ -126,8 +126,10 @@ LOSSES = "must be one of msml, bce, ce, focal, triplet, "
           for value in ("vgg", "../yac", "../parameters")]),
         ("models.yac.network.head", [("tanh", "must be 'logits' or 'softmax'")]),
         ("models.yac.seeds",
-         [([], "must have at least 1 item"), ([0, 0], "must not repeat a seed"),
+         [([], "must have at least 1 item"), ([0, 0], "must not repeat a number"),
           (3, "must be a valid list")]),
+        ("models.yac.folds",
+         [([], "must have at least 1 item"), ([0, 0], "must not repeat a number")]),
         ("models.yac.seeds[0]",
          [(-1, "must be greater than or equal to 0"), (2**64, "must be less than 9223372036"),
           (True, INTEGER)]),
@@ -245,8 +247,8 @@ def test_runtime_and_other_settings_of_a_training_have_defaults(params: dict[str
     settings = train_settings("yac")
     assert settings.model_dump(exclude={*stated, "augment"}) == {
         "optimizer": "adam", "weight_decay": 0, "schedule": "one_cycle", "warmup": 0.05,
-        "decay": 0.85, "decay_after": 5, "sampling": "uniform", "mixup_prob": 0,
-        "mixup_alpha": 1, "weight_averaging": "none", "ema_decay": 0.999, "swa_epochs": 3,
+        "decay": 0.85, "decay_after": 5, "first_phase": None, "sampling": "uniform",
+        "mixup_prob": 0, "mixup_alpha": 1, "weight_averaging": "none", "ema_decay": 0.999, "swa_epochs": 3,
         "restore": "best", "save_last_epochs": 0, "precision": "float32",
         "target_precision": 0.8,
     }  # fmt: skip

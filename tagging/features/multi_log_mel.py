@@ -2,8 +2,11 @@
 
 Palanisamy, Singhania, Yao (2020), "Rethinking CNN models for audio classification", arXiv
 2007.11154: an image's three channels are spectrograms of three windows and hops, resized to
-one size. Here each hop is as long as its window; the defaults are 10, 20 and 30 ms at 16 kHz.
+one size. Here each hop is as long as its window; the defaults are 10, 20 and 30 ms at 16 kHz. A
+homework that does so resizes by PyTorch's default, `nearest`.
 """
+
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -25,6 +28,7 @@ class Settings(Section):
     fft: Int = 512  # samples, even, at least the longest window
     bins: Int = Field(128, ge=1)  # mel filters
     frames: Int = Field(101, ge=1)  # to which the spectrograms are resized
+    resize: Literal["nearest", "bilinear"] = "bilinear"  # as in torch.nn.functional.interpolate
     floor: Float = Field(1e-6, gt=0)  # added to powers
 
 
@@ -43,6 +47,7 @@ class Transform(WaveformTransform):
                 )
         self.sample_rate, self.bins = settings.sample_rate, settings.bins
         self.channels, self.size = len(settings.windows), settings.frames
+        self.resize = settings.resize
         # torchaudio's default settings, which the paper's program uses.
         self.transforms = nn.ModuleList(
             log_mel.Transform(
@@ -72,7 +77,7 @@ class Transform(WaveformTransform):
         """Return the spectrograms, float32 (batch, windows, frames, bins)."""
         size = (self.size, self.bins)
         channels = [
-            functional.interpolate(transform(waveform), size, mode="bilinear")
+            functional.interpolate(transform(waveform), size, mode=self.resize)
             for transform in self.transforms
         ]
         return torch.cat(channels, 1)

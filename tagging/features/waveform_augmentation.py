@@ -16,12 +16,13 @@ from tagging.data.parameters import Float, Int, Section
 
 
 class AugmentedCopies(Section):
-    """The section `features.<name>.augmented_copies`: copies of all clips with changed waveforms.
+    """An item of `features.<name>.augmented_copies`: copies of all clips with changed waveforms.
 
-    Each change is made to a clip with the probability `prob`.
+    Each change is made to a clip with the probability `prob`. Items with one change each and a
+    `prob` of 1 are copies in which all clips have this change alone.
     """
 
-    copies: Int = Field(ge=1)
+    copies: Int = Field(1, ge=1)
     prob: Float = Field(0.5, ge=0, le=1)
     # Speeds, one of which is drawn; the clip is then cut off, or padded with silence.
     stretch_rates: tuple[Annotated[Float, Field(gt=0)], ...] = ()

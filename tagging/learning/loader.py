@@ -16,7 +16,13 @@ from tagging.base.errors import UserError
 from tagging.layers.padding import frame_mask
 from tagging.learning import distributed, spectral_augmentation
 from tagging.learning.dataset import Batch, ClipDataset
-from tagging.learning.sampling import count_batches, sample_order, split_batches
+from tagging.learning.sampling import (
+    count_added,
+    count_batches,
+    draw_added_copies,
+    sample_order,
+    split_batches,
+)
 from tagging.learning.settings import Train
 from tagging.learning.spectral_augmentation import SpectralDraws
 
@@ -61,7 +67,9 @@ class BatchSampler:
     """
 
     def __init__(self, labels: np.ndarray, settings: Train, seed: int, copies: int = 0) -> None:
-        self._labels = labels
+        added = settings.augment.added_copies
+        self._clips = draw_added_copies(len(labels), copies if added else 0, added, seed)
+        self._labels = labels if not added else labels[self._clips.rows]
         self._settings = settings
         self._seed = seed
         self._copies = copies
@@ -77,12 +85,16 @@ class BatchSampler:
         mixup_rng = np.random.default_rng([seed, epoch, MIXUP_STREAM])
         sequence = np.random.SeedSequence([seed, epoch, AUGMENTATION_STREAM])
         generator = torch.Generator().manual_seed(int(sequence.generate_state(1)[0]))
-        for rows in split_batches(order, settings.batch_size):
+        for batch in split_batches(order, settings.batch_size):
+            size = len(batch)
+            copies = draw_copies(size, self._copies, settings.augment.copies_prob, generator)
+            if settings.augment.added_copies:
+                copies = self._clips.copies[batch]
             yield BatchPlan(
-                rows,
-                draw_copies(len(rows), self._copies, settings.augment.copies_prob, generator),
-                spectral_augmentation.draw(len(rows), settings.augment, generator),
-                draw_mixup(len(rows), settings.mixup_prob, settings.mixup_alpha, mixup_rng),
+                self._clips.rows[batch],
+                copies,
+                spectral_augmentation.draw(size, settings.augment, generator),
+                draw_mixup(size, settings.mixup_prob, settings.mixup_alpha, mixup_rng),
             )
 
 
@@ -210,6 +222,12 @@ def mix_targets(
     return mixed, torch.where(weight < 1, torch.maximum(frames, frames[partners]), frames)
 
 
+def count_epoch_batches(clips: int, copies: int, settings: Train) -> int:
+    """Return the number of batches of an epoch of `clips` clips with augmented copies."""
+    added = copies * count_added(clips, settings.augment.added_copies)
+    return count_batches(clips + added, settings.batch_size)
+
+
 class BatchLoader:
     """Iterates over the batches of one epoch after the other; each iteration is the next epoch.
 
@@ -221,7 +239,7 @@ class BatchLoader:
         prefetch: the number of batches that a thread reads ahead; None for the device's default.
 
     Raises:
-        UserError: if copies are to be used, and there are none.
+        UserError: if copies are to be used and there are none, or in two ways.
     """
 
     def __init__(
@@ -232,12 +250,18 @@ class BatchLoader:
         copies: Sequence[ClipDataset] = (),
         prefetch: int | None = None,
     ) -> None:
-        if settings.augment.copies_prob and not copies:
+        prob, added = settings.augment.copies_prob, settings.augment.added_copies
+        for key, value in (("copies_prob", prob), ("added_copies", added)):
+            if value and not copies:
+                raise UserError(
+                    f"params.yaml: train.augment.{key} must be 0 for a feature without "
+                    f"augmented_copies, got {value:g}"
+                )
+        if prob and added:
             raise UserError(
-                "params.yaml: train.augment.copies_prob must be 0 for a feature without "
-                f"augmented_copies, got {settings.augment.copies_prob:g}"
+                f"params.yaml: train.augment.copies_prob must be 0 with added_copies, got {prob:g}"
             )
-        self._batches = count_batches(len(dataset), settings.batch_size)
+        self._batches = count_epoch_batches(len(dataset), len(copies), settings)
         if prefetch is None:
             prefetch = PREFETCHED_BATCHES if dataset.device.type == "cuda" else 0
         sampler = BatchSampler(dataset.labels, settings, seed, len(copies))

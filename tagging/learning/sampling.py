@@ -1,10 +1,44 @@
-"""The order in which clips are trained on, drawn from (seed, epoch) alone."""
+"""The clips of an epoch and their order, drawn from (seed, epoch) alone."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 Sampling = Literal["uniform", "balanced", "inverse_frequency"]
+
+
+# Stream of random numbers of a run, beside those of its epochs.
+ADDED_STREAM = 3
+
+
+class EpochClips(NamedTuple):
+    """The clips of an epoch before they are put in order.
+
+    `rows` are rows of the dataset; `copies` has the augmented copy that each is read from, -1 for
+    the original. Both are int64 (clips of the epoch,).
+    """
+
+    rows: np.ndarray
+    copies: np.ndarray
+
+
+def draw_added_copies(clips: int, copies: int, fraction: float, seed: int) -> EpochClips:
+    """Return the clips of every epoch: all originals, and the copies that are added to them.
+
+    Of each augmented copy, a `fraction` of the clips is drawn, once for all epochs: 6,206 clips
+    with four copies at a fraction of 1/2 are 6,206 + 4 * 3,103 = 18,618.
+    """
+    rng = np.random.default_rng([seed, 0, ADDED_STREAM])
+    added = [rng.choice(clips, count_added(clips, fraction), replace=False) for _ in range(copies)]
+    sizes = [clips, *map(len, added)]
+    return EpochClips(
+        np.concatenate([np.arange(clips), *added]), np.repeat(np.arange(-1, copies), sizes)
+    )
+
+
+def count_added(clips: int, fraction: float) -> int:
+    """Return the number of clips of each augmented copy that are added to an epoch."""
+    return round(fraction * clips)
 
 
 def sample_order(labels: np.ndarray, sampling: Sampling, seed: int, epoch: int) -> np.ndarray:

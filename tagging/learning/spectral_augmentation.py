@@ -34,7 +34,10 @@ class Augment(Section):
     roll: Float = Field(0.0, ge=0, le=1)  # the farthest roll in time, as a fraction of the clip
     gain: Float = Field(0.0, ge=0)  # the most that is added, in the unit of the spectrogram
     masks: Masks | None = None
-    copies_prob: Float = Field(0.0, ge=0, le=1)  # of reading an augmented copy of the feature
+    # Augmented copies of the feature replace clips with this probability, or are added to an epoch:
+    # of each copy, this fraction of the clips, drawn once. One of the two must be 0.
+    copies_prob: Float = Field(0.0, ge=0, le=1)
+    added_copies: Float = Field(0.0, ge=0, le=1)
 
 
 class SpectralDraws(NamedTuple):
