@@ -29,15 +29,14 @@ from tagging.layers.base import Activation, TaggingNetwork
 from tagging.learning import distributed
 from tagging.learning.calibration import fit_calibration
 from tagging.learning.checkpoint import Checkpoint, checkpoint_path, file_digest
-from tagging.learning.dataset import ClipDataset
+from tagging.learning.dataset import ClipDataset, list_copies
 from tagging.learning.device import pick_device
 from tagging.learning.factory import build_network
 from tagging.learning.inference import DISTANCES, calibrate, log_odds, score
-from tagging.learning.loader import BatchLoader
+from tagging.learning.loader import BatchLoader, count_epoch_batches
 from tagging.learning.metric import load_metric
 from tagging.learning.model import Model, ModelSpec, read_model
 from tagging.learning.model_file import save_network
-from tagging.learning.sampling import count_batches
 from tagging.learning.settings import Train, read_train_settings
 from tagging.learning.similarity import resolve_activation, triplet_statistics
 from tagging.learning.thresholds import Confidence, choose_thresholds
@@ -201,7 +200,8 @@ def main(folder: str, name: str) -> None:
 
     distributed.join(runtime.device)
     steps = sum(
-        count_batches(sizes[training.run.fold], settings.batch_size) for training in trainings
+        count_epoch_batches(sizes[training.run.fold], len(list_copies(training.feature)), settings)
+        for training in trainings
     )
     style = runtime.progress if distributed.is_first() else "none"
     processes = 1 if distributed.world_size() > 1 else None

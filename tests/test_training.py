@@ -281,6 +281,22 @@ def test_exponential_is_the_spectrogram_transformers() -> None:
     ]  # fmt: skip
 
 
+def test_a_first_phase_has_a_rate_of_its_own() -> None:
+    # Five epochs at a fifth of the rate, then the exponential schedule's.
+    first = {"epochs": 5, "lr": 0.2}
+    values = rates(8, 3, lr=1.0, schedule="exponential", first_phase=first)
+    np.testing.assert_allclose(values[:5], 0.2)
+    expected = [[0.85] * 3, [0.85**2] * 3, [0.85**3] * 3]
+    np.testing.assert_allclose(values[5:], expected)
+    values = rates(3, 2, lr=1.0, schedule="constant", first_phase={"epochs": 1, "lr": 0.5})
+    assert values.tolist() == [[0.5] * 2, [1] * 2, [1] * 2]
+    plain = rates(4, 5, lr=1.0, schedule="cosine")
+    values = rates(4, 5, lr=1.0, schedule="cosine", first_phase={"epochs": 1, "lr": 0.1})
+    assert np.array_equal(values[1:], plain[1:])
+    with pytest.raises(UserError, match=r"first_phase must be left out with .* one_cycle, got 5 "):
+        rates(8, 3, schedule="one_cycle", first_phase=first)
+
+
 # Targets, files of models, checkpoints
 
 

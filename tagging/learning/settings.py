@@ -37,6 +37,13 @@ def _loss(value: object, info: ValidationInfo) -> Loss:
     )
 
 
+class FirstPhase(Section):
+    """The section `train.first_phase`: first epochs at a constant rate of their own."""
+
+    epochs: Int = Field(ge=1)
+    lr: Float = Field(gt=0)
+
+
 class Train(Section):
     """The section `train`; an entry's own `train` overrides keys of it."""
 
@@ -53,6 +60,9 @@ class Train(Section):
     warmup: Float = Field(0.05, ge=0, lt=1)
     decay: Float = Field(0.85, gt=0, le=1)
     decay_after: Int = Field(5, ge=0)
+    # Replaces the schedule's rates of the first epochs, such as five in AST's training; not with
+    # one_cycle, whose rates and momenta belong together.
+    first_phase: FirstPhase | None = None
 
     sampling: Sampling = (
         "uniform"  # each clip once; or balanced, inverse_frequency: rare labels more

@@ -310,11 +310,20 @@ def build_optimizer(network: nn.Module, settings: Train) -> torch.optim.Optimize
 def build_schedule(
     optimizer: torch.optim.Optimizer, settings: Train, steps_per_epoch: int
 ) -> LRScheduler:
-    """Return the schedule of the learning rate (default: one_cycle), which advances each step."""
-    steps = steps_per_epoch * settings.epochs
-    if settings.schedule == "constant":
+    """Return the schedule of the learning rate (default: one_cycle), which advances each step.
+
+    Raises:
+        UserError: if there is a first phase with one_cycle.
+    """
+    steps, first = steps_per_epoch * settings.epochs, settings.first_phase
+    if settings.schedule == "constant" and first is None:
         return ConstantLR(optimizer, factor=1)
     if settings.schedule == "one_cycle":
+        if first is not None:
+            raise UserError(
+                "train.first_phase must be left out with train.schedule one_cycle, got "
+                f"{first.epochs} epochs at {first.lr:g}"
+            )
         # Smith and Topin (2018), "Super-convergence", arXiv 1708.07120.
         return OneCycleLR(optimizer, settings.lr, total_steps=steps + 1)
     rise = settings.warmup * steps
@@ -328,7 +337,15 @@ def build_schedule(
             return (step + 1) / (rise + 1)
         return 0.5 * (1 + math.cos(math.pi * (step - rise) / (steps - rise)))
 
-    return LambdaLR(optimizer, exponential if settings.schedule == "exponential" else cosine)
+    factors = {"constant": lambda step: 1.0, "exponential": exponential, "cosine": cosine}
+    factor = factors[settings.schedule]
+
+    def with_first_phase(step: int) -> float:
+        if first is not None and step < first.epochs * steps_per_epoch:
+            return first.lr / settings.lr
+        return factor(step)
+
+    return LambdaLR(optimizer, with_first_phase)
 
 
 def build_average(network: nn.Module, settings: Train) -> AveragedModel | None:
