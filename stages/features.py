@@ -7,6 +7,7 @@ are features too, `<name>/augmented1` and so on, which training alone reads.
 """
 
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -37,7 +38,7 @@ class Feature(Section):
     settings: dict[str, Any] = Field({})  # of the transform
     # Pads shorter clips with silence: networks are faster where all clips have one length.
     pad_to_clip: bool = Field(False, strict=True)
-    augmented_copies: AugmentedCopies | None = None
+    augmented_copies: list[AugmentedCopies] = Field([])
 
 
 class Embedding(Section):
@@ -54,13 +55,14 @@ class Embedding(Section):
 class Extractor(NamedTuple):
     """The computation of a feature.
 
-    `settings` are stored with the feature, and with the models trained on it.
+    `settings` are stored with the feature, and with the models trained on it. `augmented_copies`
+    has the settings of each copy.
     """
 
     transform: WaveformTransform
     settings: dict[str, Any]
     pad_to_clip: bool = False
-    augmented_copies: AugmentedCopies | None = None
+    augmented_copies: Sequence[AugmentedCopies] = ()
 
 
 def load_extractor(name: str, params: Params, folder: TaskFolder) -> Extractor:
@@ -95,7 +97,7 @@ def load_extractor(name: str, params: Params, folder: TaskFolder) -> Extractor:
         ),
         {"name": feature.transform, **feature.settings},
         feature.pad_to_clip,
-        feature.augmented_copies,
+        [item for item in feature.augmented_copies for _ in range(item.copies)],
     )
 
 
@@ -143,9 +145,10 @@ class ClipReader:
         end = waveforms.spec.frames if extractor.pad_to_clip else waveforms.frames[clip]
         stored = waveforms.values[clip, 0, :end, 0]
         samples = waveforms.spec.as_input(torch.from_numpy(stored.copy())).numpy()
-        if copy and extractor.augmented_copies:
-            rng = np.random.default_rng([extractor.augmented_copies.seed, copy, clip])
-            samples = augment_waveform(samples, self.sample_rate, extractor.augmented_copies, rng)
+        if copy:
+            settings = extractor.augmented_copies[copy - 1]
+            rng = np.random.default_rng([settings.seed, copy, clip])
+            samples = augment_waveform(samples, self.sample_rate, settings, rng)
         return self.resample(samples)
 
 
@@ -187,7 +190,7 @@ def main(folder: str, name: str) -> None:
     reader = ClipReader(read_features(task_folder.feature("waveform")), extractor)
     transform = extractor.transform
     spec = InputSpec(transform.channels, transform.frames(reader.longest()), transform.bins)
-    copies = extractor.augmented_copies.copies if extractor.augmented_copies else 0
+    copies = len(extractor.augmented_copies)
     total = len(reader.waveforms.values) * (1 + copies)
     with (
         Progress(f"features {name}", total, "clip", params.runtime().progress) as progress,

@@ -21,6 +21,7 @@ from tagging.data.parameters import Params
 from tagging.data.spec import InputSpec
 from tagging.data.task_folder import TaskFolder
 from tagging.features import log_mel
+from tagging.features.waveform_augmentation import time_stretch
 from tagging.learning import embedding
 from tagging.learning import published_models as published
 from tagging.learning.factory import build_network
@@ -157,7 +158,7 @@ def test_augmented_copies_are_features_beside_the_unchanged_clips(
         "max_shift_seconds": 0.1,
     }  # fmt: skip
     entry = {"transform": "log_mel", "settings": MEL}
-    change(folder, features={"mel": entry | {"augmented_copies": copying}})
+    change(folder, features={"mel": entry | {"augmented_copies": [copying]}})
     compute("mel")
     assert content("mel") == plain
     copies = [content(f"mel/augmented{number}") for number in (1, 2)]
@@ -168,7 +169,7 @@ def test_augmented_copies_are_features_beside_the_unchanged_clips(
         assert copy["spec.json"] == plain["spec.json"]
     compute("mel")
     assert [content(f"mel/augmented{number}") for number in (1, 2)] == copies
-    change(folder, features={"mel": entry | {"augmented_copies": copying | {"prob": 0}}})
+    change(folder, features={"mel": entry | {"augmented_copies": [copying | {"prob": 0}]}})
     compute("mel")
     assert content("mel/augmented1") == plain
 
@@ -200,6 +201,27 @@ def test_probabilities_are_of_the_classes_that_ours_are_mapped_to(
     folder: Path, clips: list[np.ndarray]
 ) -> None:
     write_classes(folder)
+def test_copies_have_one_change_each_where_items_have_one(
+    folder: Path, clips: list[np.ndarray]
+) -> None:
+    changes = [
+        {"noise_snr_db": [10, 10]}, {"max_shift_seconds": 0.1}, {"stretch_rates": [0.8]},
+        {"stretch_rates": [1.25]},
+    ]  # fmt: skip
+    items = [{"prob": 1, **change_} for change_ in changes]
+    entry = {"transform": "log_mel", "settings": MEL, "augmented_copies": items}
+    change(folder, features={"mel": entry})
+    compute("mel")
+    assert len(list(folder.glob("data/features/mel/augmented*"))) == 4
+    for number, rate in ((3, 0.8), (4, 1.25)):
+        computed = read_features(folder / f"data/features/mel/augmented{number}")
+        for place, clip in enumerate(clips):
+            stretched = 32768 * time_stretch(clip.astype(np.float32) / 32768, rate)[: len(clip)]
+            expected = mel_features(np.pad(stretched, (0, len(clip) - len(stretched))))
+            values = computed.values[place, :, : expected.shape[1]]
+            np.testing.assert_allclose(values, expected, rtol=0, atol=0.01)
+
+
     path = folder / "data/weights/net.safetensors"
     write_net(path, ["rest", "Glissando", "Click", "Harmony"])
     mapping = {"sweep": "Glissando", "chord": "Harmony", "clicks": "Click"}

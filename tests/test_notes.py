@@ -38,7 +38,7 @@ def test_each_model_names_a_feature_and_each_embedding_weights(task: str) -> Non
         model = read_model(params, name)
         settings = read_train_settings(params, model, name)
         assert model.features in features | embeddings
-        if settings.augment.copies_prob:
+        if settings.augment.copies_prob or settings.augment.added_copies:
             assert features[model.features]["augmented_copies"]
 
 
@@ -46,6 +46,31 @@ def test_both_splits_have_the_same_clips_features_and_models() -> None:
     held_out, random = (PARAMS[name].content for name in NAMES[:2])
     for section in ("task", "features", "weights", "embeddings", "train", "models", "evaluate"):
         assert held_out[section] == random[section]
+def test_the_homework_s_augmentation_adds_copies_with_one_change_each() -> None:
+    params = PARAMS["qualities"]
+    for name in ("cnn2d_added_copies", "cnn2d_all"):
+        model = read_model(params, name)
+        settings = read_train_settings(params, model, name)
+        assert (settings.augment.added_copies, settings.augment.copies_prob) == (0.5, 0)
+        entry = params.entries("features")[model.features]
+        items = params.parse(Feature, entry, model.features).augmented_copies
+        # Noise, shift, and two rates of stretching: an epoch has three times as many clips.
+        changes = [set(item.model_fields_set) - {"prob"} for item in items]
+        assert changes == [
+            {"noise_snr_db"}, {"max_shift_seconds"}, {"stretch_rates"}, {"stretch_rates"},
+        ]  # fmt: skip
+        assert [item.stretch_rates for item in items[2:]] == [(0.8,), (1.25,)]
+        assert all((item.prob, item.copies) == (1, 1) for item in items)
+    # The control has as many steps without copies.
+    longer = read_train_settings(params, read_model(params, "cnn2d_longer"), "cnn2d_longer")
+    assert longer.epochs == 3 * params.content["train"]["epochs"]
+
+
+def test_the_homework_s_channels_are_resized_to_the_nearest_frame() -> None:
+    entry = PARAMS["qualities"].entries("features")["multi_log_mel"]
+    assert entry["settings"]["resize"] == "nearest"
+
+
     # Paths are relative to the repository's root: both read one archive.
     assert random["decode"] == held_out["decode"]
     leaderboard = held_out["compare"]["other_leaderboard"]

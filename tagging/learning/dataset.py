@@ -26,6 +26,11 @@ class Batch(NamedTuple):
     frames: torch.Tensor | None = None
 
 
+def list_copies(feature: Path) -> list[Path]:
+    """Return the folders of the augmented copies of a feature."""
+    return sorted(feature.glob("augmented*"))
+
+
 @dataclass(frozen=True)
 class ClipDataset:
     """The clips of a split; rows count among them, 0 to `len(dataset)` - 1.
@@ -85,7 +90,7 @@ class ClipDataset:
         Args:
             folder: of the feature; copies are its folders `augmented1`, ..
         """
-        copies = sorted(folder.glob("augmented*"))
+        copies = list_copies(folder)
         return [self.with_values(np.asarray(read_features(copy).values)) for copy in copies]
 
     def with_values(self, values: np.ndarray) -> "ClipDataset":
