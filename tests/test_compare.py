@@ -678,6 +678,20 @@ def test_differences_in_other_metrics_have_verdicts_of_their_own(
     assert "0.4 of 8 intervals would be" in section
 
 
+def test_an_ensemble_of_one_run_is_compared_by_the_name_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = small() | {"ensembles": {"all": {"members": ["deep@3"], "per_run": True}}}
+    params["compare"]["differences"] = {"deep": ["all"]}
+    write_task(params, multi_label(), QUALITIES)
+    compare.main(".")
+    difference = evaluation("all")["val"]["ndcg"] - evaluation("deep")["val"]["ndcg"]
+    cells = lines(page()[page().index("## Differences") :], "all")
+    assert (cells[2], cells[4]) == ("one run", f"{difference:+.4f}")
+    assert cells[1] == "`members: ['deep@3']`, `per_run: True`"
+
+
 def test_verdicts_of_a_family_with_both_directions() -> None:
     assert find_verdicts([[UP], [UP]], [True, False]) == ["gain", "loss"]
 
