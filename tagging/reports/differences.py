@@ -130,7 +130,7 @@ def compute_comparisons(context: ReportContext) -> list[Comparison]:
 
 
 def changed_settings(config: dict[str, Any], base: dict[str, Any]) -> str:
-    """Return the settings of an entry of params.yaml that differ from another's, without its runs."""
+    """Return the settings of an entry that differ from another's, without seeds and folds."""
 
     def flatten(entry: dict[str, Any]) -> dict[str, Any]:
         nested = ("network", "train", "seeds", "folds")
