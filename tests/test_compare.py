@@ -11,6 +11,8 @@ from statistics import mean, stdev
 
 import numpy as np
 import pytest
+import torch
+import yaml
 from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -20,6 +22,7 @@ from tagging.data.clips import read_index
 from tagging.data.scores import RunScores, read_resampled, read_scores, write_scores
 from tagging.data.task import MetricSettings
 from tagging.data.task_folder import TaskFolder
+from tagging.learning.losses import Ce
 from tagging.learning.metric import Metric, load_metric
 from tagging.reports import confident, context, leaderboard
 from tagging.reports.classes import LINE_HEIGHT, class_table, place_names
@@ -27,7 +30,13 @@ from tagging.reports.context import Row, compare_with_reference, select_entry
 from tagging.reports.curves import average_precision_gains, plotted_entries
 from tagging.reports.differences import changed_settings
 from tagging.reports.epochs import metric_by_epoch
-from tagging.reports.failures import constant_metrics, describe_failures, find_failures
+from tagging.reports.failures import (
+    DIVERGED,
+    constant_loss,
+    constant_metrics,
+    describe_failures,
+    find_failures,
+)
 from tagging.reports.leaderboard import (
     compare_with_published,
     describe_data,
@@ -45,6 +54,7 @@ from tagging.reports.significance import (
 )
 from tagging.scoring.tables import read_rows, to_csv
 from tests.compared import in_windows, multi_label, single_label, write_task
+from tests.project import ROOT, TASKS
 
 SEEDS = [0, 1, 2]
 YAC = {"architecture": "yac", "network": {"head": "logits"}, "seeds": SEEDS}
@@ -525,6 +535,79 @@ def test_the_page_and_the_json_name_failed_entries(folds: Path) -> None:
     rows = board()["rows"].items()
     assert {name: row["failed_runs"] for name, row in rows if "failed_runs" in row} == failed
     assert f"`bad` ({failed['bad']} of 3 runs)" in page()
+
+
+def write_losses(name: str, run: str, *losses: float) -> None:
+    """Replace the log of a run's training loss."""
+    rows = "".join(f"{step}\t{loss}\n" for step, loss in enumerate(losses))
+    log = HERE.training_log(name) / run / "plots/metrics/train/loss.tsv"
+    log.write_text("step\tloss\n" + rows)
+
+
+def test_a_constant_loss_is_the_entropy_of_the_classes() -> None:
+    labels = np.eye(3, dtype=np.uint8)[[0, 0, 1, 2]]
+    # Of frequencies 1/2, 1/4, 1/4: (ln 2 + ln 4) / 2.
+    assert constant_loss(labels, True) == pytest.approx(1.5 * math.log(2))
+    # Each label on its own: ln 2, and twice (ln 4 + 3 ln (4/3)) / 4.
+    other = math.log(4) - 0.75 * math.log(3)
+    assert constant_loss(labels, False) == pytest.approx((math.log(2) + 2 * other) / 3)
+    outputs = torch.tensor(labels.mean(axis=0)).log().expand(4, 3)
+    assert constant_loss(labels, True) == pytest.approx(
+        Ce()(outputs, torch.from_numpy(labels).double()).item()
+    )
+    assert constant_loss(np.zeros((2, 3), np.uint8), False) == 0
+
+
+def test_runs_whose_training_loss_is_that_of_constant_outputs_have_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    index = single_label()
+    params = FOLDED | {"train": {"loss": "ce"}}
+    write_task(params, index, FOLDED_QUALITIES, source="esc")
+    constants = [constant_loss(index.labels[fold.train], True) for fold in index.folds]
+    report = read_context()
+    assert "good" not in find_failures(report)
+    write_losses("good", "fold1-seed0", 2, constants[1] + 0.001)
+    write_losses("good", "fold1-seed1", 2, constants[1] - 0.001)
+    write_losses("good", "fold2-seed0", 10.1 * min(constants), 0.5)
+    assert find_failures(report)["good"] == ["fold1-seed0"]
+    text = describe_failures(report)
+    assert "or with a training loss of the last epoch that is not below that" in text
+    assert "`good` (1 of 6 runs)" in text
+    assert f"`good` (up to {10.1 * min(constants):.1f}, in the last epoch" in text
+    compare.main(".")
+    row = board()["rows"]["good"]
+    assert row["failed_runs"] == 1
+    assert row["training_loss"] == pytest.approx(
+        {"highest": 10.1 * min(constants), "last": constants[1] + 0.001, "constant": min(constants)}
+    )
+    # Losses of other targets, other losses and other frequencies of classes do not compare.
+    for train in ({"loss": "focal"}, {"loss": "ce", "sampling": "balanced"}, {"loss": "bce"}):
+        HERE.params.write_text(yaml.safe_dump(params | {"train": train}))
+        assert "good" not in find_failures(report)
+        assert "Diverged" not in describe_failures(report)
+
+
+@pytest.mark.parametrize("folder", [Path(), *TASKS], ids=str)
+def test_each_committed_page_names_the_runs_that_failed_or_diverged(folder: Path) -> None:
+    page_folder = TaskFolder(ROOT / folder).leaderboard
+    if not page_folder.exists():
+        pytest.skip("has no committed page")
+    text = (page_folder / "README.md").read_text(encoding="utf-8")
+    rows = json.loads((page_folder / "leaderboard.json").read_text(encoding="utf-8"))["rows"]
+    failed = (re.findall(r"^\*\*Failed\*\*.*", text, re.MULTILINE) or [""])[0]
+    diverged = (re.findall(r"^\*\*Diverged\*\*.*", text, re.MULTILINE) or [""])[0]
+    for name, row in rows.items():
+        losses = row.get("training_loss", {"highest": 0, "last": 0, "constant": math.inf})
+        is_dead = losses["last"] >= losses["constant"]
+        assert (f"`{name}`" in failed) == ("failed_runs" in row), name
+        assert "failed_runs" in row or not is_dead, name
+        assert (f"`{name}`" in diverged) == (losses["highest"] > DIVERGED * losses["constant"]), (
+            name
+        )
+    if folder.name == "instruments":
+        assert all("training_loss" in rows[f"{name}_mel_study"] for name in ("cnn", "lstm"))
 
 
 def test_the_page_does_not_speak_of_failures_without_any(

@@ -144,18 +144,18 @@ def describe_failures(context: ReportContext) -> str:
         f"`{name}`" + (f" ({len(runs)} of {num_runs[name]} runs)" if num_runs[name] > 1 else "")
         for name, runs in find_failures(context).items()
     ]
+    losses_by_entry = {row.name: summarize_losses(context, row) for row in context.entries}
     peaks = [
-        f"`{row.name}` (up to {losses['highest']:,.1f}, in the last epoch {losses['last']:.3f})"
-        for row in context.entries
-        if (losses := summarize_losses(context, row))
-        and losses["highest"] > DIVERGED * losses["constant"]
+        f"`{name}` (up to {losses['highest']:,.1f}, in the last epoch {losses['last']:.3f})"
+        for name, losses in losses_by_entry.items()
+        if losses and losses["highest"] > DIVERGED * losses["constant"]
     ]
     return render(
         FAILURES,
         failures=", ".join(names),
         diverged=", ".join(peaks),
         times=DIVERGED,
-        has_losses=not context.task.is_similarity,
+        has_losses=any(losses_by_entry.values()),
         constant="random neighbours"
         if context.task.is_similarity
         else "the best constant scores, those of the frequency of classes",
