@@ -121,7 +121,7 @@ def measure(
 
         def predict_by_tagger(content: bytes) -> np.ndarray:
             pieces = decode_blocks(content, "a recording", tagger.sample_rate, BLOCK_SECONDS)
-            return tagger.predict(pieces).mean
+            return tagger.predict(pieces).whole
 
         difference = np.abs(predict_by_onnx(recordings[0]) - predict_by_tagger(recordings[0])).max()
         if difference > TOLERANCE:

@@ -62,7 +62,8 @@ def save(path: Path, model: Model, shape: ModelSpec, thresholds: dict | None = N
     save_network(path, network.state_dict(), model, shape)
     if thresholds:
         with safe_open(path, "pt") as file:
-            about = json.loads(file.metadata()["model"]) | {"thresholds": thresholds}
+            about = json.loads(file.metadata()["model"])
+            about |= {"target_precision": 0.8, "thresholds": thresholds}
             tensors = {key: file.get_tensor(key) for key in file.keys()}
         save_file(tensors, path, {"model": json.dumps(about)})
     return path
@@ -809,26 +810,33 @@ def test_labels_are_confident_from_their_threshold_on(workspace: Path, capsys):
     }
     path = sound_model(workspace / "thresholds.safetensors", limits)
     (entry,) = run_tag(capsys, "long.flac", "--model", str(path), "--top", "all")[1]
-    for section in (entry, *entry["windows"]):
+    (short,) = run_tag(capsys, "short.wav", "--model", str(path), "--top", "all")[1]
+    for section in (short, *entry["windows"]):
         confident = {label["label"][:7]: label["confident"] for label in section["labels"]}
         assert [confident[f"label {k}"] for k in range(3)] == [True, False, None]
+    assert {label["confident"] for label in entry["labels"]} == {None}
 
 
-def test_a_label_confident_in_one_window_is_confident_in_the_recording(workspace: Path):
+def test_a_window_s_threshold_says_nothing_of_several_windows(workspace: Path):
     path = sound_model(
         workspace / "thresholds.safetensors", {"label 0, a name": {"threshold": 0.6}}
     )
     tagger = Tagger(path)
     p = np.full((3, 6), 0.1, np.float32)
     p[1, 0] = 0.7
-    prediction = Prediction(30.0, [0, 10, 20], [10, 20, 30], p)
-    assert tagger.top_labels(prediction, 1) == [
-        {"label": "label 0, a name", "probability": 0.3, "confident": True}
+
+    def predict() -> Prediction:
+        return Prediction(30.0, [0, 10, 20], [10, 20, 30], p, p.mean(0))
+
+    label = {"label": "label 0, a name", "probability": 0.3, "confident": None}
+    assert tagger.top_labels(predict(), 1) == [label]
+    assert tagger.as_json(predict(), 1)["windows"][1]["labels"] == [
+        {**label, "probability": 0.7, "confident": True}
     ]
-    assert label_times(tagger, prediction, "label 0, a name", 60) == "0:10-0:20"
-    assert label_times(tagger, prediction, "label 1, a name", 60) == "maximum 0.10 at 0:00"
+    assert label_times(tagger, predict(), "label 0, a name", 60) == "0:10-0:20"
+    assert label_times(tagger, predict(), "label 1, a name", 60) == "maximum 0.10 at 0:00"
     p[[0, 2], 0] = 0.8
-    assert label_times(tagger, prediction, "label 0, a name", 60) == "0:00-0:30"
+    assert label_times(tagger, predict(), "label 0, a name", 60) == "0:00-0:30"
 
 
 def test_the_report_is_one_page_that_loads_nothing(workspace: Path):
@@ -846,14 +854,20 @@ def test_the_report_is_one_page_that_loads_nothing(workspace: Path):
     assert "clip0000002" in page
 
 
-def test_with_thresholds_the_report_shows_only_confident_labels(workspace: Path):
+def test_the_report_says_what_a_threshold_promises_and_marks_events(workspace: Path):
     limits = {f"label {k}, a name": {"threshold": t} for k, t in ((0, 0.0), (1, 1.0))}
     path = sound_model(workspace / "thresholds.safetensors", limits)
     run(["tag", "long.flac", "--model", str(path), "--report", "out.html"])
     page = Path("out.html").read_text()
-    rows = re.findall('<span class="name">(.*?)</span>', page)
-    assert rows == ["label 0, a name"]
-    assert "no confidence thresholds" not in " ".join(page.split())
+    tracks = dict(re.findall('<span class="name">(.*?)</span>(.*?)</svg>', page, re.DOTALL))
+    assert tracks["label 0, a name"].count("<rect") == 6  # a window each half second
+    assert tracks["label 0, a name"].count('<rect class="event"') == 6
+    assert 'class="event"' not in tracks.get("label 1, a name", "")
+    text = " ".join(page.split())
+    assert "80% of all confident labels of clips of 1 s together are right" in text
+    assert "nothing for windows of another length" in text
+    assert "no confidence thresholds" not in text
+    assert "0:03, 4 windows of 1 s, by thresholds; timeline: 6 windows of 1 s every 0.5 s" in text
 
 
 def test_a_spectrogram_has_at_most_2400_columns():
@@ -921,7 +935,7 @@ def test_ctrl_c_ends_work_under_way(workspace: Path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tagging.commands.tag_formats._print", interrupted)
+    monkeypatch.setattr("tagging.commands.tag_formats.print_text", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(["tag", "short.wav", "hour.wav", "--window", "0.1"])
     assert 3600.0 not in durations
@@ -941,8 +955,11 @@ def test_help_does_not_import_pytorch(command: list[str]):
     assert "usage: tagging" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
     if command == ["tag"]:
-        words = ("is confident where", "in any window", "have no thresholds", "true or false; null")
-        assert all(word in done.stdout for word in words)
+        words = (
+            "a label is confident where", "says less of a single label near its threshold",
+            "have no thresholds", "true or false; null", "audacity", "1 s every 0.5 s",
+        )  # fmt: skip
+        assert all(word in " ".join(done.stdout.split()) for word in words)
 
 
 def test_the_exit_status_is_1_after_a_failure(workspace: Path):

@@ -13,44 +13,46 @@ from tagging.base.files import write_text
 from tagging.commands.prediction import Prediction, describe_windows
 from tagging.commands.render import render
 from tagging.commands.spectrogram import SpectrogramImage
-from tagging.commands.tagger import Tagger
+from tagging.commands.tag_formats import label_times
+from tagging.commands.tagger import DEFAULT_THRESHOLD, Tagger
 
 HTML_MAGIC = b"<!doctype html>"  # the first bytes of a page
 MAX_TRACKS = 10  # labels of a timeline
 MAX_BARS = 600  # of a track; of more windows, the maximum of neighbouring ones is drawn
 MAX_CLIPS = 200  # of embeddings on a page
 CLIP_LABELS = 5
-# Labels without a threshold have a track if their maximum is at least this, and bars from MIN_BAR.
+# Labels without events have a track if their maximum is at least this, and bars from MIN_BAR.
 MIN_MAXIMUM, MIN_BAR = 0.1, 0.02
+TIMES_WIDTH = 60  # characters of a label's times in the table
 MAX_TICKS = 10
 TICK_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400)  # seconds
 
 
 class Bar(NamedTuple):
-    """A span of a track (seconds) and the probability in it."""
+    """A span of a track (seconds), the probability in it, and whether it is of an event."""
 
     start: float
     end: float
     probability: float
-    opacity: float
+    is_event: bool
 
 
 class Track(NamedTuple):
-    """A label's row of the timeline."""
+    """A label's row of the timeline, and its probability in the recording."""
 
     label: str
     bars: list[Bar]
-    maximum: float
+    whole: float
 
 
 class Row(NamedTuple):
-    """A label's row of the table; `time` is that of the maximum (seconds)."""
+    """A label's row of the table: of the recording, and of the timeline's windows."""
 
     label: str
-    mean: float
-    maximum: float
-    time: float
+    whole: float
     confident: str
+    maximum: float
+    times: str
 
 
 class Recording(NamedTuple):
@@ -68,6 +70,14 @@ class Recording(NamedTuple):
     rows: list[Row]
 
 
+class ModelNote(NamedTuple):
+    """What the page says of a model: its thresholds, and what they were chosen on."""
+
+    name: str
+    target_precision: float | None  # None without thresholds
+    unit: str
+
+
 class HtmlReport:
     """A page of predictions, in the order in which they are added."""
 
@@ -75,7 +85,7 @@ class HtmlReport:
         self._recordings: list[Recording] = []
         self._clips: dict[Path, list[dict[str, Any]]] = {}
         self._omitted_clips = 0
-        self._has_thresholds: dict[str, bool] = {}  # by the names of models
+        self._models: dict[str, ModelNote] = {}  # by name
 
     def add(
         self,
@@ -83,12 +93,14 @@ class HtmlReport:
         file: Path,
         clip: str | None,
         prediction: Prediction,
+        timeline: Prediction | None,
         spectrogram: SpectrogramImage | None,
     ) -> None:
         """Add the prediction for a recording, or for a clip of a file of embeddings."""
-        self._has_thresholds[tagger.name] = bool(np.isfinite(tagger.thresholds).any())
+        self._models[tagger.name] = _describe_model(tagger)
         if clip is None:
-            self._recordings.append(_describe(tagger, file, prediction, spectrogram))
+            recording = _describe(tagger, file, prediction, timeline or prediction, spectrogram)
+            self._recordings.append(recording)
         elif sum(map(len, self._clips.values())) < MAX_CLIPS:
             labels = tagger.top_labels(prediction, CLIP_LABELS)
             self._clips.setdefault(file, []).append({"id": clip, "labels": labels})
@@ -104,10 +116,8 @@ class HtmlReport:
         folder = path.resolve().parent
         page = render(
             "report.html",
-            models_with_thresholds=[name for name, has in self._has_thresholds.items() if has],
-            models_without_thresholds=[
-                name for name, has in self._has_thresholds.items() if not has
-            ],
+            models=list(self._models.values()),
+            default_threshold=DEFAULT_THRESHOLD,
             recordings=[
                 recording._replace(url=_relative_url(recording.file, folder))
                 for recording in self._recordings
@@ -119,63 +129,80 @@ class HtmlReport:
         write_text(path, page.encode("utf-8", "backslashreplace").decode())
 
 
+def _describe_model(tagger: Tagger) -> ModelNote:
+    has_thresholds = np.isfinite(tagger.clips.thresholds).any()
+    unit = "recordings, by the mean of their windows" if tagger.recordings else "clips"
+    if tagger.kind == "sound" and tagger.recordings is None:
+        unit = f"clips of {tagger.window_seconds:.3g} s"
+    target = tagger.metadata.get("target_precision") if has_thresholds else None
+    return ModelNote(tagger.name, target, unit)
+
+
 def _relative_url(file: Path, folder: Path) -> str:
     relative = Path(os.path.relpath(file.resolve(), folder))
     return quote(os.fsencode(relative.as_posix()))
 
 
 def _describe(
-    tagger: Tagger, file: Path, prediction: Prediction, spectrogram: SpectrogramImage | None
+    tagger: Tagger,
+    file: Path,
+    prediction: Prediction,
+    timeline: Prediction,
+    spectrogram: SpectrogramImage | None,
 ) -> Recording:
-    columns = _timeline_columns(tagger, prediction)
+    columns = _timeline_columns(tagger, timeline)
+    summary = f"{describe_windows(prediction)}, by {tagger.name}"
+    if timeline is not prediction:
+        _, _, windows = describe_windows(timeline).partition(", ")
+        summary += f"; timeline: {windows or '1 window'}"
     return Recording(
         file=file,
         url="",  # relative to the page, once its path is known
         duration=prediction.duration,
-        summary=f"{describe_windows(prediction)}, by {tagger.name}",
-        has_windows=len(prediction.starts) > 1,
-        has_thresholds=bool(np.isfinite(tagger.thresholds).any()),
+        summary=summary,
+        has_windows=len(timeline.starts) > 1,
+        has_thresholds=bool(np.isfinite(tagger.whole_thresholds(prediction)).any()),
         spectrogram=base64.b64encode(spectrogram.png()).decode() if spectrogram else None,
-        tracks=[_track(tagger, prediction, column) for column in columns],
+        tracks=[_track(tagger, prediction, timeline, column) for column in columns],
         ticks=_ticks(prediction.duration),
-        rows=_table_rows(tagger, prediction, columns),
+        rows=_table_rows(tagger, prediction, timeline, columns),
     )
 
 
-def _timeline_columns(tagger: Tagger, prediction: Prediction) -> list[int]:
-    """Return the columns of the labels on the timeline.
+def _timeline_columns(tagger: Tagger, timeline: Prediction) -> list[int]:
+    """Return the columns of the labels on the timeline, by the time of their first event.
 
-    With thresholds, labels that are confident in most windows come first; without, those with the
-    highest maximum.
+    Labels with events in most windows are preferred, then those with the highest maximum.
     """
-    probabilities = prediction.probabilities
-    if np.isfinite(tagger.thresholds).any():
-        counts = (probabilities >= np.nan_to_num(tagger.thresholds, nan=np.inf)).sum(0)
-        order = np.lexsort((-probabilities.mean(0), -counts))
-        return [int(column) for column in order[:MAX_TRACKS] if counts[column]]
-    maximum = prediction.maximum
-    order = np.argsort(-maximum, kind="stable")[:MAX_TRACKS]
-    visible = [int(column) for column in order if maximum[column] >= MIN_MAXIMUM]
-    return visible or [int(order[0])]
+    probabilities, maximum = timeline.probabilities, timeline.maximum
+    above = probabilities >= tagger.event_thresholds()
+    counts = above.sum(axis=0)
+    order = np.lexsort((-maximum, -counts))[:MAX_TRACKS]
+    visible = [
+        int(column) for column in order if counts[column] or maximum[column] >= MIN_MAXIMUM
+    ] or [int(order[0])]
+
+    def position(column: int) -> tuple[bool, int]:
+        events = counts[column] > 0
+        first = above[:, column] if events else probabilities[:, column]
+        return not events, int(first.argmax())
+
+    return sorted(visible, key=position)
 
 
-def _track(tagger: Tagger, prediction: Prediction, column: int) -> Track:
-    """Return a label's track: opaque where the label is confident, or as strong as probable."""
-    probabilities, threshold = prediction.probabilities[:, column], tagger.thresholds[column]
-    has_threshold = not np.isnan(threshold)
+def _track(tagger: Tagger, prediction: Prediction, timeline: Prediction, column: int) -> Track:
+    """Return a label's track: a bar as high as the probability of each window."""
+    probabilities, edges = timeline.probabilities[:, column], timeline.edges
+    threshold = tagger.event_thresholds()[column]
     windows_per_bar = math.ceil(len(probabilities) / MAX_BARS)
     bars = []
     for first in range(0, len(probabilities), windows_per_bar):
-        following = first + windows_per_bar
+        following = min(first + windows_per_bar, len(probabilities))
         probability = float(probabilities[first:following].max())
-        if probability < (threshold if has_threshold else MIN_BAR):
-            continue
-        # Where windows overlap, a bar ends at the start of the next one.
-        is_last = following >= len(probabilities)
-        end = prediction.ends[-1] if is_last else prediction.starts[following]
-        opacity = 1.0 if has_threshold else probability
-        bars.append(Bar(prediction.starts[first], end, probability, opacity))
-    return Track(tagger.classes[column], bars, float(probabilities.max()))
+        is_event = bool(probability >= threshold)
+        if is_event or probability >= MIN_BAR:
+            bars.append(Bar(float(edges[first]), float(edges[following]), probability, is_event))
+    return Track(tagger.classes[column], bars, float(prediction.whole[column]))
 
 
 def _ticks(duration: float) -> list[int]:
@@ -185,15 +212,17 @@ def _ticks(duration: float) -> list[int]:
     return [time for time in times if not time or time <= 0.97 * duration]
 
 
-def _table_rows(tagger: Tagger, prediction: Prediction, timeline: list[int]) -> list[Row]:
-    """Return rows of the labels with the highest mean and of the timeline's, highest mean first."""
-    mean, maximum = prediction.mean, prediction.maximum
-    best = np.argsort(-mean, kind="stable")[:MAX_TRACKS]
-    columns = sorted({*map(int, best), *timeline}, key=lambda column: -mean[column])
+def _table_rows(
+    tagger: Tagger, prediction: Prediction, timeline: Prediction, columns: list[int]
+) -> list[Row]:
+    """Return rows of the recording's labels and of the timeline's, most probable first."""
+    whole, maximum = prediction.whole, timeline.maximum
+    thresholds = tagger.whole_thresholds(prediction)
+    best = np.argsort(-whole, kind="stable")[:MAX_TRACKS]
     rows = []
-    for column in columns:
-        threshold = tagger.thresholds[column]
-        confident = "" if np.isnan(threshold) else "yes" if maximum[column] >= threshold else "no"
-        time = prediction.starts[int(prediction.probabilities[:, column].argmax())]
-        rows.append(Row(tagger.classes[column], mean[column], maximum[column], time, confident))
+    for column in sorted({*map(int, best), *columns}, key=lambda column: -whole[column]):
+        threshold, label = thresholds[column], tagger.classes[column]
+        confident = "" if np.isnan(threshold) else "yes" if whole[column] >= threshold else "no"
+        times = label_times(tagger, timeline, label, TIMES_WIDTH)
+        rows.append(Row(label, whole[column], confident, maximum[column], times))
     return rows

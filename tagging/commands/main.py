@@ -9,8 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from tagging.base.errors import UserError, entry_point
-from tagging.commands.output_paths import check_output_file
+from tagging.commands.output_paths import check_output_file, check_parent
 
+FORMATS = ("text", "json", "csv", "audacity", "raven")
 DESCRIPTION = "Audio tagging: labels of recordings with their probabilities."
 TAG = """\
 Print the labels of recordings (WAV, FLAC, Ogg, MP3) and of AudioSet's records (TFRecord, parquet
@@ -19,21 +20,34 @@ of this project), the most probable first.
   tagging tag song.mp3                        the five most probable labels
   tagging tag recordings/ '*.wav' --csv       folders and patterns, as a table
   tagging tag street.wav --report out.html    an HTML page with spectrogram and player
+  tagging tag street.wav --format audacity    a label track, street.txt
   find . -name '*.flac' | tagging tag -       a list of files
 
 Recordings longer than a window (mn04_as: 10 s) are tagged window by window; the probability of a
 label in the recording is the mean over its windows.
 
-A label is confident where its probability reaches the label's threshold. Thresholds are chosen on
-validation clips for a target precision (0.8 unless the task sets another): this share of the
-confident labels is correct. A label of a whole recording is confident if it is in any window.
-Published models (mn04_as, musicnn_mtt, ..) have no thresholds.
+Where validation clips were there, probabilities are calibrated (of the labels at 0.7, some 70% are
+right), and a label is confident where its probability reaches the label's threshold: chosen so that
+of all confident labels together, the target precision (0.8 unless the task sets another) is right.
+That says less of a single label near its threshold, and it holds for what validated: clips of the
+model's window, or whole recordings by the mean of their windows. A recording of several windows by
+a model that validated on single ones has no confident labels, only its windows have.
+Published models (mn04_as, musicnn_mtt, ..) have no thresholds and are not calibrated.
 
---json prints an object for each recording, and for each clip of a file of records:
+Reports and label tracks have windows of 1 s every 0.5 s, unless --window or --hop is given; of
+networks of a fixed length, their own windows at half their length. An event joins the windows at or
+above the label's threshold (0.5 without one), from the middle between the last window below it and
+the first above it.
+
+Formats: text, json, csv (printed); audacity and raven, which write a file for each recording:
+  audacity         a.txt beside a.wav: start, end and label of each event, for Import > Labels
+  raven            a.selections.txt: a selection table with the columns Annotation and Score
+
+--format json prints an object for each recording, and for each clip of a file of records:
   file, clip       the path, and the clip's id (only of records)
   model, duration  the model's name; the duration of the recording or clip in seconds
   labels           best first: label, probability, confident (true or false; null without a
-                   threshold)
+                   threshold for the recording)
   windows          start and end in seconds, and the labels of the window
 
 The exit status is 0 if every file was tagged, 1 if a file or all failed (standard error has a
@@ -120,12 +134,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     formats = tag.add_mutually_exclusive_group()
     formats.add_argument(
-        "--json", dest="format", action="store_const", const="json", default="text",
-        help="print JSON: a list with an object for each file",
+        "--format", choices=FORMATS, default="text",
+        help="of the results: printed, or a label track for each recording (default: text)",
     )  # fmt: skip
-    formats.add_argument(
-        "--csv", dest="format", action="store_const", const="csv",
-        help="print CSV: a row for each label of the whole, and of each window",
+    for name in ("json", "csv"):
+        formats.add_argument(
+            f"--{name}", dest="format", action="store_const", const=name, help=f"--format {name}"
+        )
+    tag.add_argument(
+        "--out", type=Path, metavar="FOLDER",
+        help="folder of label tracks (default: beside the recordings)",
     )  # fmt: skip
     tag.add_argument(
         "--window", type=_seconds, metavar="SECONDS",
@@ -229,10 +247,15 @@ def run(arguments: Sequence[str]) -> int:
 
 def _run_tag(options: argparse.Namespace) -> int:
     from tagging.commands.html_report import HTML_MAGIC
+    from tagging.commands.label_tracks import ENDINGS
     from tagging.commands.tag import Options, tag
 
     if options.report:
         check_output_file("--report", options.report, HTML_MAGIC, "an HTML page")
+    if options.out:
+        if options.format not in ENDINGS:
+            raise UserError(f"--out must come with --format {' or '.join(ENDINGS)}")
+        check_parent("--out", options.out / "track")
     names: list[str] = []
     for name in options.files:
         names += sys.stdin.read().split("\n") if name == "-" else [name]
@@ -242,6 +265,7 @@ def _run_tag(options: argparse.Namespace) -> int:
     tag_options = Options(
         options.model,
         options.format,
+        options.out,
         options.top,
         options.window,
         options.hop,

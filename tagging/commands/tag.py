@@ -19,9 +19,10 @@ from tagging.commands import models
 from tagging.commands.embedding_checks import EXPECTED
 from tagging.commands.html_report import HtmlReport
 from tagging.commands.inputs import InputFile, find_input_files, read_batches
+from tagging.commands.label_tracks import ENDINGS, LabelTracks
 from tagging.commands.prediction import Prediction
 from tagging.commands.spectrogram import SpectrogramImage
-from tagging.commands.tag_formats import FORMATS
+from tagging.commands.tag_formats import FORMATS, print_text
 from tagging.commands.tagger import BLOCK_SECONDS, INPUT_NAMES, Tagger
 from tagging.features.decoding import decode_blocks
 
@@ -31,9 +32,11 @@ class Options(NamedTuple):
 
     Attributes:
         model: a name or path; None for the default of each kind of file.
-        format: of the printed results: text, json or csv.
+        format: of the printed results (text, json, csv) or of label tracks (audacity, raven).
+        out: folder of the label tracks; None for those of the recordings.
         top: number of labels; None for all.
-        window: length of a window (seconds); None for the model's.
+        window: length of a window (seconds); None for the model's, or shorter ones in reports
+            and label tracks.
         hop: from the start of one window to the start of the next (seconds); None for `window`.
         report: the HTML page to write, or None.
         vggish: VGGish's weights, or None.
@@ -41,20 +44,35 @@ class Options(NamedTuple):
 
     model: str | None
     format: str
+    out: Path | None
     top: int | None
     window: float | None
     hop: float | None
     report: Path | None
     vggish: Path | None
 
+    @property
+    def writes_tracks(self) -> bool:
+        """Whether label tracks are written, in place of printed results."""
+        return self.format in ENDINGS
+
+    @property
+    def needs_timeline(self) -> bool:
+        """Whether it is shown when labels are heard."""
+        return self.report is not None or self.writes_tracks
+
 
 class TagResult(NamedTuple):
-    """A prediction for a recording, or for the clip `clip` of a file of embeddings."""
+    """A prediction for a recording, or for the clip `clip` of a file of embeddings.
+
+    `timeline` is a recording's prediction of short windows, for reports and label tracks.
+    """
 
     tagger: Tagger
     file: Path
     clip: str | None
     prediction: Prediction
+    timeline: Prediction | None = None
     spectrogram: SpectrogramImage | None = None
 
 
@@ -73,12 +91,17 @@ def tag(names: Sequence[str], options: Options) -> int:
         def print_error(problem: str) -> None:
             tqdm.write(f"error: {problem}", file=sys.stderr)
 
+        tracks = None
+        if options.writes_tracks:
+            sounds = [file.path for file in files if file.kind == "sound"]
+            tracks = LabelTracks(options.format, options.out, sounds)
+            problems = [*problems, *_reserve_tracks(tracks, files)]
         for problem in problems:
             print_error(problem)
         if note:
             tqdm.write(f"note: {note}", file=sys.stderr)
         failures = len(problems)
-        formatter = FORMATS[options.format](options.top)
+        formatter = FORMATS[options.format](options.top) if tracks is None else None
         # Closed as soon as printing fails or is interrupted, which ends the work under way.
         with closing(_results(files, taggers, options, progress)) as results:
             for result in results:
@@ -86,13 +109,34 @@ def tag(names: Sequence[str], options: Options) -> int:
                     failures += 1
                     print_error(result)
                     continue
-                formatter.write(result.tagger, result.file, result.clip, result.prediction)
+                if formatter:
+                    formatter.write(result.tagger, result.file, result.clip, result.prediction)
+                if tracks and result.timeline:
+                    path, events = tracks.write(result.tagger, result.file, result.timeline)
+                    print_text(f"{path}: {events} event{'' if events == 1 else 's'}\n")
                 if report:
                     report.add(*result)
-        formatter.end()
+        if formatter:
+            formatter.end()
     if report and options.report:
         report.write(options.report)
     return failures
+
+
+def _reserve_tracks(tracks: LabelTracks, files: list[InputFile]) -> list[str]:
+    """Remove the files that can have no track; return a sentence for each."""
+    problems = []
+    for file in list(files):
+        try:
+            if file.kind == "embeddings":
+                raise UserError(
+                    f"{file.path} must be a recording to have a label track, got a file of records"
+                )
+            tracks.reserve(file.path)
+        except UserError as error:
+            problems.append(str(error))
+            files.remove(file)
+    return problems
 
 
 class _Taggers:
@@ -188,23 +232,36 @@ def _results(
 def _tag_recording(
     tagger: Tagger, file: InputFile, options: Options, advance: Callable[[int], None]
 ) -> TagResult:
-    """Tag a recording while it is decoded, piece by piece."""
+    """Tag a recording while it is decoded, piece by piece.
+
+    For a timeline of shorter windows it is read a second time.
+    """
     reported = 0  # bytes
     duration = _stated_duration(file.path)
-    pieces = decode_blocks(file.path, str(file.path), tagger.sample_rate, BLOCK_SECONDS)
+    requested = (options.window, options.hop)
+    passes = [requested]
+    if options.needs_timeline and requested == (None, None):
+        passes.append(tagger.timeline_windows())
+        if options.report is None:  # label tracks need nothing else
+            passes.pop(0)
     spectrogram = SpectrogramImage(tagger.sample_rate) if options.report else None
-    if spectrogram:
-        pieces = spectrogram.watch(pieces)
+    predictions: list[Prediction] = []
 
     def report_progress(seconds: float) -> None:
         nonlocal reported
-        done = int(file.size * min(1.0, seconds / duration)) if duration else reported
-        advance(done - reported)
-        reported = done
+        share = min(1.0, seconds / duration) if duration else 0.0
+        done = int(file.size * (len(predictions) + share) / len(passes))
+        advance(max(0, done - reported))
+        reported = max(done, reported)
 
-    prediction = tagger.predict(pieces, options.window, options.hop, report_progress)
+    for window, hop in passes:
+        pieces = decode_blocks(file.path, str(file.path), tagger.sample_rate, BLOCK_SECONDS)
+        if spectrogram and not predictions:
+            pieces = spectrogram.watch(pieces)
+        predictions.append(tagger.predict(pieces, window, hop, report_progress))
     advance(file.size - reported)
-    return TagResult(tagger, file.path, None, prediction, spectrogram)
+    timeline = predictions[-1] if options.needs_timeline else None
+    return TagResult(tagger, file.path, None, predictions[0], timeline, spectrogram)
 
 
 def _stated_duration(path: Path) -> float:

@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
 
-import numpy as np
 from tqdm import tqdm
 
 from tagging.commands.prediction import Prediction, describe_windows, format_time
@@ -15,7 +14,6 @@ from tagging.commands.tagger import Tagger
 
 WIDTH = 100  # columns of the text
 MAX_LABEL_WIDTH = 50
-DEFAULT_THRESHOLD = 0.5  # of the times that the text shows for labels without a threshold
 
 
 class Formatter(Protocol):
@@ -54,7 +52,7 @@ class TextFormatter:
                 times = label_times(tagger, prediction, label["label"], WIDTH - len(line) - 2)
                 line += f"  {times}"
             lines.append(line.rstrip())
-        _print("\n".join(lines) + "\n")
+        print_text("\n".join(lines) + "\n")
 
     def end(self) -> None:
         """Print nothing."""
@@ -73,12 +71,12 @@ class JsonFormatter:
         if clip is not None:
             result["clip"] = clip
         result |= tagger.as_json(prediction, self._top)
-        _print(f"{self._separator}\n{to_json(result)}")
+        print_text(f"{self._separator}\n{to_json(result)}")
         self._separator = ","
 
     def end(self) -> None:
         """Print the end of the list."""
-        _print("[]\n" if self._separator == "[" else "\n]\n")
+        print_text("[]\n" if self._separator == "[" else "\n]\n")
 
 
 class CsvFormatter:
@@ -89,7 +87,9 @@ class CsvFormatter:
 
     def __init__(self, top: int | None) -> None:
         self._top = top
-        self._write_row = csv.writer(SimpleNamespace(write=_print), lineterminator="\n").writerow
+        self._write_row = csv.writer(
+            SimpleNamespace(write=print_text), lineterminator="\n"
+        ).writerow
         self._write_row(self.HEADER)
 
     def write(self, tagger: Tagger, file: Path, clip: str | None, prediction: Prediction) -> None:
@@ -128,7 +128,7 @@ def to_json(value: object, indent: int | None = None) -> str:
     return text
 
 
-def _print(text: str) -> None:
+def print_text(text: str) -> None:
     """Print without tearing the progress bar."""
     if sys.stdout.isatty():
         tqdm.write(text, end="")
@@ -160,22 +160,16 @@ def label_times(tagger: Tagger, prediction: Prediction, label: str, width: int) 
         width: of the text, at most, unless it is a single time.
     """
     column = tagger.classes.index(label)
-    probabilities = prediction.probabilities[:, column]
-    threshold = tagger.thresholds[column]
-    above = probabilities >= (DEFAULT_THRESHOLD if np.isnan(threshold) else threshold)
-    if not above.any():
+    events = tagger.find_events(prediction, [column])
+    if not events:
+        probabilities = prediction.probabilities[:, column]
         best = int(probabilities.argmax())
         return f"maximum {probabilities[best]:.2f} at {format_time(prediction.starts[best])}"
-    spans: list[list[float]] = []
-    starts, ends = np.array(prediction.starts)[above], np.array(prediction.ends)[above]
-    for start, end in zip(starts, ends, strict=True):
-        if spans and start <= spans[-1][1]:
-            spans[-1][1] = end
-        else:
-            spans.append([start, end])
-    shown = [f"{format_time(start)}-{format_time(end)}" for start, end in spans]
+    hop = prediction.starts[1] - prediction.starts[0] if len(prediction.starts) > 1 else 1
+    times = [[format_time(time, tenths=hop < 1) for time in event[:2]] for event in events]
+    shown = ["-".join(span) for span in times]
     text = ", ".join(shown)
     while len(text) > width and len(shown) > 1:
         shown.pop()
-        text = f"{', '.join(shown)}, .. ({len(spans)} times)"
+        text = f"{', '.join(shown)}, .. ({len(events)} times)"
     return text

@@ -15,18 +15,22 @@ from tagging.base.errors import UserError
 from tagging.commands.embedding_checks import EXPECTED, check_embeddings, describe_problem
 from tagging.commands.frontends import build_frontend, clip_seconds, edge_samples
 from tagging.commands.models import display_name, find_model
-from tagging.commands.prediction import Prediction
+from tagging.commands.prediction import Event, Prediction
 from tagging.commands.transformers_layout import convert_layout
 from tagging.commands.waveform import check_sample_rate, to_mono
 from tagging.commands.windows import Windows, window_starts
 from tagging.features import log_mel
 from tagging.features.vggish import Transform as VGGish
 from tagging.layers.base import Activation, Distance
+from tagging.learning.calibration import Calibration
+from tagging.learning.inference import calibrate, log_odds
 from tagging.learning.model_file import load_network
 from tagging.sources.weights import PUBLISHED
 
 Kind = Literal["sound", "embeddings"]
 INPUT_NAMES = {"sound": "recordings", "embeddings": "AudioSet's embeddings (TFRecord or parquet)"}
+TIMELINE_WINDOW, TIMELINE_HOP = 1.0, 0.5  # seconds
+DEFAULT_THRESHOLD = 0.5  # of events of labels without a threshold
 BLOCK_SECONDS = 5.0  # recordings are decoded in blocks of this length
 # With larger batches, the activations no longer fit into a core's cache.
 BATCH_SECONDS = 10
@@ -44,8 +48,8 @@ class Tagger:
         name: of the model, as results show it.
         kind: of its inputs.
         classes: names of the classes, in the order of the columns of probabilities.
-        thresholds: float32 (classes,): a label with this probability or more is confident; NaN
-            where the model's file has no threshold.
+        clips: thresholds and calibration of clips, which are those of windows.
+        recordings: those of the mean of a recording's windows; None where validation was of clips.
         sample_rate: of its waveforms (Hz); only of a model of sound.
         window_seconds: duration of the clips it was trained on; only of a model of sound.
     """
@@ -63,7 +67,7 @@ class Tagger:
         with safe_open(path, framework="numpy") as file:
             self.metadata: dict[str, Any] = json.loads(file.metadata()["model"])
         self.classes = [class_.name for class_ in self.model_spec.classes]
-        self.thresholds = trained.clips.thresholds
+        self.clips, self.recordings = trained.clips, trained.recordings
         address = (self.metadata.get("published") or {}).get("address")
         self.published = next(
             (weights for weights in PUBLISHED.values() if weights.address == address), None
@@ -116,21 +120,28 @@ class Tagger:
 
         windows = self._windows(window, hop)
         starts: list[int] = []
-        probabilities = []
+        outputs = []
         with torch.inference_mode():
             for batch_starts, batch in self._batches(windows.cut(count_samples())):
                 starts += batch_starts
-                probabilities.append(self._probabilities(self._input(batch, windows.context)))
+                outputs.append(self._outputs(self._input(batch, windows.context)))
                 on_progress((batch_starts[-1] + windows.size) / self.sample_rate)
         duration = samples / self.sample_rate
         length = windows.step if windows.drop_last else windows.size
         ends = [min((start + length) / self.sample_rate, duration) for start in starts]
-        return Prediction(
-            duration,
-            [start / self.sample_rate for start in starts],
-            ends,
-            np.concatenate(probabilities),
+        return self._prediction(
+            duration, [start / self.sample_rate for start in starts], ends, torch.cat(outputs)
         )
+
+    def timeline_windows(self) -> tuple[float, float]:
+        """Return window and hop that tell when a label is heard (seconds).
+
+        Networks of a fixed length would see silence in the rest of a shorter window.
+        """
+        if self.supports_variable_length:
+            window = min(TIMELINE_WINDOW, self.window_seconds)
+            return window, min(TIMELINE_HOP, window / 2)
+        return self.window_seconds, self.window_seconds / 2
 
     def embed(self, pieces: Iterable[np.ndarray]) -> np.ndarray:
         """Return a recording's embedding, the mean over its windows: float32 (width,).
@@ -186,17 +197,17 @@ class Tagger:
         x = spec.as_input(torch.from_numpy(stored))
         with torch.inference_mode():
             if (lengths == spec.frames).all():
-                probabilities = self._probabilities(x)
+                outputs = self._outputs(x)
             else:
                 x *= (torch.arange(spec.frames) < lengths[:, None])[:, None, :, None]
-                probabilities = self._probabilities(x, lengths)
-        rows = iter(probabilities)
+                outputs = self._outputs(x, lengths)
+        rows = iter(outputs)
         return [
-            Prediction(
+            self._prediction(
                 float(len(clip)),
                 [float(start) for start in starts],
                 [float(min(start + spec.frames, len(clip))) for start in starts],
-                np.stack([next(rows) for _ in starts]),
+                torch.stack([next(rows) for _ in starts]),
             )
             if starts
             else problem
@@ -245,34 +256,68 @@ class Tagger:
                 {
                     "start": round(start, 3),
                     "end": round(end, 3),
-                    "labels": self.top_labels(
-                        Prediction(end - start, [start], [end], window[None]), top
-                    ),
+                    "labels": self._describe_labels(window, self.clips.thresholds, top),
                 }
-                for start, end, window in zip(*prediction[1:], strict=True)
+                for start, end, window in zip(*prediction[1:4], strict=True)
             ],
         }
 
     def top_labels(self, prediction: Prediction, top: int | None) -> list[dict[str, Any]]:
-        """Return the most probable labels, in descending order.
+        """Return the most probable labels of the whole, in descending order.
 
-        A label is confident if its probability reaches its threshold in any window; `confident` is
-        None for labels without a threshold.
+        `confident` is None for labels without a threshold, and all labels of several windows if
+        the thresholds were chosen on single ones.
 
         Args:
             prediction: of this model.
             top: number of labels; None for all.
         """
-        mean, maximum = prediction.mean, prediction.maximum
+        return self._describe_labels(prediction.whole, self.whole_thresholds(prediction), top)
+
+    def whole_thresholds(self, prediction: Prediction) -> np.ndarray:
+        """Return the thresholds of a prediction's `whole`: float32 (classes,), NaN for none."""
+        if self.recordings is not None:
+            return self.recordings.thresholds
+        if len(prediction.starts) == 1:
+            return self.clips.thresholds
+        return np.full(len(self.classes), np.nan, np.float32)
+
+    def event_thresholds(self) -> np.ndarray:
+        """Return the probabilities from which on windows are events: float32 (classes,)."""
+        thresholds = self.clips.thresholds
+        return np.where(np.isnan(thresholds), np.float32(DEFAULT_THRESHOLD), thresholds)
+
+    def find_events(
+        self, prediction: Prediction, columns: Sequence[int] | None = None
+    ) -> list[Event]:
+        """Return the spans in which a label reaches its threshold, by their start.
+
+        Args:
+            prediction: of this model.
+            columns: of the labels; None for all.
+        """
+        above = prediction.probabilities >= self.event_thresholds()
+        edges, events = prediction.edges, []
+        for column in np.flatnonzero(above.any(axis=0)) if columns is None else columns:
+            changes = np.flatnonzero(np.diff(above[:, column], prepend=False, append=False))
+            for first, following in changes.reshape(-1, 2):
+                highest = prediction.probabilities[first:following, column].max()
+                start, end = float(edges[first]), float(edges[following])
+                events.append(Event(start, end, self.classes[column], float(highest)))
+        return sorted(events, key=lambda event: event.start)
+
+    def _describe_labels(
+        self, probabilities: np.ndarray, thresholds: np.ndarray, top: int | None
+    ) -> list[dict[str, Any]]:
         return [
             {
                 "label": self.classes[column],
-                "probability": round(float(mean[column]), 6),
+                "probability": round(float(probabilities[column]), 6),
                 "confident": None
-                if np.isnan(self.thresholds[column])
-                else bool(maximum[column] >= self.thresholds[column]),
+                if np.isnan(thresholds[column])
+                else bool(probabilities[column] >= thresholds[column]),
             }
-            for column in np.argsort(-mean, kind="stable")[:top]
+            for column in np.argsort(-probabilities, kind="stable")[:top]
         ]
 
     def _leave_threads_of_parent(self) -> None:
@@ -351,14 +396,29 @@ class Tagger:
             x = x[:, :, frames : x.shape[2] - frames]
         return self.model_spec.spec.as_input(x)
 
-    def _probabilities(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> np.ndarray:
-        """Return probabilities, float32 (batch, classes); `frames` are lengths of padded clips."""
-        probabilities = []
+    def _outputs(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
+        """Return outputs, float32 (batch, classes); `frames` are lengths of padded clips."""
+        outputs = []
         for first in range(0, len(x), BATCH_CLIPS):
             batch = slice(first, first + BATCH_CLIPS)
-            outputs = self.network(x[batch], None if frames is None else frames[batch])
-            probabilities.append(to_probabilities(outputs, self.model_spec.activation))
-        return torch.cat(probabilities).numpy()
+            outputs.append(self.network(x[batch], None if frames is None else frames[batch]))
+        return torch.cat(outputs)
+
+    def _prediction(
+        self, duration: float, starts: list[float], ends: list[float], outputs: torch.Tensor
+    ) -> Prediction:
+        """Return the prediction of windows by their outputs, float32 (windows, classes)."""
+        activation = self.model_spec.activation
+        with torch.inference_mode():
+            windows = to_probabilities(outputs, activation, self.clips.calibration).numpy()
+            if self.recordings is None:
+                return Prediction(duration, starts, ends, windows, windows.mean(axis=0))
+            # Validation calibrated the mean of uncalibrated probabilities.
+            mean = to_probabilities(outputs, activation).mean(0, keepdim=True)
+            scores = calibrate(log_odds(mean, "none"), self.recordings.calibration)
+            return Prediction(
+                duration, starts, ends, windows, torch.from_numpy(scores[0]).sigmoid().numpy()
+            )
 
 
 def load_tagger(name: str, vggish: str | Path | None = None) -> Tagger:
@@ -374,8 +434,17 @@ def load_tagger(name: str, vggish: str | Path | None = None) -> Tagger:
     return Tagger(find_model(name), None if vggish is None else Path(vggish))
 
 
-def to_probabilities(outputs: torch.Tensor, activation: Activation) -> torch.Tensor:
+def to_probabilities(
+    outputs: torch.Tensor, activation: Activation, calibration: Calibration | None = None
+) -> torch.Tensor:
     """Return the probabilities, (batch, classes), of a network's outputs."""
+    if calibration is not None and calibration.offsets is None:
+        return (calibration.slope * outputs).softmax(1)
+    if calibration is not None:
+        if activation == "none":
+            limits = torch.finfo(outputs.dtype)
+            outputs = outputs.clamp(limits.tiny, 1 - limits.eps / 2).logit()
+        return (calibration.slope * outputs + torch.tensor(calibration.offsets)).sigmoid()
     if activation == "sigmoid":
         return outputs.sigmoid()
     return outputs.softmax(1) if activation == "softmax" else outputs
