@@ -76,7 +76,7 @@ def read_splits(
     Raises:
         UserError: if the clips have another shape than the study's.
     """
-    index, (values, _, spec, _) = read_index(folder.index), read_features(folder.feature(FEATURE))
+    index, (values, _, spec, *_) = read_index(folder.index), read_features(folder.feature(FEATURE))
     if spec[:3] != (1, *CLIP) or spec.any_length:
         raise UserError(
             f"{folder.feature(FEATURE)}: the grid needs clips of 10 frames x 128 bins, got "

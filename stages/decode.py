@@ -2,23 +2,26 @@
 
 Each file is decoded once, on all cores, and cut into windows while it is decoded, so that memory
 does not grow with its length (except by the compressed bytes of a file in an archive). A clip is a
-window of a recording: short recordings are padded, long ones cut into several windows.
+window of a recording: short recordings are padded, long ones cut into several windows. Files of the
+same bytes are copies of one recording, and in one split.
 
 Files are read ahead by plain threads: torchdata.nodes was not faster, and importing PyTorch for it
 costs a second.
 """
 
+import hashlib
+import io
 import math
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import defaultdict, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from heapq import heapify, heappop, heappush
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile
 from threading import Lock
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -27,12 +30,21 @@ from tagging.base.errors import UserError, entry_point
 from tagging.base.processes import num_workers
 from tagging.base.progress import Progress
 from tagging.data.classes import Class
-from tagging.data.clips import SPLITS, Fold, Index, write_features, write_index, write_json
+from tagging.data.clips import (
+    SPLITS,
+    Fold,
+    Index,
+    quantize,
+    write_features,
+    write_index,
+    write_json,
+)
 from tagging.data.parameters import Float, Int, Params, Section
 from tagging.data.spec import InputSpec
 from tagging.data.splits import SplitSettings, make_folds
 from tagging.data.task import Task
 from tagging.data.task_folder import TaskFolder
+from tagging.features.channels import Mixer
 from tagging.features.decoding import decode_blocks
 from tagging.sources import esc, nsynth, sounds
 from tagging.sources import folder as folder_source
@@ -40,8 +52,8 @@ from tagging.sources.recording import Recording
 
 FEATURE = "waveform"
 RECORDINGS = "recordings"  # the default folder of recordings, in the task's folder
-FULL_SCALE = 32768  # of 16-bit samples
 BLOCK_SECONDS = 10  # of a recording, decoded at a time
+MAX_NAMED = 5  # files in a warning
 
 
 class Decode(Section):
@@ -62,9 +74,19 @@ class Decode(Section):
     min_level_db: Float | None = None
     """Windows whose mean power, in decibels relative to full scale, is lower are skipped; null for
     none."""
+    channel: Literal["mean", "first", "loudest"] | Annotated[Int, Field(ge=1)] = "mean"
+    """The mean of a file's channels, or one of them: the first, the loudest of the file, or a
+    number from 1."""
+    unreadable: Literal["fail", "skip"] = "fail"
+    """Whether files that cannot be decoded end the stage, or are left out and named in
+    data/summary.json."""
 
 
 Source = esc.Source | nsynth.Source | folder_source.Source
+
+
+class UnreadableError(UserError):
+    """A file cannot be decoded."""
 
 
 class Window(NamedTuple):
@@ -199,34 +221,58 @@ def level_db(samples: np.ndarray) -> float:
     return 10 * np.log10(max(power, 1e-20))
 
 
+class DecodedFiles(NamedTuple):
+    """The files of a source after decoding; keys are their names.
+
+    Attributes:
+        problems: the errors of files that have no clips.
+        digests: SHA-256 of the other files' bytes.
+        losses: sentences about files whose mean channel is far below the loudest.
+    """
+
+    problems: dict[str, UserError]
+    digests: dict[str, bytes]
+    losses: dict[str, str]
+
+
 def cut_all(
     source: Source,
     settings: Decode,
     recordings: list[Recording],
     receive: Callable[[Window, np.ndarray | None], None],
     progress: Progress,
-) -> None:
+) -> DecodedFiles:
     """Pass all windows, as `cut_windows` yields them, to `receive`, from threads in any order.
 
+    Windows of a file with problems may be passed as well.
+
     Raises:
-        UserError: if a file cannot be decoded, or a recording starts after its end.
+        UserError: if the archive is damaged.
         OSError: if the archive cannot be read.
     """
     file_recordings: dict[str, list[int]] = {}
     for number, recording in enumerate(recordings):
         file_recordings.setdefault(recording.file, []).append(number)
     files = list(file_recordings.items())
+    decoded = DecodedFiles({}, {}, {})
 
     def cut_file(position: int, content: bytes | Path) -> int:
         """Cut the recordings of a file; return their number."""
         file, numbers = files[position]
         parts = {number: recordings[number] for number in numbers}
-        blocks = decode_blocks(content, file, settings.sample_rate, BLOCK_SECONDS)
-        for window, samples in cut_windows(blocks, parts, settings):
-            receive(window, samples)
+        try:
+            mixer = Mixer(file, find_channel(content, file, settings))
+            for window, samples in cut_windows(_decode(content, mixer, settings), parts, settings):
+                receive(window, samples)
+            decoded.digests[file] = hash_content(content)
+        except UserError as error:
+            decoded.problems[file] = error
+        else:
+            if loss := mixer.describe_loss():
+                decoded.losses[file] = loss
         return len(numbers)
 
-    # Threads suffice: libsndfile and soxr release the interpreter's lock. A few files are read
+    # Threads suffice: decoders and soxr release the interpreter's lock. A few files are read
     # ahead.
     pending: deque[Future[int]] = deque()
     with ThreadPoolExecutor(threads := num_workers()) as pool:
@@ -237,6 +283,47 @@ def cut_all(
                 progress.advance(pending.popleft().result())
         for future in pending:
             progress.advance(future.result())
+    return decoded
+
+
+def _decode(content: bytes | Path, mixer: Mixer, settings: Decode) -> Iterator[np.ndarray]:
+    """Yield a file's waveform in blocks, float32 (samples,).
+
+    Raises:
+        UnreadableError: if the file cannot be decoded.
+    """
+    try:
+        yield from decode_blocks(content, mixer.name, settings.sample_rate, BLOCK_SECONDS, mixer)
+    except UserError as error:
+        raise UnreadableError(str(error)) from None
+    except OSError as error:  # the file was removed, or its disk fails
+        raise UnreadableError(f"{mixer.name} cannot be read: {error.strerror or error}") from None
+
+
+def find_channel(content: bytes | Path, file: str, settings: Decode) -> int | None:
+    """Return the number of the channel to use, from 1, or None for the mean of all.
+
+    For the loudest channel, the whole file is decoded.
+
+    Raises:
+        UnreadableError: if the file cannot be decoded.
+    """
+    if settings.channel == "mean":
+        return None
+    if settings.channel == "first":
+        return 1
+    if settings.channel == "loudest":
+        mixer = Mixer(file)
+        for _ in _decode(content, mixer, settings):
+            pass
+        return mixer.loudest
+    return settings.channel
+
+
+def hash_content(content: bytes | Path) -> bytes:
+    """Return the SHA-256 of a file's bytes."""
+    with io.BytesIO(content) if isinstance(content, bytes) else content.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def write_clips(
@@ -245,7 +332,7 @@ def write_clips(
     recordings: list[Recording],
     feature: Path,
     progress: Progress,
-) -> tuple[list[Window], int]:
+) -> tuple[list[Window], int, DecodedFiles]:
     """Write the waveforms of all clips, in the order of the recordings.
 
     Args:
@@ -256,14 +343,17 @@ def write_clips(
         progress: counts recordings.
 
     Returns:
-        The clips, and the number of windows whose level is below `settings.min_level_db`.
+        The clips, the number of windows whose level is below `settings.min_level_db`, and the
+        files.
 
     Raises:
-        UserError: as by `cut_all`, or if there is no clip.
+        UserError: naming all files that have no clips, unless they are skipped; as by `cut_all`; or
+            if there is no clip.
         OSError: as by `cut_all`, or if the disk is full.
     """
     size = round(settings.clip_seconds * settings.sample_rate)
     windows: list[Window] = []
+    scales: list[float] = []
     silent: list[Window] = []
     lock = Lock()
     feature.mkdir(parents=True, exist_ok=True)
@@ -274,28 +364,130 @@ def write_clips(
             if samples is None:
                 silent.append(window)
                 return
-            scaled = np.clip(np.rint(samples * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1)
-            padded = np.pad(scaled.astype(np.int16), (0, size - len(scaled)))
+            quantized, scale = quantize(samples)
+            padded = np.pad(quantized, (0, size - len(quantized)))
             with lock:
                 windows.append(window)
+                scales.append(scale)
                 unsorted.write(padded.tobytes())
 
-        cut_all(source, settings, recordings, receive, progress)
-        if not windows:
+        decoded = cut_all(source, settings, recordings, receive, progress)
+        check_problems(decoded, settings)
+
+        def is_whole(window: Window) -> bool:
+            return recordings[window.recording].file not in decoded.problems
+
+        order = [position for position, window in enumerate(windows) if is_whole(window)]
+        order.sort(key=lambda position: windows[position])
+        if not order:
             raise UserError(
                 f"decode.min_level_db must be below the level of some clips, got "
                 f"{settings.min_level_db}: all of them are lower"
             )
         unsorted.flush()
-        order = sorted(range(len(windows)), key=lambda position: windows[position])
         waveforms = np.memmap(unsorted, np.int16, "r", shape=(len(windows), 1, size, 1))
-        spec = InputSpec(1, size, 1, scale=1 / FULL_SCALE)
+        spec = InputSpec(1, size, 1)
         about = {"name": FEATURE, "sample_rate": settings.sample_rate}
-        with write_features(feature, len(windows), np.int16, spec, about) as (values, frames):
+        with write_features(
+            feature, len(order), np.int16, spec, about, np.array(scales, np.float32)[order]
+        ) as (values, frames):
             for row, position in enumerate(order):
                 values[row] = waveforms[position]
                 frames[row] = windows[position].samples
-    return [windows[position] for position in order], len(silent)
+    return [windows[position] for position in order], sum(map(is_whole, silent)), decoded
+
+
+def check_problems(decoded: DecodedFiles, settings: Decode) -> None:
+    """Refuse files that have no clips, all in one error, except those to skip.
+
+    Raises:
+        UserError: if there are any, or all files are to be skipped.
+    """
+    problems, num_files = decoded.problems, len(decoded.problems) + len(decoded.digests)
+    is_skipping = settings.unreadable == "skip"
+    if is_skipping and decoded.digests:
+        problems = {
+            file: problem
+            for file, problem in problems.items()
+            if not isinstance(problem, UnreadableError)
+        }
+    if not problems:
+        return
+    sentences = [str(problems[file]) for file in sorted(problems)]
+    is_unreadable = any(isinstance(problem, UnreadableError) for problem in problems.values())
+    remedy = "; decode.unreadable: skip leaves out files that cannot be decoded"
+    if not is_unreadable or is_skipping:
+        remedy = ""
+    if len(sentences) == 1:
+        raise UserError(sentences[0] + remedy)
+    listed = "\n  ".join(sentences)
+    raise UserError(f"{len(sentences):,} of {num_files:,} files have no clips{remedy}\n  {listed}")
+
+
+def find_copies(recordings: list[Recording], digests: Mapping[str, bytes]) -> list[list[str]]:
+    """Return the lists of files that have the same bytes, in the order of the recordings."""
+    files = defaultdict(list)
+    for file in dict.fromkeys(recording.file for recording in recordings):
+        if file in digests:
+            files[digests[file]].append(file)
+    return [copies for copies in files.values() if len(copies) > 1]
+
+
+def merge_copies(recordings: list[Recording], copies: list[list[str]]) -> list[Recording]:
+    """Return the recordings with one group for all that have the same sound.
+
+    The fold and split of a group are those of its first recording.
+
+    Args:
+        recordings: of all files.
+        copies: the files that have the same bytes.
+    """
+    merged: dict[str, str] = {}  # the group that a group became a part of
+    firsts: dict[str, Recording] = {}  # of each group
+
+    def find_group(recording: Recording) -> str:
+        group = recording.group or recording.file
+        while group in merged:
+            group = merged[group]
+        return group
+
+    file_recordings = defaultdict(list)
+    for recording in recordings:
+        file_recordings[recording.file].append(recording)
+    for files in copies:
+        parts = [part for file in files for part in file_recordings[file]]
+        latest_end = -math.inf
+        for part in sorted(parts, key=lambda part: part.start):
+            if part.start >= latest_end:
+                group = find_group(part)
+            elif (other := find_group(part)) != group:
+                merged[other] = group
+            latest_end = max(latest_end, math.inf if part.end is None else part.end)
+    joined = set(merged.values())
+    grouped = []
+    for recording in recordings:
+        group = find_group(recording)
+        first = firsts.setdefault(group, recording)
+        if group in joined:
+            recording = recording._replace(group=group, fold=first.fold, split=first.split)
+        grouped.append(recording)
+    return grouped
+
+
+def keep_together(fold: Fold, names: Sequence[Hashable]) -> Fold:
+    """Return a split with clips of one name moved to the split of the first of them.
+
+    Args:
+        fold: of all clips.
+        names: of the clips, (clips,).
+    """
+    order = np.concatenate(fold)
+    splits = np.empty(len(names), int)
+    for number, clips in enumerate(fold):
+        splits[clips] = number
+    first: dict[Hashable, int] = {}
+    moved = splits[[first.setdefault(name, clip) for clip, name in enumerate(names)]]
+    return Fold(*(order[moved[order] == number] for number in range(len(fold))))
 
 
 def split_clips(
@@ -304,6 +496,7 @@ def split_clips(
     labels: np.ndarray,
     class_names: list[str],
     task: Task,
+    contents: Sequence[Hashable],
 ) -> list[Fold]:
     """Return the folds of the clips, with every class in the splits that the task needs.
 
@@ -313,6 +506,8 @@ def split_clips(
         labels: 0 or 1, (clips, classes).
         class_names: the names of the classes.
         task: the section `task`.
+        contents: of each clip, equal for copies; a random split, which ignores groups, has them in
+            one split.
 
     Raises:
         UserError: if a class is missing from a split, there are too few clips, or the source lacks
@@ -335,6 +530,8 @@ def split_clips(
             f"{error}: use fewer split.folds, another split.seed, or more files or groups of each "
             "class"
         ) from None
+    if settings.method == "random":
+        folds = [keep_together(fold, contents) for fold in folds]
     for split in task.complete_splits:
         for clips in (getattr(fold, split) for fold in folds):
             missing = ~labels[clips].any(axis=0)
@@ -353,20 +550,23 @@ def summarize(
     recordings: list[Recording],
     index: Index,
     silent_windows: int,
+    problems: Mapping[str, UserError],
     path: Path,
 ) -> dict[str, Any]:
-    """Return the counts of a task's recordings, clips and classes."""
+    """Return the counts of a task's recordings, clips and classes, and the files left out."""
     assert index.recordings is not None
     is_sample = {label.name for label in index.classes} == set(sounds.CLASSES)
     counts = index.labels.sum(axis=0, dtype=int)
+    readable = sum(recording.file not in problems for recording in recordings)
     return {
         "source": "generated sample" if is_sample else settings.source,
         "records": {path.name: len(recordings)},
         "clips": {"all": len(index.ids)},
         "clip_seconds": settings.clip_seconds,
         "max_windows": settings.max_windows,
-        "recordings_without_clips": len(recordings) - len(set(index.recordings.tolist())),
+        "recordings_without_clips": readable - len(set(index.recordings.tolist())),
         "silent_windows": silent_windows,
+        "unreadable_files": {file: str(problems[file]) for file in sorted(problems)},
         "classes": {
             label.name: {"id": label.id, "clips": int(count)}
             for label, count in zip(index.classes, counts, strict=True)
@@ -376,6 +576,34 @@ def summarize(
             split: sum(len(getattr(fold, split)) for fold in index.folds) for split in SPLITS
         },
     }
+
+
+def warn(sentences: Iterable[str]) -> None:
+    """Print warnings, even where no progress is wanted."""
+    for sentence in sentences:
+        print(f"warning: {sentence}", file=sys.stderr)
+
+
+def describe_copies(copies: list[list[str]]) -> Iterator[str]:
+    """Yield a sentence about files that have the same bytes, if there are any."""
+    if not copies:
+        return
+    named = [f"{', '.join(others)} ({first})" for first, *others in copies[:MAX_NAMED]]
+    if len(copies) > MAX_NAMED:
+        named.append(f"copies of {len(copies) - MAX_NAMED:,} more")
+    number = sum(len(files) - 1 for files in copies)
+    yield (
+        f"{number:,} {'file is a copy' if number == 1 else 'files are copies'} of another, byte by "
+        f"byte, and in the split of the first: {'; '.join(named)}"
+    )
+
+
+def describe_losses(losses: Mapping[str, str]) -> Iterator[str]:
+    """Yield sentences about files whose mean channel is far below the loudest."""
+    for file in sorted(losses)[:MAX_NAMED]:
+        yield f"{losses[file]}; see decode.channel"
+    if len(losses) > MAX_NAMED:
+        yield f"{len(losses) - MAX_NAMED:,} more files lose as much by the mean of their channels"
 
 
 @entry_point
@@ -390,14 +618,21 @@ def main(folder: str) -> None:
     recording_labels, classes = multi_hot(recordings, task)
     style = params.runtime().progress
     with Progress("decode", len(recordings), "recording", style) as progress:
-        windows, silent_windows = write_clips(
+        windows, silent_windows, decoded = write_clips(
             source, settings, recordings, task_folder.feature(FEATURE), progress
         )
+    copies = find_copies(recordings, decoded.digests)
+    warn(chain(describe_copies(copies), describe_losses(decoded.losses)))
+    recordings = merge_copies(recordings, copies)
     numbers = np.array([window.recording for window in windows])
     labels = recording_labels[numbers]
     clip_recordings = [recordings[number] for number in numbers]
     names = [label.name for label in classes]
-    folds = split_clips(split, clip_recordings, labels, names, task)
+    contents = [
+        (decoded.digests[recording.file], window.start, window.samples)
+        for recording, window in zip(clip_recordings, windows, strict=True)
+    ]
+    folds = split_clips(split, clip_recordings, labels, names, task, contents)
     ids = np.array(
         [
             f"{recording.id}@{window.start / settings.sample_rate:g}".encode()
@@ -406,7 +641,7 @@ def main(folder: str) -> None:
     )
     index = Index(ids, labels, classes, folds, numbers.astype(np.int32))
     write_index(index, task_folder.index)
-    summary = summarize(settings, recordings, index, silent_windows, source.path)
+    summary = summarize(settings, recordings, index, silent_windows, decoded.problems, source.path)
     write_json(task_folder.summary, summary)
 
 

@@ -145,6 +145,8 @@ class ClipReader:
         end = waveforms.spec.frames if extractor.pad_to_clip else waveforms.frames[clip]
         stored = waveforms.values[clip, 0, :end, 0]
         samples = waveforms.spec.as_input(torch.from_numpy(stored.copy())).numpy()
+        if waveforms.scales is not None:
+            samples *= waveforms.scales[clip]
         if copy:
             settings = extractor.augmented_copies[copy - 1]
             rng = np.random.default_rng([settings.seed, copy, clip])

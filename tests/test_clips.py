@@ -12,6 +12,7 @@ from tagging.base.errors import UserError
 from tagging.data.clips import (
     Fold,
     Index,
+    quantize,
     read_features,
     read_index,
     write_features,
@@ -69,6 +70,37 @@ def test_features_are_read_back_and_stay_on_disk() -> None:
     assert (read.spec, read.settings) == (SPEC, {"name": "x", "hop": 10})
     stored = torch.from_numpy(VALUES)
     assert torch.equal(read.spec.as_input(stored), stored.float() * 0.5 - 1)
+
+
+def test_scales_are_read_back_and_not_left_to_other_values() -> None:
+    scales = np.array([1, 0.5, 2, 2**-40], np.float32)
+    with write_features(FEATURE, 4, np.int16, SPEC, {}, scales) as arrays:
+        arrays[0][:] = VALUES
+    assert np.array_equal(read_features(FEATURE).scales, scales)
+    write()
+    assert read_features(FEATURE).scales is None
+
+
+@pytest.mark.parametrize("peak", [0, 1e-45, 1e-38, 1e-30, 1e-9, 1 / 3, 1, 1.5, 3e4, 3e38])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_waveform_keeps_15_bits_of_its_peak(peak: float, sign: int) -> None:
+    samples = np.random.default_rng(0).uniform(-peak, peak, 1000).astype(np.float32)
+    samples[7] = sign * peak
+    quantized, scale = quantize(samples)
+    assert quantized.dtype == np.int16
+    assert np.log2(scale) == np.round(np.log2(scale))
+    error = np.abs(quantized * np.float32(scale) - samples).max()
+    assert error <= max(2**-15 * peak, 2**-115)
+    assert np.array_equal(quantize(np.zeros(3, np.float32))[0], np.zeros(3))
+
+
+def test_all_values_of_16_bits_are_exact() -> None:
+    samples = np.arange(-32768, 32768) / np.float32(32768)
+    quantized, scale = quantize(samples)
+    assert (scale, quantized[0], quantized[-1]) == (2**-15, -32768, 32767)
+    for quiet in (samples[32758:32778], samples[-300:] / 256):
+        quantized, scale = quantize(quiet)
+        assert np.array_equal(quantized * np.float32(scale), quiet)
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])

@@ -24,6 +24,7 @@ from tagging.features import log_mel
 from tagging.features.waveform_augmentation import time_stretch
 from tagging.learning import embedding
 from tagging.learning import published_models as published
+from tagging.learning.dataset import ClipDataset
 from tagging.learning.factory import build_network
 from tagging.learning.model import Model, ModelSpec
 from tagging.learning.model_file import load_network, save_network
@@ -135,6 +136,32 @@ def test_each_clip_is_computed_at_its_own_length(clips: list[np.ndarray]) -> Non
         assert not computed.values[place, :, expected.shape[1] :].any()
 
 
+def test_values_are_multiplied_by_their_clips_scales(clips: list[np.ndarray]) -> None:
+    compute("mel")
+    plain = content("mel")
+    waveforms = read_features(FOLDER.feature("waveform"))
+    scales = np.float32(2.0) ** -np.arange(1, 1 + len(clips))
+    with write_features(
+        FOLDER.feature("waveform"),
+        len(clips),
+        np.float32,
+        waveforms.spec._replace(scale=1.0),
+        waveforms.settings,
+        scales,
+    ) as (values, frames):
+        values[:] = waveforms.values / 32768 / scales[:, None, None, None]
+        frames[:] = waveforms.frames
+    compute("mel")
+    assert content("mel") == plain
+    # A network can also be trained on the waveforms themselves.
+    scaled = read_features(FOLDER.feature("waveform"))
+    labels, places = np.zeros((len(clips), 2), np.uint8), np.array([3, 1, 17])
+    dataset = ClipDataset.select(scaled, labels, places, torch.device("cpu"))
+    batch = dataset.read(np.array([2, 0]))
+    for x, place in zip(batch.x, (17, 3), strict=True):
+        assert np.array_equal(x[0, : len(clips[place]), 0], clips[place] / np.float32(32768))
+
+
 def test_padded_clips_end_in_silence_and_have_one_length(
     folder: Path, clips: list[np.ndarray]
 ) -> None:
@@ -174,6 +201,27 @@ def test_augmented_copies_are_features_beside_the_unchanged_clips(
     assert content("mel/augmented1") == plain
 
 
+def test_copies_have_one_change_each_where_items_have_one(
+    folder: Path, clips: list[np.ndarray]
+) -> None:
+    changes = [
+        {"noise_snr_db": [10, 10]}, {"max_shift_seconds": 0.1}, {"stretch_rates": [0.8]},
+        {"stretch_rates": [1.25]},
+    ]  # fmt: skip
+    items = [{"prob": 1, **change_} for change_ in changes]
+    entry = {"transform": "log_mel", "settings": MEL, "augmented_copies": items}
+    change(folder, features={"mel": entry})
+    compute("mel")
+    assert len(list(folder.glob("data/features/mel/augmented*"))) == 4
+    for number, rate in ((3, 0.8), (4, 1.25)):
+        computed = read_features(folder / f"data/features/mel/augmented{number}")
+        for place, clip in enumerate(clips):
+            stretched = 32768 * time_stretch(clip.astype(np.float32) / 32768, rate)[: len(clip)]
+            expected = mel_features(np.pad(stretched, (0, len(clip) - len(stretched))))
+            values = computed.values[place, :, : expected.shape[1]]
+            np.testing.assert_allclose(values, expected, rtol=0, atol=0.01)
+
+
 def test_one_thread_and_three_write_the_same_bytes(clips, monkeypatch) -> None:
     written = []
     for threads in ("1", "3"):
@@ -201,27 +249,6 @@ def test_probabilities_are_of_the_classes_that_ours_are_mapped_to(
     folder: Path, clips: list[np.ndarray]
 ) -> None:
     write_classes(folder)
-def test_copies_have_one_change_each_where_items_have_one(
-    folder: Path, clips: list[np.ndarray]
-) -> None:
-    changes = [
-        {"noise_snr_db": [10, 10]}, {"max_shift_seconds": 0.1}, {"stretch_rates": [0.8]},
-        {"stretch_rates": [1.25]},
-    ]  # fmt: skip
-    items = [{"prob": 1, **change_} for change_ in changes]
-    entry = {"transform": "log_mel", "settings": MEL, "augmented_copies": items}
-    change(folder, features={"mel": entry})
-    compute("mel")
-    assert len(list(folder.glob("data/features/mel/augmented*"))) == 4
-    for number, rate in ((3, 0.8), (4, 1.25)):
-        computed = read_features(folder / f"data/features/mel/augmented{number}")
-        for place, clip in enumerate(clips):
-            stretched = 32768 * time_stretch(clip.astype(np.float32) / 32768, rate)[: len(clip)]
-            expected = mel_features(np.pad(stretched, (0, len(clip) - len(stretched))))
-            values = computed.values[place, :, : expected.shape[1]]
-            np.testing.assert_allclose(values, expected, rtol=0, atol=0.01)
-
-
     path = folder / "data/weights/net.safetensors"
     write_net(path, ["rest", "Glissando", "Click", "Harmony"])
     mapping = {"sweep": "Glissando", "chord": "Harmony", "clicks": "Click"}

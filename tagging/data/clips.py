@@ -11,12 +11,18 @@ and `data/features/<name>/` holds, for each feature,
 
     values.npy  (n, channels, frames, bins)  as stored: AudioSet's stay uint8; 0 after the end
     frames.npy  uint32 (n,)                  each clip's number of frames, 1 or more
+    scales.npy  float32 (n,)                 the factor of each clip's values; of waveforms alone
     spec.json                                the scaling to a network's input, and the transform
+
+A waveform is stored as int16 with a scale of its own, so that 16 bits suffice at any level: a quiet
+recording keeps its resolution, and samples above full scale are not clipped. Scales are powers of
+two: recordings of 16 bits or fewer are stored exactly, and read back bit by bit.
 
 A split is an array of clip indices: no features are copied for it.
 """
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +41,8 @@ from tagging.data.classes import Class
 from tagging.data.spec import InputSpec
 
 SPLITS = ("train", "val", "test")
+SCALES = "scales.npy"
+LOWEST_EXPONENT = -100  # of two, of a waveform's peak
 
 
 class Fold(NamedTuple):
@@ -63,13 +71,32 @@ class Features(NamedTuple):
     """One feature of all clips.
 
     `values` is memory-mapped, (n, channels, frames, bins); `frames` is int64 (n,); `spec` describes
-    the input of networks; `settings` are those of the transform that computed it.
+    the input of networks; `settings` are those of the transform that computed it. Where clips have
+    scales, float32 (n,), values are multiplied by them.
     """
 
     values: np.ndarray
     frames: np.ndarray
     spec: InputSpec
     settings: dict[str, Any]
+    scales: np.ndarray | None = None
+
+
+def quantize(samples: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return a waveform as int16 (samples,), and the scale by which it is multiplied when read.
+
+    The error is at most 2^-15 of the highest amplitude; samples that are multiples of 2^-15 between
+    -1 (inclusive) and 1 (exclusive) have none.
+
+    Args:
+        samples: float32 (samples,), finite, at any level.
+    """
+    peak = float(np.abs(samples).max(initial=0))
+    mantissa, exponent = math.frexp(peak)
+    # The smallest power of two that is not below the peak, which is silence below -600 dB.
+    exponent = max(exponent - (mantissa == 0.5), LOWEST_EXPONENT)
+    scaled = np.rint(np.ldexp(samples, 15 - exponent))
+    return scaled.clip(-(2**15), 2**15 - 1).astype(np.int16), math.ldexp(1, exponent - 15)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -116,7 +143,12 @@ def read_index(path: Path) -> Index:
 
 @contextmanager
 def write_features(
-    folder: Path, num_clips: int, dtype: DTypeLike, spec: InputSpec, settings: dict[str, Any]
+    folder: Path,
+    num_clips: int,
+    dtype: DTypeLike,
+    spec: InputSpec,
+    settings: dict[str, Any],
+    scales: np.ndarray | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield arrays to fill, memory-mapped values and frames, and write them atomically.
 
@@ -126,6 +158,7 @@ def write_features(
         dtype: the dtype of the values, whose shape is (clips, channels, frames, bins).
         spec: the input of networks.
         settings: those of the transform, which are stored with trained models as well.
+        scales: the factor of each clip's values, float32 (clips,), or None.
 
     Yields:
         The values, zero at first, and the frames, uint32 (clips,), `spec.frames` at first.
@@ -144,10 +177,17 @@ def write_features(
             commit_file(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    with atomic_write(folder / "frames.npy") as partial, partial.open("wb") as file:
-        np.save(file, frames)
+    _write_array(folder / "frames.npy", frames)
+    (folder / SCALES).unlink(missing_ok=True)  # of other values
+    if scales is not None:
+        _write_array(folder / SCALES, scales)
     spec = spec._replace(any_length=bool((frames < spec.frames).any()))
     write_json(folder / "spec.json", {"input": spec._asdict(), "features": settings})
+
+
+def _write_array(path: Path, array: np.ndarray) -> None:
+    with atomic_write(path) as partial, partial.open("wb") as file:
+        np.save(file, array)
 
 
 def _reserve_space(path: Path) -> None:
@@ -170,6 +210,7 @@ def read_features(folder: Path) -> Features:
             np.load(folder / "frames.npy").astype(np.int64),
             InputSpec(**description["input"]),
             description["features"],
+            np.load(folder / SCALES) if (folder / SCALES).exists() else None,
         )
 
 

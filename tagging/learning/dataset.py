@@ -43,6 +43,7 @@ class ClipDataset:
         frames: the number of frames of each clip, int64 (clips,), or None if no clip is padded.
         device: where batches are wanted.
         targets: what is learned instead of the labels, float32 (clips, classes), 0 to 1, or None.
+        scales: the factor of each clip's values, float32 (clips,), or None.
     """
 
     values: np.ndarray
@@ -52,6 +53,7 @@ class ClipDataset:
     frames: np.ndarray | None
     device: torch.device
     targets: np.ndarray | None = None
+    scales: np.ndarray | None = None
 
     @classmethod
     def select(
@@ -79,6 +81,7 @@ class ClipDataset:
             features.frames[places] if features.spec.any_length else None,
             device,
             targets,
+            None if features.scales is None else features.scales[places],
         )
 
     def __len__(self) -> int:
@@ -105,6 +108,8 @@ class ClipDataset:
         """Read the inputs alone: float32 (batch, channels, frames, bins), 0 after a clip's end."""
         stored = torch.from_numpy(self.values[self.places[rows]]).to(self.device)
         x = self.spec.as_input(stored)
+        if self.scales is not None:
+            x *= torch.from_numpy(self.scales[rows]).to(self.device)[:, None, None, None]
         mask = frame_mask(self.read_frames(rows), x.shape[2])
         return x if mask is None else x * mask[:, None, :, None]
 
