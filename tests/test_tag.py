@@ -427,6 +427,24 @@ def test_long_names_of_reports(workspace: Path, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_channels_that_cancel_are_warned_of(workspace: Path, capsys):
+    left = noise(2)
+    soundfile.write("stereo.wav", np.stack([left, left / 2], axis=1), RATE)
+    soundfile.write("opposite.wav", np.stack([left, -left], axis=1), RATE, subtype="FLOAT")
+    soundfile.write("near.wav", np.stack([left, -0.99 * left], axis=1), RATE, subtype="FLOAT")
+    status, results, stderr = run_tag(capsys, "stereo.wav", "opposite.wav", "near.wav")
+    assert (status, len(results)) == (0, 3)
+    warnings = (
+        "warning: opposite.wav: the mean of its 2 channels is silent\n"
+        "warning: near.wav: the mean of its 2 channels is 46 dB below channel 1\n"
+    )
+    assert stderr == warnings
+    assert run(["tag", "--report", "a.html", "opposite.wav", "near.wav"]) == 0
+    assert warnings in capsys.readouterr().err
+    assert run(["search", "stereo.wav", "--corpus", "opposite.wav", "near.wav"]) == 0
+    assert capsys.readouterr().err == warnings
+
+
 def test_a_user_without_a_home_folder(workspace: Path, capsys, monkeypatch):
     def no_home(path: Path) -> Path:
         raise RuntimeError("Could not determine home directory.")

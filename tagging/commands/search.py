@@ -21,6 +21,7 @@ from tagging.commands.tag_formats import to_json
 from tagging.commands.tagger import BLOCK_SECONDS, Tagger
 from tagging.data.parameters import Params
 from tagging.data.task_folder import TaskFolder
+from tagging.features.channels import Mixer
 from tagging.features.decoding import decode_blocks
 
 
@@ -253,5 +254,9 @@ def _embed_recording(tagger: Tagger, path: Path) -> np.ndarray:
     """Return a recording's embedding, normalized to length 1."""
     if not path.is_file():
         raise UserError(f"recording {path} does not exist")
-    embedding = tagger.embed(decode_blocks(path, str(path), tagger.sample_rate, BLOCK_SECONDS))
+    mixer = Mixer(str(path))
+    pieces = decode_blocks(path, mixer.name, tagger.sample_rate, BLOCK_SECONDS, mixer)
+    embedding = tagger.embed(pieces)
+    if warning := mixer.describe_loss():
+        tqdm.write(f"warning: {warning}", file=sys.stderr)
     return embedding / max(float(np.linalg.norm(embedding)), 1e-12)

@@ -24,6 +24,7 @@ from tagging.commands.prediction import Prediction
 from tagging.commands.spectrogram import SpectrogramImage
 from tagging.commands.tag_formats import FORMATS, print_text
 from tagging.commands.tagger import BLOCK_SECONDS, INPUT_NAMES, Tagger
+from tagging.features.channels import Mixer
 from tagging.features.decoding import decode_blocks
 
 
@@ -65,7 +66,8 @@ class Options(NamedTuple):
 class TagResult(NamedTuple):
     """A prediction for a recording, or for the clip `clip` of a file of embeddings.
 
-    `timeline` is a recording's prediction of short windows, for reports and label tracks.
+    `timeline` is a recording's prediction of short windows, for reports and label tracks; `warning`
+    says what the mean of its channels loses.
     """
 
     tagger: Tagger
@@ -74,6 +76,7 @@ class TagResult(NamedTuple):
     prediction: Prediction
     timeline: Prediction | None = None
     spectrogram: SpectrogramImage | None = None
+    warning: str | None = None
 
 
 class Cancelled(Exception):
@@ -109,13 +112,15 @@ def tag(names: Sequence[str], options: Options) -> int:
                     failures += 1
                     print_error(result)
                     continue
+                if result.warning:
+                    tqdm.write(f"warning: {result.warning}", file=sys.stderr)
                 if formatter:
                     formatter.write(result.tagger, result.file, result.clip, result.prediction)
                 if tracks and result.timeline:
                     path, events = tracks.write(result.tagger, result.file, result.timeline)
                     print_text(f"{path}: {events} event{'' if events == 1 else 's'}\n")
                 if report:
-                    report.add(*result)
+                    report.add(*result[:-1])
         if formatter:
             formatter.end()
     if report and options.report:
@@ -255,13 +260,15 @@ def _tag_recording(
         reported = max(done, reported)
 
     for window, hop in passes:
-        pieces = decode_blocks(file.path, str(file.path), tagger.sample_rate, BLOCK_SECONDS)
+        mixer = Mixer(str(file.path))
+        pieces = decode_blocks(file.path, mixer.name, tagger.sample_rate, BLOCK_SECONDS, mixer)
         if spectrogram and not predictions:
             pieces = spectrogram.watch(pieces)
         predictions.append(tagger.predict(pieces, window, hop, report_progress))
     advance(file.size - reported)
     timeline = predictions[-1] if options.needs_timeline else None
-    return TagResult(tagger, file.path, None, predictions[0], timeline, spectrogram)
+    warning = mixer.describe_loss()
+    return TagResult(tagger, file.path, None, predictions[0], timeline, spectrogram, warning)
 
 
 def _stated_duration(path: Path) -> float:

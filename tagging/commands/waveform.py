@@ -5,6 +5,7 @@ from numbers import Real
 import numpy as np
 
 from tagging.base.errors import UserError
+from tagging.features.channels import mix_down
 
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 1_000_000  # Hz
 # Decoders of MP3, Vorbis and Opus exceed full scale, 1, by a factor of up to 3.4. Integers that are
@@ -49,7 +50,7 @@ def to_mono(waveform: np.ndarray) -> np.ndarray:
     elif not np.issubdtype(waveform.dtype, np.floating):
         raise UserError(f"the waveform must have floats or integers, got {waveform.dtype}")
     waveform = waveform.astype(np.float32)
-    mono = waveform if waveform.ndim == 1 else waveform.mean(axis=1)
+    mono = waveform if waveform.ndim == 1 else mix_down(waveform)
     if not np.isfinite(mono).all():
         raise UserError("the waveform must have finite samples, got NaN or infinity")
     if (peak := np.abs(mono).max()) > MAX_AMPLITUDE:
