@@ -285,6 +285,12 @@ def test_audioset_has_records_and_other_sources_recordings(
     report.summary.update(silent_windows=1037, recordings_without_clips=1)
     silent = "Silent windows left out: 1,037; recordings without other windows: 1."
     assert describe_data(report).endswith(silent)
+    report.summary["unreadable_files"] = {"a.wav": "is empty", "b.wav": "is text"}
+    assert describe_data(report).endswith(
+        f"{silent} Files left out because they cannot be decoded: 2, named in data/summary.json."
+    )
+    report.summary["unreadable_files"] = {}
+    assert describe_data(report).endswith(silent)
     for most, text in (
         (None, " (clips of at most 0.5 s)"),
         (2, " (clips of at most 0.5 s, at most 2 of a recording)"),

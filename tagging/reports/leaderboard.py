@@ -33,6 +33,8 @@ DATA = """\
 with their mean probability{% endif %}.\
 {% if silent %} Silent windows left out: {{ silent }}; recordings without other windows: \
 {{ without_clips }}.{% endif %}\
+{% if unreadable %} Files left out because they cannot be decoded: {{ unreadable }}, named in \
+data/summary.json.{% endif %}\
 """
 
 SELECTION = """\
@@ -114,6 +116,7 @@ def describe_data(context: ReportContext) -> str:
         windows=f"{len(context.windows.ids):,}" if aggregated else "",
         silent=f"{silent:,}" if (silent := summary.get("silent_windows")) else "",
         without_clips=f"{summary.get('recordings_without_clips', 0):,}",
+        unreadable=f"{len(files):,}" if (files := summary.get("unreadable_files")) else "",
     )
 
 
