@@ -247,7 +247,7 @@ def cut_all(
     Windows of a file with problems may be passed as well.
 
     Raises:
-        UserError: if the archive is damaged.
+        UserError: if the whole archive cannot be read.
         OSError: if the archive cannot be read.
     """
     file_recordings: dict[str, list[int]] = {}
@@ -256,11 +256,13 @@ def cut_all(
     files = list(file_recordings.items())
     decoded = DecodedFiles({}, {}, {})
 
-    def cut_file(position: int, content: bytes | Path) -> int:
+    def cut_file(position: int, content: bytes | Path | UserError) -> int:
         """Cut the recordings of a file; return their number."""
         file, numbers = files[position]
         parts = {number: recordings[number] for number in numbers}
         try:
+            if isinstance(content, UserError):
+                raise UnreadableError(str(content))
             mixer = Mixer(file, find_channel(content, file, settings))
             for window, samples in cut_windows(_decode(content, mixer, settings), parts, settings):
                 receive(window, samples)
@@ -277,13 +279,43 @@ def cut_all(
     pending: deque[Future[int]] = deque()
     with ThreadPoolExecutor(threads := num_workers()) as pool:
         firsts = [recordings[numbers[0]] for _, numbers in files]
-        for position, content in source.contents(firsts):
+        for position, content in read_contents(source, firsts):
             pending.append(pool.submit(cut_file, position, content))
             if len(pending) > 2 * threads:
                 progress.advance(pending.popleft().result())
         for future in pending:
             progress.advance(future.result())
     return decoded
+
+
+def read_contents(
+    source: Source, recordings: Sequence[Recording]
+) -> Iterator[tuple[int, bytes | Path | UserError]]:
+    """Yield each recording's position in the list with its file's content, or why it has none.
+
+    Args:
+        source: the source of the recordings.
+        recordings: one of each file.
+
+    Raises:
+        UserError: if the source is read as a whole, and is damaged.
+    """
+    unread = dict(enumerate(recordings))
+    try:
+        for position, content in source.contents(recordings):
+            del unread[position]
+            yield position, content
+    except UserError:
+        if isinstance(source, nsynth.Source):
+            raise
+        # The error does not tell the file, so that each of the others is read for itself.
+        for position, recording in unread.items():
+            try:
+                ((_, content),) = source.contents([recording])
+            except UserError as error:
+                yield position, error
+            else:
+                yield position, content
 
 
 def _decode(content: bytes | Path, mixer: Mixer, settings: Decode) -> Iterator[np.ndarray]:

@@ -1,8 +1,10 @@
 """`decode`: the recordings of a source as clips of one length, with labels and folds."""
 
 import csv
+import errno
 import io
 import json
+import os
 import tracemalloc
 import zipfile
 from itertools import product
@@ -580,6 +582,49 @@ def test_rows_that_do_not_fit_their_files_are_never_skipped(
     assert [line.split()[:2] for line in problems] == [
         ["2.wav@60.0-", "must"], ["3.wav@70.0-", "must"]
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["zip", "folder"])
+def test_files_that_cannot_be_read_are_bad_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Members of an archive that are damaged, and files whose disk fails."""
+    contents = {f"{i}.wav": wav(np.roll(SOUND, 7 * i)) for i in range(9)}
+    write_folder(tmp_path / "a.zip", {name: ("x", content) for name, content in contents.items()})
+    bad = ["3.wav", "5.wav"]
+    if kind == "zip":
+        archive = (tmp_path / "a.zip").read_bytes()
+        for name in bad:
+            changed = contents[name][:-1] + bytes([contents[name][-1] ^ 1])
+            archive = archive.replace(contents[name], changed)
+        (tmp_path / "a.zip").write_bytes(archive)
+    else:
+        with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+            archive.extractall(tmp_path / "a")
+        real_open = Path.open
+
+        def failing_open(path: Path, *arguments: Any, **options: Any) -> object:
+            if path.name in bad:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real_open(path, *arguments, **options)
+
+        monkeypatch.setattr(Path, "open", failing_open)
+    monkeypatch.chdir(tmp_path)
+    path = "a.zip" if kind == "zip" else "a"
+    write_params(tmp_path, {"path": path})
+    with pytest.raises(SystemExit) as ended:
+        stages.decode.main(".")
+    first, *problems = str(ended.value.code).splitlines()
+    assert first.startswith("error: 2 of 9 files have no clips; decode.unreadable: skip")
+    assert ["3.wav cannot be read" in problems[0], "5.wav cannot be read" in problems[1]] == [
+        True
+    ] * 2
+    write_params(
+        tmp_path, {"path": path, "unreadable": "skip"}, split={"method": "group_k_fold", "folds": 3}
+    )
+    stages.decode.main(".")
+    assert list(summary(tmp_path)["unreadable_files"]) == bad
+    assert read_index(FOLDER.index).recordings.tolist() == [0, 1, 2, 4, 6, 7, 8]
 
 
 def test_skipping_every_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
