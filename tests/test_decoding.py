@@ -159,7 +159,7 @@ def test_a_video_without_sound_is_refused():
         stream.pix_fmt = "yuv420p"
         file.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p")))
         file.mux(stream.encode())
-    with pytest.raises(UserError, match=r"^a\.avi has no sound; it must be a complete recording"):
+    with pytest.raises(UserError, match=r"^a\.avi has no sound, or .*; it must be a complete recording"):
         decode(content.getvalue(), "a.avi", 48000)
 
 
@@ -240,6 +240,7 @@ def test_a_file_without_samples_is_refused():
         (("OGG", "VORBIS"),) * 3,
         (("OGG", "OPUS"),) * 2,
         (("FLAC", "PCM_16"),) * 2,
+        (("MP3", None),) * 2,
         (("OGG", "VORBIS"), ("OGG", "OPUS")),
     ],
 )
@@ -251,23 +252,11 @@ def test_files_joined_end_to_end_are_read_to_the_last_one(kinds):
     assert np.abs(output - np.concatenate(waves)).max() < 1e-5
 
 
-def test_joined_mp3_is_read_to_the_last_one():
-    """The delay of the second part, and the frame with its length, are heard."""
-    part = written(sound(2), 48000, "MP3")
-    output = decode(part + part, "a", 48000)
-    assert 0 <= len(output) - 4 * 48000 < 0.1 * 48000
-    wave = decode(part, "a", 48000)
-    assert np.abs(output[:90000] - wave[:90000]).max() < 1e-5
-    second, expected = output[96000:], wave[4800:90000]  # frames depend on those before
-    shift = np.argmax(np.correlate(second[:20000], expected[:4800]))
-    assert np.abs(second[shift:][: len(expected)] - expected).max() < 1e-5
-
-
 @pytest.mark.parametrize("kind", ["MP3", "OGG"])
 def test_files_of_different_rates_and_channels_are_joined(kind):
     parts = [written(sound(2, 48000), 48000, kind), written(sound(2, 32000, 2), 32000, kind)]
     output = decode(b"".join(parts), "a", 16000)
-    assert 0 <= len(output) - 4 * 16000 < 0.1 * 16000
+    assert output.shape == (4 * 16000,)
 
 
 def test_a_truncated_part_of_joined_files_is_refused():

@@ -1,12 +1,13 @@
 """Check what a recording's container states about itself, where FFmpeg does not.
 
 FFmpeg derives the length of WAV, W64 and CAF from the size of the file, stops at a WAV's stated
-length whatever follows, skips Ogg pages that are damaged, and estimates the length of joined MP3.
+length whatever follows, skips Ogg pages that are damaged, and loses sound where files are joined.
 """
 
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple, Protocol
 
 from tagging.base.errors import UserError
@@ -27,6 +28,7 @@ _SAMPLES = (b"data", b"SSND", b"BODY")  # the beginnings of the names of chunks 
 _STREAMED = 0x7FFF0000  # writers to a pipe state sizes near the maximum, whatever follows
 _ID3V1 = 128  # bytes of the tag behind a recording
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+_FLAC = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 # The header of an MP3 frame, its side information, and the number of frames that follow.
 _XING = re.compile(
     rb"\xff([\xe2\xe3\xf2\xf3\xfa\xfb])..(?:.{9}|.{17}|.{32})(?:Xing|Info)(.{4})(.{4}).{129}(.{3})",
@@ -51,15 +53,18 @@ class Extent(NamedTuple):
     actual: int
 
 
-class OggPart(NamedTuple):
-    """A recording in an Ogg file: its first byte, the byte behind it, and its codec.
+class Part(NamedTuple):
+    """One of the recordings that are joined in a file: its first byte, and the byte behind it.
 
-    `is_vorbis` is false if it has several streams.
+    Attributes:
+        is_vorbis_or_opus: whether it is an Ogg file with one stream, of these codecs.
+        samples: the number that an MP3 states in a Xing or Info frame, without padding, or 0.
     """
 
     start: int
     end: int
-    is_vorbis: bool
+    is_vorbis_or_opus: bool = False
+    samples: int = 0
 
 
 def skip_tags(handle: BinaryIO) -> int:
@@ -120,8 +125,11 @@ def measure_chunks(handle: Seekable) -> Extent | None:
             # Some writers state the size of the file, or what a RIFF has behind its first 8 bytes.
             is_whole_file = size - actual in (position, position - 8)
             return None if is_whole_file else Extent(size, actual)
-        behind = position + _padded(size + included, multiple) - included
-        explained = _is_explained(handle, behind, end, layout, included, multiple)
+        behind = position + size
+        explained = any(  # the last chunk may lack its padding
+            _is_explained(handle, first, end, layout, included, multiple)
+            for first in (behind, behind + -(size + included) % multiple)
+        )
         return Extent(size, size if explained else actual)
     return None
 
@@ -167,29 +175,85 @@ def is_tag(handle: Seekable) -> bool:
     return not rest
 
 
-def find_ogg_parts(handle: BinaryIO, start: int, name: str) -> list[OggPart]:
-    """Return the recordings that an Ogg file joins, or none for another container.
+def find_parts(handle: BinaryIO, start: int, end: int, name: str) -> list[Part]:
+    """Return the recordings that are joined in an Ogg, FLAC or MP3 file; in any other, one.
+
+    Raises:
+        UserError: if it is Ogg, and a page is damaged or missing, or a stream has no last page.
+    """
+    handle.seek(start)
+    magic = handle.read(4)
+    if magic == b"OggS":
+        return _find_ogg_parts(handle, start, name)
+    firsts: dict[int, int] = {start: 0}  # the samples that each part states
+    if magic == b"fLaC":
+        firsts |= {position: 0 for position, _ in _find_all(handle, start, _FLAC)}
+    elif len(magic) == 4 and magic[0] == 0xFF and magic[1] & 0xE6 == 0xE2:
+        for position, match in _find_all(handle, start, _XING):
+            firsts[position] = _read_xing(match)
+    else:
+        return [Part(start, end)]
+    ends = [*list(firsts)[1:], end]
+    return [
+        Part(first, _skip_tag_before(handle, behind), samples=samples)
+        for (first, samples), behind in zip(firsts.items(), ends, strict=True)
+    ]
+
+
+def _skip_tag_before(handle: BinaryIO, end: int) -> int:
+    """Return the position where the ID3v1 tag that ends there begins, or `end` if there is none.
+
+    FFmpeg keeps the padding of an MP3 with many bytes that its header does not count.
+    """
+    handle.seek(max(0, end - _ID3V1))
+    return end - _ID3V1 * handle.read(3).startswith(b"TAG")
+
+
+def _find_all(
+    handle: BinaryIO, start: int, pattern: re.Pattern[bytes]
+) -> Iterator[tuple[int, re.Match[bytes]]]:
+    """Yield the matches of a pattern of less than 200 bytes in a file, and their positions."""
+    handle.seek(start)
+    content = b""
+    while chunk := handle.read(1 << 20):
+        content += chunk
+        searched = max(0, len(content) - 200)
+        for match in pattern.finditer(content):
+            yield start + match.start(), match
+            searched = max(searched, match.end())
+        content, start = content[searched:], start + searched
+
+
+def _read_xing(match: re.Match[bytes]) -> int:
+    version, flags, frames, delays = match.groups()
+    if not flags[3] & 1:
+        return 0
+    samples = 1152 if version[0] & 0x18 == 0x18 else 576
+    trimmed = int.from_bytes(delays)  # the encoder's delay and its padding
+    return samples * int.from_bytes(frames) - (trimmed >> 12) - (trimmed & 0xFFF)
+
+
+def _find_ogg_parts(handle: BinaryIO, start: int, name: str) -> list[Part]:
+    """Return the recordings that are joined in an Ogg file.
 
     The format of pages and their checksum is that of RFC 3533.
 
     Raises:
-        UserError: if a page is damaged or missing, or a stream has no last page.
+        UserError: as `find_parts` does.
     """
-    parts: list[OggPart] = []
+    parts: list[Part] = []
     expected: dict[int, int] = {}  # the next page of each stream without a last one
     position = start
     while True:
         handle.seek(position)
+        if is_tag(handle):
+            break
+        handle.seek(position)
         head = handle.read(27)
-        if not parts and not head.startswith(b"OggS"):
-            return []
         table = handle.read(head[26]) if len(head) == 27 else b""
         body = handle.read(sum(table))
-        if not head or not head.startswith(b"OggS"[: len(head)]):
-            handle.seek(position)
-            if not is_tag(handle):
-                raise UserError(f"{name} is damaged: byte {position:,} must begin an Ogg page")
-            break
+        if not head.startswith(b"OggS"[: len(head)]):
+            raise UserError(f"{name} is damaged: byte {position:,} must begin an Ogg page")
         if len(head) < 27 or len(table) < head[26] or len(body) < sum(table):
             raise UserError(f"{name} is truncated: its last Ogg page is not complete")
         [checksum] = struct.unpack_from("<I", head, 22)
@@ -198,9 +262,10 @@ def find_ogg_parts(handle: BinaryIO, start: int, name: str) -> list[OggPart]:
         stream, number = struct.unpack_from("<II", head, 14)
         is_first, is_last = head[5] & 2, head[5] & 4
         if is_first and not expected:
-            parts.append(OggPart(position, position, body.startswith(b"\x01vorbis")))
+            codec = body.startswith((b"\x01vorbis", b"OpusHead"))
+            parts.append(Part(position, position, codec))
         elif is_first:
-            parts[-1] = parts[-1]._replace(is_vorbis=False)
+            parts[-1] = parts[-1]._replace(is_vorbis_or_opus=False)
         elif expected.get(stream) != number:
             raise UserError(f"{name} is damaged: an Ogg page is missing before byte {position:,}")
         expected[stream] = number + 1 & 0xFFFFFFFF
@@ -217,23 +282,3 @@ def _ogg_checksum(page: bytes) -> int:
     # zlib has the same polynomial, but with the bits of bytes and of the result in reverse.
     reversed_checksum = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{reversed_checksum:032b}"[::-1], 2)
-
-
-def count_mp3_samples(handle: Seekable) -> int:
-    """Return the samples that the Xing or Info frames of an MP3 state, without padding.
-
-    Each of several files that were joined has a frame. An MP3 without one states 0.
-    """
-    handle.seek(0)
-    total, rest = 0, b""
-    while chunk := handle.read(1 << 20):
-        content, behind = rest + chunk, 0
-        for match in _XING.finditer(content):
-            version, flags, frames, delays = match.groups()
-            behind = match.end()
-            if flags[3] & 1:
-                samples = 1152 if version[0] & 0x18 == 0x18 else 576
-                trimmed = int.from_bytes(delays)
-                total += samples * int.from_bytes(frames) - (trimmed >> 12) - (trimmed & 0xFFF)
-        rest = content[max(behind, len(content) - 200) :]
-    return total

@@ -24,9 +24,7 @@ from tagging.base.errors import UserError
 from tagging.features.channels import mix_down
 from tagging.features.containers import (
     Extent,
-    OggPart,
-    count_mp3_samples,
-    find_ogg_parts,
+    find_parts,
     measure_chunks,
     skip_tags,
 )
@@ -71,7 +69,7 @@ class _Content:
         return self._handle.seek(first[whence] + offset) - self._start
 
 
-class _Vorbis(soundfile.SoundFile):
+class _SoundFile(soundfile.SoundFile):
     """A file that is read sequentially, without the seek to each block that soundfile adds."""
 
     def seekable(self) -> bool:
@@ -186,22 +184,24 @@ def _read(source: bytes | Path, name: str) -> Iterator[tuple[int, np.ndarray]]:
         if not size:
             raise UserError(f"{name} is empty; {_EXPECTED}")
         start = skip_tags(handle)
-        parts = find_ogg_parts(handle, start, name) or [OggPart(start, size, False)]
-        for part in parts:
+        for part in find_parts(handle, start, size, name):
             content = _Content(handle, part.start, part.end)
-            # FFmpeg misses the end of Vorbis in Ogg by up to 20 ms.
-            read = _read_vorbis if part.is_vorbis else _read_with_ffmpeg
-            yield from read(content, name)
+            # libsndfile has the reference decoders. FFmpeg's misses the end of Vorbis by up to
+            # 20 ms, and differs from Opus's by 1e-4.
+            if part.is_vorbis_or_opus:
+                yield from _read_with_libsndfile(content, name)
+            else:
+                yield from _read_with_ffmpeg(content, name, part.samples)
 
 
-def _read_vorbis(content: _Content, name: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the blocks of a recording, as `_read` does, with libsndfile.
+def _read_with_libsndfile(content: _Content, name: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the blocks of a recording, as `_read` does.
 
     Raises:
         UserError: if it is damaged.
     """
     try:
-        with _Vorbis(content) as file:
+        with _SoundFile(content) as file:
             while len(block := file.read(_BLOCK // file.channels, np.float32, always_2d=True)):
                 yield file.samplerate, block
     except soundfile.LibsndfileError as error:
@@ -209,35 +209,34 @@ def _read_vorbis(content: _Content, name: str) -> Iterator[tuple[int, np.ndarray
         raise UserError(f"{name} is damaged ({reason}); {_EXPECTED}") from None
 
 
-def _read_with_ffmpeg(content: _Content, name: str) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield the blocks of a recording, as `_read` does.
+def _read_with_ffmpeg(
+    content: _Content, name: str, samples: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the blocks of a recording, as `_read` does; it states a number of samples, or 0.
 
     Raises:
         UserError: as `decode` does.
     """
     extent = measure_chunks(content)
     try:
-        container = _open(content)
+        # FFmpeg takes an MP3 of two frames for something else.
+        container = _open(content, "mp3" if samples else None)
     except av.FFmpegError as error:
         raise UserError(f"{name} cannot be read as sound ({error.strerror}); {_EXPECTED}") from None
     with container:
         stream = container.streams.best("audio")
-        if not isinstance(stream, AudioStream):
-            raise UserError(f"{name} has no sound; {_EXPECTED}")
+        if not isinstance(stream, AudioStream) or stream.codec_context is None:
+            raise UserError(f"{name} has no sound, or of an unknown codec; {_EXPECTED}")
         if extent and extent.stated != extent.actual:
             _refuse_extent(extent, name, stream.codec_context.bit_rate or 0)
         if extent and not extent.actual:  # FFmpeg would read chunks behind the samples
             return
-        stated = _stated_seconds(container, stream)
-        if container.format.name == "mp3":
-            position = content.tell()
-            stated = count_mp3_samples(content) / stream.sample_rate
-            content.seek(position)
+        stated = samples / stream.sample_rate or _stated_seconds(container, stream)
         yield from _read_stream(container, stream, name, stated)
 
 
-def _open(content: _Content) -> InputContainer:
-    """Open a recording.
+def _open(content: _Content, format_name: str | None = None) -> InputContainer:
+    """Open a recording, of a given format of FFmpeg's or of any.
 
     Raises:
         FFmpegError: if it cannot be read.
@@ -245,7 +244,7 @@ def _open(content: _Content) -> InputContainer:
     # Playlists and descriptions of streams must not make FFmpeg open other files or addresses.
     options = {"protocol_whitelist": "none"}
     content.seek(0)
-    return av.open(content, "r", options=options, metadata_errors="ignore")
+    return av.open(content, "r", format_name, options=options, metadata_errors="ignore")
 
 
 def _refuse_extent(extent: Extent, name: str, bit_rate: int) -> NoReturn:
@@ -292,9 +291,8 @@ def _read_stream(
     """
     codec = stream.codec_context
     codec.thread_count = 1
-    is_exact = (
-        codec.name == "flac" or codec.name.startswith("pcm") or container.format.name == "mp3"
-    )
+    # libsndfile states an even number of bytes in a CAF, which is one sample more.
+    is_exact = container.format.name != "caf" and codec.name.startswith(("flac", "pcm", "mp3"))
     if codec.name == "flac":
         codec.options = {"err_detect": "crccheck+explode"}
     latest: dict[int, Packet] = {}  # of each stream
