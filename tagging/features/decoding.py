@@ -184,14 +184,43 @@ def _read(source: bytes | Path, name: str) -> Iterator[tuple[int, np.ndarray]]:
         if not size:
             raise UserError(f"{name} is empty; {_EXPECTED}")
         start = skip_tags(handle)
+        seconds = 0.0
         for part in find_parts(handle, start, size, name):
             content = _Content(handle, part.start, part.end)
             # libsndfile has the reference decoders. FFmpeg's misses the end of Vorbis by up to
             # 20 ms, and differs from Opus's by 1e-4.
             if part.is_vorbis_or_opus:
-                yield from _read_with_libsndfile(content, name)
+                blocks = _read_with_libsndfile(content, name)
             else:
-                yield from _read_with_ffmpeg(content, name, part.samples)
+                blocks = _read_with_ffmpeg(content, name, part.samples)
+            for rate, block in blocks:
+                _check_samples(block, name, seconds, rate)
+                seconds += len(block) / rate
+                yield rate, block
+
+
+def _check_samples(block: np.ndarray, name: str, seconds: float, rate: int) -> None:
+    """Refuse a block, (samples, channels), that begins at `seconds`, if it cannot be sound.
+
+    Raises:
+        UserError: because of its rate, or its values.
+    """
+    if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
+        raise UserError(
+            f"{name} must have a sample rate from {MIN_SAMPLE_RATE:,} to {MAX_SAMPLE_RATE:,} Hz, "
+            f"got {rate:,}"
+        )
+    peak = float(np.abs(block).max(initial=0))
+    if peak <= MAX_AMPLITUDE:
+        return
+    finite = np.isfinite(block).all(axis=1)
+    if not finite.all():
+        seconds += finite.argmin() / rate
+        raise UserError(f"{name} has a sample at {seconds:.3f} s that is not finite")
+    raise UserError(
+        f"{name} must have floats in [-1, 1], got a peak of {peak:g}; store integers in their "
+        "integer type, or divide by its full scale"
+    )
 
 
 def _read_with_libsndfile(content: _Content, name: str) -> Iterator[tuple[int, np.ndarray]]:
@@ -287,7 +316,7 @@ def _read_stream(
         stated: the duration that it states, in seconds, or 0.
 
     Raises:
-        UserError: if it ends early, is damaged, or has samples that are not sound.
+        UserError: if it ends early or is damaged.
     """
     codec = stream.codec_context
     codec.thread_count = 1
@@ -299,9 +328,6 @@ def _read_stream(
     seconds, rate = 0.0, 1
     try:
         for rate, block in _join_frames(_decode_frames(container, stream, latest)):
-            peak = float(np.abs(block).max(initial=0))
-            if not peak <= MAX_AMPLITUDE:
-                _refuse_samples(block, name, seconds, rate)
             seconds += len(block) / rate
             yield rate, block
     except av.FFmpegError as error:
@@ -381,19 +407,3 @@ def _to_float(samples: np.ndarray) -> np.ndarray:
         return samples.astype(np.float32) * np.float32(-1 / np.iinfo(samples.dtype).min)
     with np.errstate(over="ignore"):  # infinity is refused
         return samples.astype(np.float32)
-
-
-def _refuse_samples(block: np.ndarray, name: str, seconds: float, rate: int) -> NoReturn:
-    """Refuse a block, (samples, channels), that begins at `seconds`, because of its values.
-
-    Raises:
-        UserError: always.
-    """
-    finite = np.isfinite(block).all(axis=1)
-    if not finite.all():
-        seconds += finite.argmin() / rate
-        raise UserError(f"{name} has a sample at {seconds:.3f} s that is not finite")
-    raise UserError(
-        f"{name} must have floats in [-1, 1], got a peak of {np.abs(block).max():g}; store "
-        "integers in their integer type, or divide by its full scale"
-    )
