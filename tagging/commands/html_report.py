@@ -17,7 +17,9 @@ from tagging.commands.tag_formats import label_times
 from tagging.commands.tagger import DEFAULT_THRESHOLD, Tagger
 
 HTML_MAGIC = b"<!doctype html>"  # the first bytes of a page
-MAX_TRACKS = 10  # labels of a timeline
+MAX_TRACKS = 15  # labels of a timeline
+RANKED_WINDOWS = 4
+TOP_LABELS = 10  # of the recording, in the table beside those of the timeline
 MAX_BARS = 600  # of a track; of more windows, the maximum of neighbouring ones is drawn
 MAX_CLIPS = 200  # of embeddings on a page
 CLIP_LABELS = 5
@@ -36,6 +38,11 @@ class Bar(NamedTuple):
     probability: float
     is_event: bool
 
+    @property
+    def height(self) -> float:
+        """The square root of the probability, as short windows have low ones."""
+        return math.sqrt(self.probability)
+
 
 class Track(NamedTuple):
     """A label's row of the timeline, and its probability in the recording."""
@@ -51,7 +58,6 @@ class Row(NamedTuple):
     label: str
     whole: float
     confident: str
-    maximum: float
     times: str
 
 
@@ -172,12 +178,15 @@ def _describe(
 def _timeline_columns(tagger: Tagger, timeline: Prediction) -> list[int]:
     """Return the columns of the labels on the timeline, by the time of their first event.
 
-    Labels with events in most windows are preferred, then those with the highest maximum.
+    Labels that are confident in most windows are preferred, then those with the highest mean of
+    their `RANKED_WINDOWS` highest probabilities: one window alone is often wrong.
     """
     probabilities, maximum = timeline.probabilities, timeline.maximum
     above = probabilities >= tagger.event_thresholds()
     counts = above.sum(axis=0)
-    order = np.lexsort((-maximum, -counts))[:MAX_TRACKS]
+    confident = np.where(np.isnan(tagger.clips.thresholds), 0, counts)
+    highest = np.sort(probabilities, axis=0)[-RANKED_WINDOWS:].mean(axis=0)
+    order = np.lexsort((-highest, -confident))[:MAX_TRACKS]
     visible = [
         int(column) for column in order if counts[column] or maximum[column] >= MIN_MAXIMUM
     ] or [int(order[0])]
@@ -216,13 +225,13 @@ def _table_rows(
     tagger: Tagger, prediction: Prediction, timeline: Prediction, columns: list[int]
 ) -> list[Row]:
     """Return rows of the recording's labels and of the timeline's, most probable first."""
-    whole, maximum = prediction.whole, timeline.maximum
+    whole = prediction.whole
     thresholds = tagger.whole_thresholds(prediction)
-    best = np.argsort(-whole, kind="stable")[:MAX_TRACKS]
+    best = np.argsort(-whole, kind="stable")[:TOP_LABELS]
     rows = []
     for column in sorted({*map(int, best), *columns}, key=lambda column: -whole[column]):
         threshold, label = thresholds[column], tagger.classes[column]
         confident = "" if np.isnan(threshold) else "yes" if whole[column] >= threshold else "no"
         times = label_times(tagger, timeline, label, TIMES_WIDTH)
-        rows.append(Row(label, whole[column], confident, maximum[column], times))
+        rows.append(Row(label, whole[column], confident, times))
     return rows

@@ -52,8 +52,8 @@ class Event(NamedTuple):
 
 
 def format_time(seconds: float, tenths: bool = False) -> str:
-    """Format a time: 0:07, 1:02:09, with tenths 0:07.5."""
-    whole, tenth = divmod(int(10 * seconds), 10)
+    """Format a time: 0:07, 1:02:09, rounded to tenths 0:07.5."""
+    whole, tenth = divmod(int(10 * seconds + 0.5), 10) if tenths else (int(seconds), 0)
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
     text = f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

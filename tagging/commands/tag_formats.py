@@ -161,13 +161,13 @@ def label_times(tagger: Tagger, prediction: Prediction, label: str, width: int) 
     """
     column = tagger.classes.index(label)
     events = tagger.find_events(prediction, [column])
+    tenths = len(prediction.starts) > 1 and prediction.starts[1] - prediction.starts[0] < 1
     if not events:
         probabilities = prediction.probabilities[:, column]
         best = int(probabilities.argmax())
-        return f"maximum {probabilities[best]:.2f} at {format_time(prediction.starts[best])}"
-    hop = prediction.starts[1] - prediction.starts[0] if len(prediction.starts) > 1 else 1
-    times = [[format_time(time, tenths=hop < 1) for time in event[:2]] for event in events]
-    shown = ["-".join(span) for span in times]
+        time = format_time(prediction.starts[best], tenths)
+        return f"maximum {probabilities[best]:.2f} at {time}"
+    shown = ["-".join(format_time(time, tenths) for time in event[:2]) for event in events]
     text = ", ".join(shown)
     while len(text) > width and len(shown) > 1:
         shown.pop()
