@@ -8,7 +8,6 @@ from pathlib import Path
 from threading import Event, Lock
 from typing import NamedTuple
 
-import soundfile
 import torch
 from tqdm import tqdm
 
@@ -25,7 +24,7 @@ from tagging.commands.spectrogram import SpectrogramImage
 from tagging.commands.tag_formats import FORMATS, print_text
 from tagging.commands.tagger import BLOCK_SECONDS, INPUT_NAMES, Tagger
 from tagging.features.channels import Mixer
-from tagging.features.decoding import decode_blocks
+from tagging.features.decoding import decode_blocks, estimate_duration
 
 
 class Options(NamedTuple):
@@ -242,7 +241,7 @@ def _tag_recording(
     For a timeline of shorter windows it is read a second time.
     """
     reported = 0  # bytes
-    duration = _stated_duration(file.path)
+    duration = estimate_duration(file.path)
     requested = (options.window, options.hop)
     passes = [requested]
     if options.needs_timeline and requested == (None, None):
@@ -269,15 +268,6 @@ def _tag_recording(
     timeline = predictions[-1] if options.needs_timeline else None
     warning = mixer.describe_loss()
     return TagResult(tagger, file.path, None, predictions[0], timeline, spectrogram, warning)
-
-
-def _stated_duration(path: Path) -> float:
-    """Return the duration that a recording's header states (seconds), or 0; for the progress."""
-    try:
-        with path.open("rb") as file:  # soundfile refuses names that are not UTF-8
-            return float(soundfile.info(file).duration)
-    except soundfile.LibsndfileError:
-        return 0.0
 
 
 def _tag_clips(

@@ -6,11 +6,7 @@ import numpy as np
 
 from tagging.base.errors import UserError
 from tagging.features.channels import mix_down
-
-MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 1_000, 1_000_000  # Hz
-# Decoders of MP3, Vorbis and Opus exceed full scale, 1, by a factor of up to 3.4. Integers that are
-# converted to floats without scaling exceed this limit even in a quiet recording.
-MAX_AMPLITUDE = 10
+from tagging.features.decoding import MAX_AMPLITUDE, MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 
 
 def check_sample_rate(sample_rate: float) -> None:
