@@ -83,6 +83,21 @@ def test_a_folder_in_a_zip_archive(tmp_path: Path, top: str) -> None:
     assert list(source.contents(recordings)) == [(1, b"b"), (0, b"a")]  # in the archive's order
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "cp437"])
+def test_names_in_a_zip_archive_that_does_not_flag_their_encoding(
+    tmp_path: Path, encoding: str
+) -> None:
+    path = tmp_path / "sounds.zip"
+    name = "caf\N{LATIN SMALL LETTER E WITH ACUTE}.wav"
+    written_name = "x" * len(name.encode(encoding))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(written_name, b"sound")
+        archive.writestr("clips.csv", f"file,labels\n{name},dog\n")
+    path.write_bytes(path.read_bytes().replace(written_name.encode(), name.encode(encoding)))
+    source = Source(path)
+    assert list(source.contents(source.recordings())) == [(0, b"sound")]
+
+
 def test_a_folder_without_a_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"must have one clips\.csv, got none: a table with the"):
         Source(tmp_path)

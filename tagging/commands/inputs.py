@@ -17,11 +17,10 @@ from tagging.commands.embedding_checks import BINS
 SOUND_SUFFIXES = (
     ".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".spx", ".mp3",
     ".mp2", ".mpga", ".m4a", ".m4b", ".aac", ".ac3", ".eac3", ".amr", ".wma", ".ape", ".wv", ".tta",
-    ".tak", ".dsf", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".sph", ".nist", ".voc", ".mka",
-    ".weba",
-    # The sound of videos.
-    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".ogv", ".avi", ".flv", ".wmv", ".asf", ".mpg", ".mpeg",
-    ".ts", ".mts", ".3gp", ".3g2",
+    ".tak", ".dsf", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".sph", ".nist", ".voc",
+    # The sound of videos; .ts is the ending of a programming language as well.
+    ".mka", ".weba", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".ogv", ".avi", ".flv", ".wmv",
+    ".asf", ".mpg", ".mpeg", ".mts", ".3gp", ".3g2",
 )  # fmt: skip
 TFRECORD_SUFFIXES, PARQUET_SUFFIXES = (".tfrecord", ".tfrecords"), (".parquet",)
 SUFFIXES = (*SOUND_SUFFIXES, *TFRECORD_SUFFIXES, *PARQUET_SUFFIXES)

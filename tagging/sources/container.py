@@ -24,7 +24,7 @@ class Container:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._offsets: dict[str, int] | None = None
+        self._members: dict[str, zipfile.ZipInfo] | None = None
         if path.is_dir():
             return
         if not path.exists():
@@ -36,12 +36,12 @@ class Container:
             raise UserError(
                 f"{path} must be a folder or a complete zip archive ({error})"
             ) from None
-        self._offsets = {member.filename: member.header_offset for member in members}
+        self._members = {_decode_name(member): member for member in members}
 
     def names(self) -> list[str]:
         """Return the sorted names of all files that are not hidden."""
-        if self._offsets is not None:
-            names = list(self._offsets)
+        if self._members is not None:
+            names = list(self._members)
         else:
             names = [
                 (Path(folder) / file).relative_to(self.path).as_posix()
@@ -53,8 +53,8 @@ class Container:
 
     def has(self, name: str) -> bool:
         """Return whether a file of that name exists, hidden or not."""
-        if self._offsets is not None:
-            return name in self._offsets
+        if self._members is not None:
+            return name in self._members
         try:
             return (self.path / name).is_file()
         except OSError:  # no file can have this name
@@ -85,8 +85,8 @@ class Container:
                 yield position, content
 
     def _read(self, names: list[str]) -> Iterator[tuple[str, bytes | Path]]:
-        offsets = self._offsets
-        if offsets is None:
+        members = self._members
+        if members is None:
             for name in names:
                 try:
                     (self.path / name).open("rb").close()
@@ -96,10 +96,26 @@ class Container:
                 yield name, self.path / name
             return
         with zipfile.ZipFile(self.path) as archive:
-            for name in sorted(names, key=lambda name: offsets.get(name, 0)):
+            missing = [name for name in names if name not in members]
+            if missing:
+                raise UserError(f"{self.path}: {missing[0]} cannot be read (it does not exist)")
+            for name in sorted(names, key=lambda name: members[name].header_offset):
                 try:
-                    content = archive.read(name)
-                except (*_BROKEN, KeyError) as error:
+                    content = archive.read(members[name])
+                except _BROKEN as error:
                     problem = str(error) or "it is truncated"
                     raise UserError(f"{self.path}: {name} cannot be read ({problem})") from None
                 yield name, content
+
+
+def _decode_name(member: zipfile.ZipInfo) -> str:
+    """Return the name of a file in an archive.
+
+    Many programs write UTF-8 without the flag that says so; `zipfile` then reads code page 437.
+    """
+    if not member.flag_bits & 0x800:
+        try:
+            return member.filename.encode("cp437").decode()
+        except UnicodeError:
+            pass
+    return member.filename
