@@ -1,4 +1,4 @@
-"""Tables that people write with a spreadsheet or a script: comma-separated text in UTF-8.
+"""Tables that people write with a spreadsheet or a script: text in UTF-8.
 
 They are read with `csv`, because pandas does not tell the lines of wrong rows.
 """
@@ -19,8 +19,24 @@ class Row(NamedTuple):
     values: dict[str, str]
 
 
+def decode_text(content: bytes, name: str) -> str:
+    """Return the text of a file.
+
+    Raises:
+        UserError: if it is not UTF-8.
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} must be text in UTF-8 ({error})") from None
+
+
 def read_table(
-    content: bytes, name: str, required: Sequence[str], optional: Sequence[str] = ()
+    content: bytes,
+    name: str,
+    required: Sequence[str],
+    optional: Sequence[str] | None = (),
+    tabs: bool = False,
 ) -> list[Row]:
     """Read a table with a header.
 
@@ -30,16 +46,18 @@ def read_table(
         content: the file's bytes.
         name: the file's name in errors.
         required: the columns that the table must have.
-        optional: those that it may have; values of missing ones are "".
+        optional: those that it may have, whose values are "" where the table lacks them; None for
+            any.
+        tabs: whether values are separated by tabs, and not quoted; by default, by commas.
 
     Raises:
         UserError: if it is not a table of these columns.
     """
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name} must be text in UTF-8 ({error})") from None
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    text = io.StringIO(decode_text(content, name), newline="")
+    if tabs:
+        reader = csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(text, strict=True)
     try:
         lines = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
@@ -60,7 +78,7 @@ def read_table(
                 f"{name}, line {line} must have {len(header)} values, one for each column, got "
                 f"{len(row)}"
             )
-        values = dict.fromkeys([*required, *optional], "")
+        values = dict.fromkeys([*required, *(optional or ())], "")
         for column, value in zip(header, row, strict=False):
             if column:
                 values[column] = value
@@ -71,11 +89,11 @@ def read_table(
 
 
 def _check_columns(
-    header: list[str], name: str, required: Sequence[str], optional: Sequence[str]
+    header: list[str], name: str, required: Sequence[str], optional: Sequence[str] | None
 ) -> None:
-    known = [*required, *optional]
+    known = [*required, *(optional or ())]
     for column in filter(None, header):
-        if column not in known:
+        if optional is not None and column not in known:
             raise UserError(f"{name}: columns must be some of {', '.join(known)}, got {column!r}")
         if header.count(column) > 1:
             raise UserError(f"{name} has the column {column} twice")
