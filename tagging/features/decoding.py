@@ -9,7 +9,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, cast
+from typing import Any, BinaryIO, NamedTuple, NoReturn, cast
 
 import av
 import numpy as np
@@ -131,8 +131,15 @@ def decode_blocks(
         yield rest
 
 
-def estimate_duration(path: Path) -> float:
-    """Return about how many seconds a recording has, by its header, or 0 if it is not known.
+class Header(NamedTuple):
+    """What a recording states: its sample rate (Hz), and its length in seconds, or 0."""
+
+    sample_rate: int
+    seconds: float
+
+
+def read_header(path: Path) -> Header | None:
+    """Return what a recording states, or None if it is not one.
 
     Raises:
         OSError: if the file cannot be opened.
@@ -141,9 +148,22 @@ def estimate_duration(path: Path) -> float:
         with path.open("rb") as handle:
             size = handle.seek(0, io.SEEK_END)
             with _open(_Content(handle, skip_tags(handle), size)) as container:
-                return (container.duration or 0) / av.time_base
+                stream = container.streams.best("audio")
+                if not isinstance(stream, AudioStream):
+                    return None
+                return Header(stream.sample_rate, (container.duration or 0) / av.time_base)
     except av.FFmpegError:
-        return 0.0
+        return None
+
+
+def estimate_duration(path: Path) -> float:
+    """Return about how many seconds a recording has, by its header, or 0 if it is not known.
+
+    Raises:
+        OSError: if the file cannot be opened.
+    """
+    header = read_header(path)
+    return header.seconds if header else 0.0
 
 
 def _resampled(
