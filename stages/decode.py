@@ -13,7 +13,7 @@ import hashlib
 import io
 import math
 import sys
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from heapq import heapify, heappop, heappush
@@ -48,12 +48,14 @@ from tagging.features.channels import Mixer
 from tagging.features.decoding import decode_blocks
 from tagging.sources import esc, nsynth, sounds
 from tagging.sources import folder as folder_source
+from tagging.sources.corrections import CORRECTIONS, apply_corrections, drop_clips
 from tagging.sources.recording import Recording
 
 FEATURE = "waveform"
 RECORDINGS = "recordings"  # the default folder of recordings, in the task's folder
 BLOCK_SECONDS = 10  # of a recording, decoded at a time
 MAX_NAMED = 5  # files in a warning
+MAX_GROUPS = 50  # in the summary
 
 
 class Decode(Section):
@@ -564,6 +566,22 @@ def split_clips(
         ) from None
     if settings.method == "random":
         folds = [keep_together(fold, contents) for fold in folds]
+    check_classes(settings, folds, labels, class_names, task)
+    return folds
+
+
+def check_classes(
+    settings: SplitSettings,
+    folds: list[Fold],
+    labels: np.ndarray,
+    class_names: list[str],
+    task: Task,
+) -> None:
+    """Refuse a class without clips in a split that must have some of each.
+
+    Raises:
+        UserError: naming the class and the split.
+    """
     for split in task.complete_splits:
         for clips in (getattr(fold, split) for fold in folds):
             missing = ~labels[clips].any(axis=0)
@@ -574,7 +592,6 @@ def split_clips(
                     f"{class_names[missing.argmax()]} in {split}: add files of it, or use another "
                     "method"
                 )
-    return folds
 
 
 def summarize(
@@ -588,12 +605,13 @@ def summarize(
     """Return the counts of a task's recordings, clips and classes, and the files left out."""
     assert index.recordings is not None
     is_sample = {label.name for label in index.classes} == set(sounds.CLASSES)
-    counts = index.labels.sum(axis=0, dtype=int)
+    used = np.concatenate(index.folds[0])  # without clips that corrections drop
+    counts = index.labels[used].sum(axis=0, dtype=int)
     readable = sum(recording.file not in problems for recording in recordings)
     return {
         "source": "generated sample" if is_sample else settings.source,
         "records": {path.name: len(recordings)},
-        "clips": {"all": len(index.ids)},
+        "clips": {"all": len(used)},
         "clip_seconds": settings.clip_seconds,
         "max_windows": settings.max_windows,
         "recordings_without_clips": readable - len(set(index.recordings.tolist())),
@@ -610,6 +628,22 @@ def summarize(
     }
 
 
+def measure_groups(
+    recordings: list[Recording], windows: list[Window], sample_rate: int
+) -> dict[str, dict[str, float]]:
+    """Return the number of clips and the seconds of the largest groups, longest first."""
+    clips, samples = Counter[str](), Counter[str]()
+    for window in windows:
+        group = recordings[window.recording].group
+        clips[group] += 1
+        samples[group] += window.samples
+    return {
+        group: {"clips": clips[group], "seconds": round(number / sample_rate, 1)}
+        for group, number in samples.most_common(MAX_GROUPS)
+        if group
+    }
+
+
 def warn(sentences: Iterable[str]) -> None:
     """Print warnings, even where no progress is wanted."""
     for sentence in sentences:
@@ -620,13 +654,12 @@ def describe_copies(copies: list[list[str]]) -> Iterator[str]:
     """Yield a sentence about files that have the same bytes, if there are any."""
     if not copies:
         return
-    named = [f"{', '.join(others)} ({first})" for first, *others in copies[:MAX_NAMED]]
-    if len(copies) > MAX_NAMED:
-        named.append(f"copies of {len(copies) - MAX_NAMED:,} more")
-    number = sum(len(files) - 1 for files in copies)
+    named = [f"{file} ({first})" for first, *others in copies for file in others]
+    number = len(named)
+    named[MAX_NAMED:] = [f"{number - MAX_NAMED:,} more"] if number > MAX_NAMED else []
     yield (
         f"{number:,} {'file is a copy' if number == 1 else 'files are copies'} of another, byte by "
-        f"byte, and in the split of the first: {'; '.join(named)}"
+        f"byte, and in its split: {', '.join(named)}"
     )
 
 
@@ -648,6 +681,14 @@ def main(folder: str) -> None:
     source = open_source(settings, task_folder)
     recordings = select_recordings(source.recordings(), settings)
     recording_labels, classes = multi_hot(recordings, task)
+    names = [label.name for label in classes]
+    corrected = apply_corrections(
+        task_folder.path / CORRECTIONS,
+        [recording.id for recording in recordings],
+        recording_labels,
+        names,
+        task.type == "single_label",
+    )
     style = params.runtime().progress
     with Progress("decode", len(recordings), "recording", style) as progress:
         windows, silent_windows, decoded = write_clips(
@@ -657,14 +698,14 @@ def main(folder: str) -> None:
     warn(chain(describe_copies(copies), describe_losses(decoded.losses)))
     recordings = merge_copies(recordings, copies)
     numbers = np.array([window.recording for window in windows])
-    labels = recording_labels[numbers]
     clip_recordings = [recordings[number] for number in numbers]
-    names = [label.name for label in classes]
     contents = [
         (decoded.digests[recording.file], window.start, window.samples)
         for recording, window in zip(clip_recordings, windows, strict=True)
     ]
-    folds = split_clips(split, clip_recordings, labels, names, task, contents)
+    folds = split_clips(split, clip_recordings, recording_labels[numbers], names, task, contents)
+    labels, folds = corrected.labels[numbers], drop_clips(folds, corrected.kept[numbers])
+    check_classes(split, folds, labels, names, task)
     ids = np.array(
         [
             f"{recording.id}@{window.start / settings.sample_rate:g}".encode()
@@ -674,6 +715,7 @@ def main(folder: str) -> None:
     index = Index(ids, labels, classes, folds, numbers.astype(np.int32))
     write_index(index, task_folder.index)
     summary = summarize(settings, recordings, index, silent_windows, decoded.problems, source.path)
+    summary["groups"] = measure_groups(recordings, windows, settings.sample_rate)
     write_json(task_folder.summary, summary)
 
 

@@ -658,14 +658,14 @@ def test_copies_are_one_group_and_named(
             for copies in (set("bdehi"), set("cj")):
                 assert not copies & test or copies <= test
     assert capfd.readouterr().err.splitlines()[-1] == (
-        "warning: 3 files are copies of another, byte by byte, and in the split of the first: "
-        "d.wav, h.wav (b.wav); j.wav (c.wav)"
+        "warning: 3 files are copies of another, byte by byte, and in its split: d.wav (b.wav), "
+        "h.wav (b.wav), j.wav (c.wav)"
     )
 
 
 @pytest.mark.parametrize("method", ["random", "k_fold", "predefined"])
 def test_copies_are_never_in_two_splits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, method: str
 ) -> None:
     """With the windows of a random split, each of which is drawn for itself."""
     names = [f"{k:02}" for k in range(30)]
@@ -681,6 +681,10 @@ def test_copies_are_never_in_two_splits(
     )
     monkeypatch.chdir(tmp_path)
     stages.decode.main(".")
+    assert capfd.readouterr().err == (
+        "warning: 6 files are copies of another, byte by byte, and in its split: 24.wav (00.wav), "
+        "25.wav (01.wav), 26.wav (02.wav), 27.wav (03.wav), 28.wav (04.wav), 1 more\n"
+    )
     index, stored = read_index(FOLDER.index), stored_waveforms()
     assert len(index.ids) == 90
     for fold in index.folds:
