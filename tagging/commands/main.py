@@ -4,7 +4,7 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -88,6 +88,22 @@ equal embeddings is 0, of orthogonal ones 1.41, at most 2.
 --json prints an object for each result: distance, location (URL or path) and, for clips of an
 index, shared_labels.
 """
+NEW = """\
+Make a task on a folder of recordings: tasks/NAME with params.yaml, which says what was decided and
+why, and dvc.yaml. The recordings stay where they are.
+
+  tagging new birds recordings/                      labels: the names of folders, dog/a.wav
+  tagging new words /data/words --group-by 2         7_jackson_3.wav: all of a speaker in one fold
+  tagging new reef /data/reef --column Species       Raven's selection tables
+  dvc repro tasks/birds/dvc.yaml                     decodes, trains, evaluates and compares
+
+Labels come from the only one of these that is there:
+  clips.csv          columns file,labels, and optionally group,fold,split,start,end
+  metadata.csv       of Hugging Face's AudioFolder: file_name,label
+  a.txt              Audacity's label track beside a.wav: start, end and label of each clip
+  a.selections.txt   Raven's selection table beside a.wav
+  folders            dog/a.wav, or with splits train/dog/a.wav, where there is none of these
+"""
 MODEL = (
     "a file (.safetensors), a folder of runs, the name of a model of the project around the "
     "working directory, or of published weights (mn04_as, musicnn_mtt, musicnn_msd, ..), or "
@@ -108,6 +124,15 @@ def _top(text: str) -> int | None:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"must be a whole number above 0, or all, got {text!r}")
     return int(text)
+
+
+def _whole_number(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {least}, got {text!r}")
+        return int(text)
+
+    return parse
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -163,6 +188,7 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"tag recordings with a model of AudioSet's embeddings; {WEIGHTS}",
     )  # fmt: skip
 
+    _add_new(commands)
     search = commands.add_parser(
         "search", help="print similar clips or recordings", description=SEARCH, formatter_class=raw
     )
@@ -202,6 +228,50 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_new(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    new = commands.add_parser(
+        "new", help="make a task on a folder of recordings", description=NEW,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    new.add_argument("name", metavar="NAME", help="of the task: small letters, digits, _ and -")
+    new.add_argument("recordings", type=Path, metavar="RECORDINGS", help="a folder")
+    new.add_argument(
+        "--labels", choices=("table", "audiofolder", "audacity", "raven", "folders"),
+        help="where labels are, if there are several",
+    )  # fmt: skip
+    new.add_argument(
+        "--column", metavar="NAME",
+        help="of the labels in metadata.csv (default: label) or selection tables (Annotation)",
+    )  # fmt: skip
+    new.add_argument(
+        "--group-by", metavar="PART",
+        help="what clips in one fold share: a column of metadata.csv, the number of a part of the "
+        "files' names, or a regular expression with one group, of their paths",
+    )  # fmt: skip
+    new.add_argument(
+        "--type", choices=("single_label", "multi_label"), help="default: as the labels are"
+    )
+    new.add_argument(
+        "--clip-seconds", type=_seconds, metavar="SECONDS",
+        help="the longest clip (default: 95%% of clips, at most 10); longer ones are cut",
+    )  # fmt: skip
+    new.add_argument(
+        "--folds", type=_whole_number(2), metavar="N",
+        help="default: 5, or as many as the smallest class has files or groups",
+    )  # fmt: skip
+    new.add_argument(
+        "--metrics", nargs="+", default=[], metavar="NAME",
+        help="the first selects (default: accuracy map, or map roc_auc for several labels)",
+    )  # fmt: skip
+    new.add_argument(
+        "--minutes", type=_whole_number(1), default=10, metavar="N",
+        help="of two cores that the trainings may take, which decides epochs (default: 10)",
+    )  # fmt: skip
+    new.add_argument(
+        "--batch-size", type=_whole_number(2), metavar="N", help="default: by the data"
+    )
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run the command; return the exit status.
 
@@ -231,6 +301,9 @@ def run(arguments: Sequence[str]) -> int:
 
             export_hub(options.model, options.hf_dir)
         return 0
+    if options.command == "new":
+        _run_new(options, ["tagging", *arguments])
+        return 0
     if options.command == "check-vggish":
         from tagging.commands.check_vggish import check_vggish
 
@@ -243,6 +316,22 @@ def run(arguments: Sequence[str]) -> int:
         )
         return 1 if failures else 0
     return _run_tag(options)
+
+
+def _run_new(options: argparse.Namespace, command: Sequence[str]) -> None:
+    from tagging.commands.new import Options, make_task
+    from tagging.commands.task_settings import Choices
+
+    choices = Choices(
+        options.type,
+        options.clip_seconds,
+        options.folds,
+        tuple(options.metrics),
+        options.minutes,
+        options.batch_size,
+    )
+    task_options = Options(options.labels, options.column, options.group_by, choices)
+    make_task(options.name, options.recordings, task_options, command)
 
 
 def _run_tag(options: argparse.Namespace) -> int:
