@@ -65,6 +65,9 @@ class Decode(Section):
     path: str | None = None
     """The source's archive or folder, relative to the repository's root; null for recordings/ in
     the task's folder."""
+    table: str | None = None
+    """The table of a folder's clips, relative to the repository's root; null, or the same as `path`
+    where that has its labels in it. A dependency of the stage of its own."""
     labels: Literal["family", "qualities"] = "family"  # for nsynth
     classes: list[str] | None = Field(None, min_length=2)
     """Recordings with any other label are left out; null for all classes."""
@@ -104,7 +107,10 @@ def open_source(settings: Decode, task_folder: TaskFolder) -> Source:
     path = Path(settings.path or task_folder.path / RECORDINGS)
     if settings.source == "nsynth":
         return nsynth.Source(path, settings.labels)
-    return esc.Source(path) if settings.source == "esc" else folder_source.Source(path)
+    if settings.source == "esc":
+        return esc.Source(path)
+    has_own = settings.table not in (None, settings.path)
+    return folder_source.Source(path, Path(str(settings.table)) if has_own else None)
 
 
 def select_recordings(recordings: list[Recording], settings: Decode) -> list[Recording]:

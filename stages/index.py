@@ -33,6 +33,8 @@ class Search(Section):
 def join_splits(scores: Scores, index: Index, name: str) -> np.ndarray:
     """Return the output for each clip by the first run of an entry: float32 (clips, width).
 
+    It is zero for clips in no split, which corrections drop.
+
     Raises:
         UserError: if the training clips were not scored.
     """
@@ -88,6 +90,7 @@ def main(folder: str, name: str) -> None:
         )
     index = read_index(task_folder.index)
     subsets, starts = locate_clips(settings, index)
+    clips = np.sort(np.concatenate(index.folds[0]))  # without those that corrections drop
     metadata = {
         "model": settings.model,
         "subsets": settings.subsets,
@@ -95,11 +98,11 @@ def main(folder: str, name: str) -> None:
     }
     scores = read_scores(task_folder.scores("models", settings.model))
     tensors = {
-        "embeddings": join_splits(scores, index, settings.model),
-        "ids": index.ids.view(np.uint8).reshape(len(index.ids), -1),
-        "starts": starts,
-        "subsets": subsets,
-        "labels": np.ascontiguousarray(index.labels),
+        "embeddings": join_splits(scores, index, settings.model)[clips],
+        "ids": index.ids[clips].view(np.uint8).reshape(len(clips), -1),
+        "starts": starts[clips],
+        "subsets": subsets[clips],
+        "labels": index.labels[clips],
     }
     with atomic_write(task_folder.data / f"{name}.safetensors") as partial:
         save_file(tensors, partial, {"index": json.dumps(metadata)})

@@ -31,6 +31,7 @@ from tagging.sources.audioset.records import (
     find_duplicate,
     locate_rows,
 )
+from tagging.sources.corrections import CORRECTIONS, apply_corrections, drop_clips
 
 BATCH_ROWS = 4_096
 MAX_SECONDS = 10  # of an AudioSet clip
@@ -203,13 +204,21 @@ def prepare(
     top_classes = [classes[column] for column in top]
     names = [label.name for label in top_classes]
     folds = make_folds(split, labels[selected], names, subsets)
+    corrected = apply_corrections(
+        folder.path / CORRECTIONS,
+        [video_id.decode() for video_id in clips.video_ids[selected]],
+        labels[selected],
+        names,
+        single_label=False,
+    )
+    folds = drop_clips(folds, corrected.kept)
     spec = InputSpec(1, longest, FRAME_BYTES, scale=1 / 256)
     with write_features(
         folder.feature(feature), len(selected), np.uint8, spec, {"name": "vggish"}
     ) as (values, clip_frames):
         gather_embeddings(paths, selected, values)
         clip_frames[:] = frames[selected]
-    index = Index(clips.video_ids[selected], labels[selected], top_classes, folds)
+    index = Index(clips.video_ids[selected], corrected.labels, top_classes, folds)
     write_index(index, folder.index)
     return {
         "source": "generated sample" if is_sample(classes) else "AudioSet",

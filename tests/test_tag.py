@@ -28,7 +28,6 @@ from tagging.commands.embedding_checks import check_embeddings
 from tagging.commands.inputs import find_input_files
 from tagging.commands.main import main, run
 from tagging.commands.prediction import Prediction
-from tagging.commands.spectrogram import SpectrogramImage
 from tagging.commands.tag_formats import label_times
 from tagging.commands.tagger import Tagger, load_tagger
 from tagging.commands.windows import Windows
@@ -37,6 +36,7 @@ from tagging.data.spec import InputSpec
 from tagging.learning.factory import build_network
 from tagging.learning.model import Model, ModelSpec
 from tagging.learning.model_file import save_network
+from tagging.reports.spectrogram import SpectrogramImage
 from tagging.sources.audioset.records import Clip, write_clip
 from tests.archives import ROOT
 

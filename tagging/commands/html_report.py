@@ -12,14 +12,17 @@ import numpy as np
 from tagging.base.files import write_text
 from tagging.commands.prediction import Prediction, describe_windows
 from tagging.commands.render import render
-from tagging.commands.spectrogram import SpectrogramImage
 from tagging.commands.tag_formats import label_times
 from tagging.commands.tagger import DEFAULT_THRESHOLD, Tagger
+from tagging.reports.spectrogram import SpectrogramImage
 
 HTML_MAGIC = b"<!doctype html>"  # the first bytes of a page
 MAX_TRACKS = 15  # labels of a timeline
 RANKED_WINDOWS = 4
 TOP_LABELS = 10  # of the recording, in the table beside those of the timeline
+PLAYED = (  # endings of recordings that browsers play
+    ".wav", ".mp3", ".flac", ".ogg", ".oga", ".opus", ".aac", ".m4a", ".mp4", ".webm", ".weba",
+)  # fmt: skip
 MAX_BARS = 600  # of a track; of more windows, the maximum of neighbouring ones is drawn
 MAX_CLIPS = 200  # of embeddings on a page
 CLIP_LABELS = 5
@@ -124,6 +127,7 @@ class HtmlReport:
             "report.html",
             models=list(self._models.values()),
             default_threshold=DEFAULT_THRESHOLD,
+            played=PLAYED,
             recordings=[
                 recording._replace(url=_relative_url(recording.file, folder))
                 for recording in self._recordings

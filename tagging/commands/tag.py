@@ -20,11 +20,11 @@ from tagging.commands.html_report import HtmlReport
 from tagging.commands.inputs import InputFile, find_input_files, read_batches
 from tagging.commands.label_tracks import ENDINGS, LabelTracks
 from tagging.commands.prediction import Prediction
-from tagging.commands.spectrogram import SpectrogramImage
 from tagging.commands.tag_formats import FORMATS, print_text
 from tagging.commands.tagger import BLOCK_SECONDS, INPUT_NAMES, Tagger
 from tagging.features.channels import Mixer
 from tagging.features.decoding import decode_blocks, estimate_duration
+from tagging.reports.spectrogram import SpectrogramImage
 
 
 class Options(NamedTuple):

@@ -102,7 +102,8 @@ def describe_data(context: ReportContext) -> str:
     split = " / ".join(f"{size:,}" for size in sizes.values())
     split += f" clips {' / '.join(sizes)}"
     if len(folds) > 1:
-        split = f"{len(context.index.ids):,} clips in {len(folds)} folds, each the test split once"
+        tested = sum(len(fold.test) for fold in folds)
+        split = f"{tested:,} clips in {len(folds)} folds, each the test split once"
     aggregated = context.windows is not context.index
     return render(
         DATA,
