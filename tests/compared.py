@@ -100,7 +100,8 @@ def write_task(
     num_folds, has_val = len(index.folds), len(index.folds[0].val) > 0
     for section in ("models", "students", "ensembles"):
         for name, entry in params[section].items():
-            folds = {run.name: run.fold for run in list_runs(num_folds, entry.get("seeds", [0]))}
+            runs = list_runs(num_folds, entry.get("seeds", [0]), entry.get("folds"))
+            folds = {run.name: run.fold for run in runs}
             if section == "ensembles" and not entry.get("per_run"):
                 folds = {f"fold{k}" if num_folds > 1 else "mean": k for k in range(num_folds)}
             scores = made_up_scores(index, qualities[name], folds)

@@ -616,6 +616,24 @@ def test_each_committed_page_names_the_runs_that_failed_or_diverged(folder: Path
         assert all("training_loss" in rows[f"{name}_mel_study"] for name in ("cnn", "lstm"))
 
 
+def test_an_entry_of_one_fold_is_compared_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = {"seeds": [1], "folds": [2]}
+    params = FOLDED | {"ensembles": {}, "models": FOLDED["models"] | {"one": one}}
+    params["compare"] = FOLDED["compare"] | {"differences": {"good": ["one"]}}
+    write_task(params, single_label(), FOLDED_QUALITIES | {"one": 2}, source="esc")
+    compare.main(".")
+    assert "runs" not in board()["rows"]["one"]
+    (row,) = (row for row in read_context().entries if row.name == "one")
+    assert list(row.runs) == ["fold2-seed1"]
+    own = evaluation("one")["test"]["accuracy"]
+    difference = own - evaluation("good")["runs"]["fold2-seed1"]["test"]["accuracy"]
+    section = page()[page().index("## Differences") :]
+    assert lines(section, "one")[1:] == ["", "one run", f"{own:.4f}", f"{difference:+.4f}"]
+
+
 def test_the_page_does_not_speak_of_failures_without_any(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
