@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from tagging.sources.audioset import sample
 from tests.preloaded import preloaded_python
-from tests.project import TASKS, Project, make_small
+from tests.project import OWN, TASKS, Project, make_own_task, make_small
 
 # Enough clips for every split, few enough that training takes no time; many of them short, so that
 # clips of nine seconds can be split as well.
@@ -128,10 +128,12 @@ def whole(
     def make(building: Path) -> None:
         project = Project.copied(baseline, building, mirror, python_folder)
         project.add_sources(lambda name: name.startswith(("tasks/", "replication/")))
-        for folder in TASKS:
+        make_own_task(project)
+        folders = [*TASKS, OWN]
+        for folder in folders:
             make_small(project, folder)
         project.commit()
-        project.dvc("repro", "--quiet", *(f"{folder}/dvc.yaml" for folder in TASKS))
+        project.dvc("repro", "--quiet", *(f"{folder}/dvc.yaml" for folder in folders))
         project.commit()
 
     return made_once(tmp_path_factory, "whole", make)

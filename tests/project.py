@@ -16,25 +16,6 @@ import yaml
 from tagging.sources.sounds import CLASSES, sample_files, write_sounds
 
 ROOT = Path(__file__).parents[1]
-# Every pipeline's folder, relative to the root.
-PIPELINES = sorted(
-    file.parent.relative_to(ROOT)
-    for pattern in ("dvc.yaml", "*/dvc.yaml", "tasks/*/dvc.yaml")
-    for file in ROOT.glob(pattern)
-    if not file.parent.name.startswith(".") and (file.parent / "params.yaml").exists()
-)
-TASKS = [folder for folder in PIPELINES if folder.parts[:1] == ("tasks",)]
-# Pipelines whose entries have been evaluated.
-EVALUATED = [folder for folder in PIPELINES if (ROOT / folder / "data/summary.json").is_file()]
-TEMPLATE = Path("tasks/own")  # its users bring the recordings
-# The root's pipeline works without these.
-APART = ("tasks/", "replication/", "tests/", "benchmarks/")
-# Results of the real runs, in a pipeline's folder.
-RESULT = re.compile(
-    r"(tasks/[^/]+/|replication/)?"
-    r"((data|evaluation|leaderboard|metrics|models|plots|results)/(?!\.gitignore|dvc\.yaml|page\.html)"
-    r"|dvc\.lock)"
-)
 
 
 def project_files() -> list[str]:
@@ -44,6 +25,28 @@ def project_files() -> list[str]:
         cwd=ROOT, check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
     return sorted(name for name in set(listed.split("\0")) - {""} if (ROOT / name).is_file())
+
+
+# The folder of every pipeline that git would commit, relative to the root.
+PIPELINES = sorted(
+    Path(name).parent
+    for name in project_files()
+    if re.fullmatch("([^/]+/|tasks/[^/]+/)?dvc.yaml", name)
+    and (ROOT / name).with_name("params.yaml").exists()
+)
+TASKS = [folder for folder in PIPELINES if folder.parts[:1] == ("tasks",)]
+# Pipelines whose entries have been evaluated.
+EVALUATED = [folder for folder in PIPELINES if (ROOT / folder / "data/summary.json").is_file()]
+OWN = Path("tasks/own")  # made by `tagging new` in copies of the project
+RECORDINGS = "recordings/the birds ä"  # its folder of recordings
+# The root's pipeline works without these.
+APART = ("tasks/", "replication/", "tests/", "benchmarks/")
+# Results of the real runs, in a pipeline's folder.
+RESULT = re.compile(
+    r"(tasks/[^/]+/|replication/)?"
+    r"((data|evaluation|leaderboard|metrics|models|plots|results)/(?!\.gitignore|dvc\.yaml|page\.html)"
+    r"|dvc\.lock)"
+)
 
 
 @dataclass
@@ -185,6 +188,15 @@ def generate_weights(project: Project, name: str) -> bool:
     return True
 
 
+def make_own_task(project: Project) -> None:
+    """Make a task on the generated sample as its users do."""
+    for name, content in sample_files().items():
+        file = project.root / RECORDINGS / name
+        file.parent.mkdir(exist_ok=True, parents=True)
+        file.write_bytes(content)
+    project.run("python", "-m", "tagging.commands.main", "new", OWN.name, RECORDINGS)
+
+
 def few_models(params: dict[str, Any]) -> dict[str, Any]:
     """Return one model of each computed feature, and a few of the task's own feature."""
     computed = params.get("features", {}) | params.get("embeddings", {})
@@ -214,11 +226,6 @@ def shrink_sources(project: Project, folder: Path | str, params: dict[str, Any])
         if isinstance(file, dict):
             file["sha256"] = project.mirrored(file["address"], write_sounds)
     if "decode" in params:
-        if params["decode"]["source"] == "folder":  # of the template
-            for name, content in sample_files().items():
-                file = project.root / params["decode"]["path"] / name
-                file.parent.mkdir(exist_ok=True, parents=True)
-                file.write_bytes(content)
         params["decode"] |= {"source": "folder", "clip_seconds": 1}
     if "weights" in params:
         published = [name for name in params["weights"] if generate_weights(project, name)]

@@ -18,7 +18,7 @@ from dvc.repo import Repo
 from tagging.data.parameters import parse
 from tagging.data.task import Task
 from tests.closure import NAMED, ROOT, closure, imported, imports, named_imports
-from tests.project import PIPELINES, TEMPLATE
+from tests.project import PIPELINES
 
 MAX_DEPS = 14  # for a reader
 LISTS_FILES = ("grid", "variants")  # not folders: they train for hours
@@ -70,7 +70,7 @@ def stages() -> list[Stage]:
                 )
             )
             # An optional dep has a path for its default that is a dep in any case.
-            assert len(deps) - len(set(deps)) <= (stage.name == "compare")
+            assert len(deps) - len(set(deps)) <= (stage.name in ("compare", "decode"))
     return found
 
 
@@ -90,8 +90,6 @@ def decides(stage: Stage) -> set[str]:
     entry = entry_of(params, stage)
     files = closure(*stage.modules)
     named: list[str] = []
-    if stage.folder == ROOT / TEMPLATE and stage.name.endswith("decode"):
-        files.add(params["decode"]["path"])
     if "architecture" in entry:
         named.append(f"tagging/networks/{entry['architecture']}.py")
     if "tagging/learning/embedding.py" in files and stage.modules[0].stem == "features":

@@ -1,4 +1,4 @@
-"""tasks/own: a folder of sounds and its table become a leaderboard, and a model for anyone."""
+"""A task of `tagging new`: recordings become a leaderboard, and a model for anyone."""
 
 import json
 import shutil
@@ -11,30 +11,29 @@ import pytest
 from tagging.data.clips import read_features, read_index
 from tagging.data.task_folder import TaskFolder
 from tagging.sources.sounds import CLASSES, CLIPS, INSTRUMENTS
-from tests.archives import assert_one_sentence, run_stage
-from tests.project import ROOT, TEMPLATE, Project
+from tests.project import OWN, RECORDINGS, Project, make_small
 
-RECORDINGS = len(CLASSES) * INSTRUMENTS * CLIPS
+NUM_RECORDINGS = len(CLASSES) * INSTRUMENTS * CLIPS
 
 
 def test_windows_of_long_recordings_are_clips_and_recordings_are_scored(whole: Path) -> None:
-    folder = TaskFolder(whole / TEMPLATE)
+    folder = TaskFolder(whole / OWN)
     index = read_index(folder.index)
-    assert len(set(index.recordings.tolist())) == RECORDINGS < len(index.ids)
+    assert len(set(index.recordings.tolist())) == NUM_RECORDINGS < len(index.ids)
     mel = read_features(folder.feature("mel"))
     assert mel.spec.any_length  # a short window is padded, and its end is known
     assert mel.frames.min() < mel.spec.frames == mel.frames.max()
     confusion = pd.read_csv(folder.entry_plots("cnn") / "confusion.csv")
-    assert confusion["clips"].sum() == RECORDINGS
-    assert f"{RECORDINGS} clips in 5 folds" in (folder.leaderboard / "README.md").read_text()
+    assert confusion["clips"].sum() == NUM_RECORDINGS
+    assert f"{NUM_RECORDINGS} clips in 5 folds" in (folder.leaderboard / "README.md").read_text()
 
 
 def test_the_probe_is_all_that_another_takes(
     whole: Path, mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """mn04_as is fetched by its name, which the probe's file has."""
-    shutil.copytree(whole / TEMPLATE / "models/probe", tmp_path / "probe")
-    sound = next((whole / TEMPLATE / "recordings/audio").glob("*.wav"))
+    shutil.copytree(whole / OWN / "models/probe", tmp_path / "probe")
+    sound = next((whole / RECORDINGS / "audio").glob("*.wav"))
     elsewhere = Project(tmp_path, mirror, Path(sys.executable).parent)
     said = elsewhere.run(
         sys.executable, "-m", "tagging.commands.main",
@@ -48,27 +47,16 @@ def test_the_probe_is_all_that_another_takes(
     assert (tmp_path / "cache/tagging/mn04_as.safetensors").is_file()
 
 
-def test_without_a_table_one_sentence_says_what_it_takes(tmp_path: Path) -> None:
-    (tmp_path / TEMPLATE / "recordings").mkdir(parents=True)
-    shutil.copy(ROOT / TEMPLATE / "params.yaml", tmp_path / TEMPLATE)
-    ran = run_stage(tmp_path, "decode", task=str(TEMPLATE))
-    assert_one_sentence(ran, f"{TEMPLATE}/recordings", "clips.csv", "columns file, labels")
-
-
-def test_with_several_labels_a_leaderboard_comes_of_it_as_well(all_tasks: Project) -> None:
-    """As params.yaml says: type, metrics and loss."""
-    table = all_tasks.root / TEMPLATE / "recordings/clips.csv"
+def test_clips_with_several_labels_have_a_leaderboard(all_tasks: Project) -> None:
+    table = all_tasks.root / RECORDINGS / "clips.csv"
     clips = pd.read_csv(table)
     clips["labels"] += ";sound"
     clips.loc[::2, "labels"] = clips["labels"].str.removesuffix(";sound")
     clips.to_csv(table, index=False)
-    for key, value in {
-        "task.type": "multi_label",
-        "task.metrics": [{"name": "map"}],
-        "train.loss": "bce",
-    }.items():
-        all_tasks.change(key, value, str(TEMPLATE))
-    all_tasks.dvc("repro", "--quiet", f"{TEMPLATE}/dvc.yaml")
-    page = (all_tasks.root / TEMPLATE / "leaderboard/README.md").read_text()
+    folder = Path("tasks/several")
+    all_tasks.run("python", "-m", "tagging.commands.main", "new", folder.name, RECORDINGS)
+    make_small(all_tasks, folder)
+    all_tasks.dvc("repro", "--quiet", f"{folder}/dvc.yaml")
+    page = (all_tasks.root / folder / "leaderboard/README.md").read_text()
     assert "mAP" in page
     assert "mistaken" not in page
