@@ -12,6 +12,7 @@ from typing import Any
 
 from tagging.base.errors import UserError
 from tagging.commands import hub
+from tagging.commands.project import find_project
 from tagging.sources.weights import PUBLISHED, require_verified
 
 DEFAULT_SOUND_MODEL = "mn04_as"
@@ -125,13 +126,6 @@ def _first_run(folder: Path) -> Path:
         names = ", ".join(file.name for file in files)
         raise UserError(f"{folder} has several models ({names}); use one of these files")
     return (runs or files)[0]
-
-
-def find_project() -> Path | None:
-    """Return the root of the DVC project around the working directory."""
-    working = Path.cwd()
-    folders = (working, *working.parents)
-    return next((folder for folder in folders if (folder / ".dvc").is_dir()), None)
 
 
 def _published_model(name: str) -> Path:

@@ -18,7 +18,7 @@ from tagging.base.files import write_text
 from tagging.base.progress import Progress
 from tagging.commands.inputs import find_input_files
 from tagging.commands.labels import Labels, count_labels, read_labels
-from tagging.commands.models import find_project
+from tagging.commands.project import find_project
 from tagging.commands.render import render
 from tagging.commands.survey import SILENT_DB, Surveyed, find_copies, survey
 from tagging.commands.task_settings import Choices, TaskSettings, decide

@@ -17,6 +17,7 @@ from tagging.base.errors import UserError
 from tagging.base.progress import Progress
 from tagging.commands import models
 from tagging.commands.inputs import find_input_files
+from tagging.commands.project import find_project
 from tagging.commands.tag_formats import to_json
 from tagging.commands.tagger import BLOCK_SECONDS, Tagger
 from tagging.data.parameters import Params
@@ -109,7 +110,7 @@ def find_search_index() -> Path:
     Raises:
         UserError: if it has no index or several.
     """
-    root = models.find_project() or Path()
+    root = find_project() or Path()
     indexes = [
         path
         for folder in map(TaskFolder, (root, *sorted(root.glob("tasks/*"))))
