@@ -19,7 +19,7 @@ $(call pip_install,--requirement $<)
 @touch $@
 endef
 
-.PHONY: help run test lint install repro pipelines plots comment readme bench
+.PHONY: help run test lint install repro pipelines plots comment readme docs bench
 
 help:  ## Show all targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -52,6 +52,10 @@ comment: $(VENV)/.run  ## Print what a branch changes, for a pull request: make 
 
 readme: $(VENV)/.run  ## Copy rows of the leaderboard into README.md
 	@python -m tools.readme
+
+docs: $(VENV)/.test  ## Build the pages of docs/ into site/, which needs no network
+	@python -m mkdocs --quiet build
+	@echo "site/index.html"
 
 # A single benchmark: make bench ONLY=convert. Other sizes: make bench ONLY=scale CLIPS="20000 200000".
 bench: $(VENV)-bench/.made $(VENV)-torchdata/.made $(VENV)-tensorflow/.made  ## Measure speed and memory (half an hour); write benchmarks/README.md

@@ -1,4 +1,6 @@
-"""The README's table has rows of the leaderboard."""
+"""The README is short, and its table has rows and columns of the leaderboard."""
+
+import re
 
 import yaml
 
@@ -9,13 +11,15 @@ README = "before\n<!-- leaderboard -->\n| old |\n<!-- /leaderboard -->\nafter | 
 
 
 def test_the_best_rows_named_rows_and_others_are_between_the_marks() -> None:
-    entries = [f"| {'**b**' if k == 1 else f'e{k}'} | model | {k} |" for k in range(8)]
-    others = ["| printed | published | 7 |", "| chance | baseline | 8 |"]
-    header = ["| entry | kind | n |", "| --- | --- | ---: |"]
+    entries = [f"| {'**b**' if k == 1 else f'e{k}'} | model | {k} | .5 |" for k in range(8)]
+    others = ["| printed | published | 7 | |", "| chance | baseline | 8 | .1 |"]
+    header = ["| entry | kind | NDCG | mAP |", "| --- | --- | ---: | ---: |"]
     board = "\n".join(["# Leaderboard", "", *header, *entries, *others, "text", "", "| another |"])
     kept = [*header, *entries[:3], entries[6], *others]
+    shown = [f"{line.rpartition(' |')[0].rpartition(' |')[0]} |" for line in kept]
+    assert shown[0] == "| entry | kind | NDCG |"
     assert insert_table(README, board + "\n", ["e6", "e0"]) == "\n".join(
-        ["before", "<!-- leaderboard -->", *kept, "<!-- /leaderboard -->", "after | this", ""]
+        ["before", "<!-- leaderboard -->", *shown, "<!-- /leaderboard -->", "after | this", ""]
     )
 
 
@@ -25,3 +29,6 @@ def test_the_table_in_the_readme_has_rows_of_the_leaderboard() -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     assert readme.count("<!-- leaderboard -->") == readme.count("<!-- /leaderboard -->") == 1
     assert insert_table(readme, board, params["compare"]["plot"]) == readme, "run `make readme`"
+    (header,) = re.findall("(?m)^[|] entry .*$", readme)
+    assert len(header.split("|")) - 2 <= 6
+    assert len(readme.splitlines()) <= 110

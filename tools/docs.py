@@ -1,18 +1,22 @@
-"""Hooks of MkDocs, which `make docs` runs: the site has the repository's pages under their own paths.
+"""Hooks of MkDocs, which `make docs` runs.
 
-So a link works on the site as it does on GitHub. Besides docs/, README, the leaderboards and other
-Markdown pages of the repository are pages of the site; other files that a page links to are copied.
-The page of the command line is made from its parser.
+The site has the repository's pages under their own paths, so that a link works on the site as it
+does on GitHub. Besides docs/, README, the leaderboards and other Markdown pages of the repository
+are pages of the site; other files that a page links to are copied. The page of the command line is
+made from its parser.
 """
 
 import argparse
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from posixpath import normpath
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 
 from tagging.commands.main import build_parser
@@ -27,6 +31,24 @@ CODE = re.compile(r"(?ms)^```.*?^```$|`[^`\n]+`")
 COMMAND_LINE = "docs/reference/cli.md"
 MARK = "<!-- commands -->"
 WIDTH = 100  # columns of the usage
+PACKAGE = "tagging"
+
+_copy = TemporaryDirectory()  # of the package, until the build ends
+
+
+@event_priority(100)  # before mkdocstrings reads its configuration
+def on_config(config: Any) -> Any:
+    """Let mkdocstrings read a copy of the package, whose folders all have an `__init__.py`.
+
+    Its parser skips folders without one. They cannot be added to the package itself, as the folders
+    are dependencies of trainings.
+    """
+    package = Path(_copy.name, PACKAGE)
+    shutil.copytree(ROOT / PACKAGE, package, dirs_exist_ok=True)
+    for file in list(package.rglob("*.py")):
+        (file.parent / "__init__.py").touch()
+    config.plugins["mkdocstrings"].config.handlers["python"]["paths"] = [_copy.name]
+    return config
 
 
 def linked_paths(page: str, text: str) -> Iterator[str]:

@@ -13,10 +13,11 @@ TABLE = re.compile(r"(?m)(?:^\|.*\n)+")
 MARKS = re.compile("(<!-- leaderboard -->\n).*(<!-- /leaderboard -->)", re.DOTALL)
 HEADER_LINES, BEST_ROWS = 2, 3
 OTHERS = ("published", "baseline")  # kinds of rows that are not entries
+COLUMNS = re.compile("entry|kind|runs|NDCG|P@1|difference to .*")  # the headline's, six of all
 
 
-def select_rows(page: str, names: Collection[str]) -> str:
-    """Return the first table of a page, reduced to its best rows, named rows, and `OTHERS`."""
+def select_cells(page: str, names: Collection[str]) -> str:
+    """Return `COLUMNS` of the first table of a page: its best rows, named rows, and `OTHERS`."""
     table = TABLE.search(page)
     assert table is not None, "the page has no table"
     lines = table[0].splitlines(keepends=True)
@@ -25,12 +26,14 @@ def select_rows(page: str, names: Collection[str]) -> str:
         name, kind = (cell.strip(" *") for cell in line.split("|")[1:3])
         if name in names or kind in OTHERS:
             kept.append(line)
-    return "".join(kept)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in kept]
+    columns = [k for k, title in enumerate(rows[0]) if COLUMNS.fullmatch(title)]
+    return "".join(f"| {' | '.join(row[k] for k in columns)} |\n" for row in rows)
 
 
 def insert_table(readme: str, page: str, names: Collection[str]) -> str:
     """Return the README with rows of the leaderboard's page between its marks."""
-    return MARKS.sub(lambda marks: marks[1] + select_rows(page, names) + marks[2], readme)
+    return MARKS.sub(lambda marks: marks[1] + select_cells(page, names) + marks[2], readme)
 
 
 if __name__ == "__main__":

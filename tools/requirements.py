@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 # Of each file, the lists of pyproject.toml; a file includes the one before.
 FILES = {
     "requirements.txt": ("dependencies", "train"),
-    "requirements-test.txt": ("test", "export", "hub"),
+    "requirements-test.txt": ("test", "export", "hub", "docs"),
 }
 PACKAGE = re.compile(r'"(?P<name>[\w.-]+)(?P<extras>\[[\w,]+\])?(?P<range>[^"]*)",')
 

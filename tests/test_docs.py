@@ -1,0 +1,139 @@
+"""The documentation: its commands run on the generated sample, its pages are built in full."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import soundfile
+
+from tagging.sources.sounds import sample_files
+from tests.project import ROOT, Project
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
+BLOCK = re.compile(r"(?ms)^```(bash|python)\n(.*?)^```$")
+ENVIRONMENT = "makes an environment; tests/test_makefile.py runs the target with a small one"
+GOOGLE = "downloads 2.4 GB from Google"
+# Commands that are not run here, as the pages show them, and why.
+NOT_RUN = {
+    "make run": "tests/test_demo.py runs it",
+    "make test": "runs this test",
+    "make lint": "a part of make test",
+    "make install && . .venv/bin/activate": ENVIRONMENT,
+    "make install && . .venv/bin/activate && dvc repro": f"{ENVIRONMENT}; {GOOGLE}",
+    "pre-commit install": "changes the hooks of git; tests/test_workflows.py checks them",
+    "tagging tag waves.ogg --model hf:user/model": "a model of the hub; tests/test_hub.py has one",
+    "torchrun --nproc-per-node=4 -m stages.train tasks/official ast": "four GPUs; "
+    "tests/test_distributed.py trains in two processes",
+    "dvc remote add --local -d team s3://bucket/audioset": "an S3 bucket; tests/test_remotes.py "
+    "has a server",
+    "dvc get URL models/yac": "the URL of a remote; tests/test_artifacts.py has one",
+    "dvc artifacts get URL top-10": "the URL of a remote; tests/test_artifacts.py has one",
+}
+
+
+class Command(NamedTuple):
+    """A line of a block of commands without its comment, or a block of Python."""
+
+    language: str
+    text: str
+
+
+def commands(page: Path) -> Iterator[Command]:
+    """Yield the commands of a page in their order."""
+    for language, block in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if language == "python":
+            yield Command(language, block)
+            continue
+        for line in block.replace("\\\n", " ").splitlines():
+            if text := re.sub(r"(^|\s+)#\s.*", "", line).strip():
+                yield Command(language, " ".join(text.split()))
+
+
+def runnable(page: Path) -> list[Command]:
+    """Return the commands of a page that are run here."""
+    return [command for command in commands(page) if command.text not in NOT_RUN]
+
+
+def add_sounds(folder: Path) -> None:
+    """Write the recordings that the pages name."""
+    contents = [content for name, content in sample_files().items() if name.endswith(".wav")]
+    (folder / "recordings").mkdir()
+    for k, name in enumerate(("recordings/a.wav", "recordings/b.wav", "new.wav")):
+        (folder / name).write_bytes(contents[k])
+    waveform, rate = soundfile.read(folder / "new.wav")
+    for name in ("waves.ogg", "song.mp3", "lecture.mp3"):
+        soundfile.write(folder / name, waveform, rate)
+
+
+@pytest.fixture
+def project(all_tasks: Project) -> Project:
+    """All tasks after their first run, as a branch of main, with recordings; make needs no pip."""
+    add_sounds(all_tasks.root)
+    environment = all_tasks.root / ".venv"
+    environment.mkdir()
+    (environment / "bin").symlink_to(Path(sys.executable).parent)
+    for name in (".run", ".test"):
+        (environment / name).touch()
+    all_tasks.git("switch", "--quiet", "--create", "branch")
+    return all_tasks
+
+
+@pytest.mark.parametrize(
+    "page", [*filter(runnable, PAGES)], ids=lambda page: page.relative_to(ROOT).as_posix()
+)
+def test_commands_of_a_page_run(page: Path, project: Project) -> None:
+    cache = project.root.parent / "cache"  # of downloaded models, which are the project's own
+    # The package of the copy, and models that it has published.
+    variables = {"PYTHONPATH": str(project.root), "XDG_CACHE_HOME": str(cache)}
+    for language, text in runnable(page):
+        if language == "python":
+            project.run(sys.executable, "-c", text, **variables)
+        else:
+            project.run("bash", "-ec", text, **variables)
+
+
+def test_reasons_are_of_commands_that_are_shown() -> None:
+    shown = {command.text for page in PAGES for command in commands(page)}
+    assert NOT_RUN.keys() <= shown
+
+
+def test_blocks_of_shells_are_all_bash() -> None:
+    """A block with another name would not be run."""
+    for page in PAGES:
+        names = set(re.findall(r"(?m)^ *```(\w*)$", page.read_text(encoding="utf-8")))
+        assert names <= {"", "bash", "python", "text", "yaml", "json"}, page
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built pages: a broken link, an unknown page or a missing docstring ends the build."""
+    folder = tmp_path_factory.mktemp("site")
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", folder],
+        cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+def test_pages_need_no_network(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        loaded = re.findall(r'<(?:script|img|iframe)[^>]* src="?([^">\s]+)', text)
+        loaded += re.findall(r'<link[^>]* rel="?(?:stylesheet|preconnect)"?[^>]*>', text)
+        assert not [address for address in loaded if "//" in address], page
+    assert (site / "search/search_index.js").is_file()
+
+
+def test_references_are_made_from_the_code(site: Path) -> None:
+    command_line = (site / "docs/reference/cli.html").read_text(encoding="utf-8")
+    assert "--window SECONDS" in command_line and "check-vggish" in command_line
+    python = (site / "docs/reference/python.html").read_text(encoding="utf-8")
+    for text in ("tagging.load", "sample_rate", "forward_features", "triplets_per_anchor"):
+        assert text in python
