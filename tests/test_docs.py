@@ -1,7 +1,10 @@
 """The documentation: its commands run on the generated sample, its pages are built in full."""
 
+import csv
+import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,9 +15,10 @@ import pytest
 import soundfile
 
 from tagging.sources.sounds import sample_files
-from tests.project import ROOT, Project
+from tests.project import ROOT, Project, make_small
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 BLOCK = re.compile(r"(?ms)^```(bash|python)\n(.*?)^```$")
 ENVIRONMENT = "makes an environment; tests/test_makefile.py runs the target with a small one"
 GOOGLE = "downloads 2.4 GB from Google"
@@ -55,18 +59,24 @@ def commands(page: Path) -> Iterator[Command]:
 
 
 def runnable(page: Path) -> list[Command]:
-    """Return the commands of a page that are run here."""
-    return [command for command in commands(page) if command.text not in NOT_RUN]
+    """Return the commands of a page that are run here; what docs/ shows too, README's pages run."""
+    shown = [command for command in commands(page) if command.text not in NOT_RUN]
+    if page == README:
+        others = {command for other in PAGES if other != README for command in commands(other)}
+        return [command for command in shown if command not in others]
+    return shown
 
 
 def add_sounds(folder: Path) -> None:
-    """Write the recordings that the pages name."""
-    contents = [content for name, content in sample_files().items() if name.endswith(".wav")]
-    (folder / "recordings").mkdir()
-    for k, name in enumerate(("recordings/a.wav", "recordings/b.wav", "new.wav")):
-        (folder / name).write_bytes(contents[k])
-    waveform, rate = soundfile.read(folder / "new.wav")
-    for name in ("waves.ogg", "song.mp3", "lecture.mp3"):
+    """Write the recordings that the pages name; the folders of recordings/ have their labels."""
+    files = sample_files()
+    shutil.rmtree(folder / "recordings", ignore_errors=True)
+    for row in csv.DictReader(io.StringIO(files["clips.csv"].decode())):
+        path = folder / "recordings" / row["labels"] / Path(row["file"]).name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(files[row["file"]])
+    waveform, rate = soundfile.read(path)
+    for name in ("new.wav", "waves.ogg", "song.mp3", "lecture.mp3"):
         soundfile.write(folder / name, waveform, rate)
 
 
@@ -95,6 +105,8 @@ def test_commands_of_a_page_run(page: Path, project: Project) -> None:
             project.run(sys.executable, "-c", text, **variables)
         else:
             project.run("bash", "-ec", text, **variables)
+        if text.startswith("tagging new"):
+            make_small(project, Path("tasks", text.split()[2]))
 
 
 def test_reasons_are_of_commands_that_are_shown() -> None:
