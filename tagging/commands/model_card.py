@@ -13,6 +13,7 @@ from tagging.commands.render import render
 from tagging.commands.tagger import Tagger
 from tagging.data.parameters import Params
 from tagging.data.task_folder import TaskFolder
+from tagging.sources.weights import PUBLISHED, Published
 
 DATASETS = {"MTT_musicnn.h5": "MagnaTagATune", "MSD_musicnn.h5": "Million Song Dataset"}
 LICENCE = "Apache-2.0"  # of the project, so of the models that it trains
@@ -104,43 +105,74 @@ def render_card(tagger: Tagger, repository: str | None, library: str, has_pictur
 def draw_results(tagger: Tagger) -> bytes | None:
     """Return a chart of the results as PNG, which the hub shows, unlike SVG.
 
+    Published weights are shown among the others whose published score is the same metric.
+
     Returns:
         None without results, or if `vl_convert` is not installed.
     """
-    evaluation = read_evaluation(tagger.path)
-    index = _model_index(tagger, evaluation, _dataset(tagger, evaluation))
-    if index is None or importlib.util.find_spec("vl_convert") is None:
+    if importlib.util.find_spec("vl_convert") is None:
         return None
     import vl_convert
 
-    results = evaluation.results if evaluation else {}
-    rows = []
-    for metric in index["metrics"]:
-        result = results.get(metric["type"])
-        low, high = (result.ci_low, result.ci_high) if result else (None, None)
-        rows.append({"metric": metric["type"], "value": metric["value"], "low": low, "high": high})
-    x = {"type": "quantitative", "scale": {"zero": False, "nice": True}, "title": None}
+    if evaluation := read_evaluation(tagger.path):
+        chart = _chart_evaluation(evaluation)
+    elif tagger.published and tagger.published.score:
+        chart = _chart_published(tagger.published)
+    else:
+        return None
+    config = {"font": "sans-serif", "view": {"stroke": None}}
+    return vl_convert.vegalite_to_png(chart | {"width": 560, "config": config}, scale=2)
+
+
+def _chart_evaluation(evaluation: Evaluation) -> dict[str, Any]:
+    """Return a chart of each metric with its interval."""
+    rows = [{"metric": metric, **row._asdict()} for metric, row in evaluation.results.items()]
+    x: dict[str, Any] = {"type": "quantitative", "scale": {"zero": False}, "title": None}
     y = {"field": "metric", "type": "nominal", "sort": None, "title": None}
-    marks = [
-        (
-            {"type": "rule", "size": 6, "opacity": 0.35},
-            {"x": {**x, "field": "low"}, "x2": {"field": "high"}},
-        ),
-        ({"type": "point", "filled": True, "size": 70}, {"x": {**x, "field": "value"}}),
+    value = {**x, "field": "value"}
+    interval: dict[str, Any] = {"x": {**x, "field": "ci_low"}, "x2": {"field": "ci_high"}}
+    layers: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"type": "rule", "size": 6, "opacity": 0.35}, interval),
+        ({"type": "point", "filled": True, "size": 70}, {"x": value}),
         (
             {"type": "text", "dy": -11},
-            {"x": {**x, "field": "value"}, "text": {"field": "value", "format": ".3f"}},
+            {"x": value, "text": {"field": "value", "type": "quantitative", "format": ".3f"}},
         ),
-    ]  # fmt: skip
-    chart = {
+    ]
+    return {
         "data": {"values": rows},
-        "title": f"{tagger.name}: {index['dataset']['name']}",
-        "width": 480,
         "height": {"step": 36},
-        "layer": [{"mark": mark, "encoding": {"y": y, **encoding}} for mark, encoding in marks],
-        "config": {"axis": {"labelFontSize": 12}, "view": {"stroke": None}},
+        "layer": [{"mark": mark, "encoding": {"y": y, **encoding}} for mark, encoding in layers],
     }
-    return vl_convert.vegalite_to_png(chart, scale=2)
+
+
+def _chart_published(published: Published) -> dict[str, Any]:
+    """Return a chart of the published scores by the number of parameters."""
+    rows = [
+        {"name": name, "value": entry.score, "parameters": entry.parameters,
+         "size": 160 if entry == published else 40}
+        for name, entry in PUBLISHED.items()
+        if entry.score
+    ]  # fmt: skip
+    x = {"field": "parameters", "type": "quantitative", "scale": {"type": "log"}}
+    y = {"field": "value", "type": "quantitative", "scale": {"zero": False}}
+    encoding = {
+        "x": {**x, "title": "parameters", "axis": {"format": "s"}},
+        "y": {**y, "title": "mAP on AudioSet's evaluation set, as published"},
+    }
+    size = {"field": "size", "type": "quantitative", "scale": None}
+    return {
+        "data": {"values": rows},
+        "height": 260,
+        "encoding": encoding,
+        "layer": [
+            {"mark": {"type": "point", "filled": True}, "encoding": {"size": size}},
+            {
+                "mark": {"type": "text", "dy": -13},
+                "encoding": {"text": {"field": "name", "type": "nominal"}},
+            },
+        ],
+    }
 
 
 def _dataset(tagger: Tagger, evaluation: Evaluation | None) -> str | None:
