@@ -79,6 +79,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self.answer(200, json.dumps({"url": f"{hub.address}/{repo}"}).encode())
         if match := re.fullmatch(rf"{NAME}/resolve/(?P<revision>[^/]+)/(?P<file>.+)", path):
             return self.send_file(*match.group("repo", "revision", "file"))
+        if match := re.fullmatch(rf"{NAME}/revision/main", path):  # older versions ask
+            about = {"id": match["repo"], "sha": hub.refs[match["repo"]].get("main")}
+            return self.answer(200, json.dumps(about).encode())
         if match := re.fullmatch(rf"{NAME}/preupload/main", path):
             files = [
                 {
