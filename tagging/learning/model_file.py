@@ -21,7 +21,8 @@ from tagging.learning.model import SAVED_EPOCH, Model, ModelSpec
 from tagging.learning.thresholds import Confidence
 
 FORMAT = 1  # version of the metadata and the tensors' names
-Description, State = dict[str, Any], dict[str, torch.Tensor]
+Description = dict[str, Any]
+State = dict[str, torch.Tensor]
 MODEL_SPEC, CALIBRATION = TypeAdapter(ModelSpec), TypeAdapter(Calibration)
 
 
