@@ -60,7 +60,8 @@ def assert_equal_outputs(model: Path, onnx: Path, *shapes: tuple[int, ...]) -> N
         with torch.inference_mode():
             x = torch.from_numpy(inputs)
             outputs = tagger.network(x if tagger.frontend is None else tagger.frontend(x))
-            expected = to_probabilities(outputs, tagger.model_spec.activation).numpy()
+            activation, calibration = tagger.model_spec.activation, tagger.clips.calibration
+            expected = to_probabilities(outputs, activation, calibration).numpy()
         (probabilities,) = session.run(None, {entry.name: inputs})
         np.testing.assert_allclose(probabilities, expected, rtol=0, atol=1e-4)
 

@@ -273,6 +273,17 @@ def test_the_command_s_probabilities_are_those_of_the_evaluation(activation: str
     np.testing.assert_allclose(by_command.numpy(), by_evaluation, atol=2e-5)
 
 
+def test_an_exported_model_returns_calibrated_probabilities(workspace: Path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = detector(workspace / "decided.safetensors", decided(recordings=False))
+    assert run(["export", str(path), "--onnx", "decided.onnx"]) == 0
+    session = onnxruntime.InferenceSession("decided.onnx", providers=["CPUExecutionProvider"])
+    windows = recording()[: 13 * RATE].reshape(13, RATE)
+    (probabilities,) = session.run(None, {"waveform": windows})
+    expected = Tagger(path).predict([windows.ravel()]).probabilities
+    np.testing.assert_allclose(probabilities, expected, atol=1e-4)
+
+
 def test_a_model_with_a_wrong_number_of_offsets_is_refused(workspace: Path):
     confidence = decided(recordings=False)._replace(calibration=Calibration(1, [0.0] * 3))
     path = detector(workspace / "wrong.safetensors", confidence)

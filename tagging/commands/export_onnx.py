@@ -32,19 +32,20 @@ class _Pipeline(nn.Module):
         super().__init__()
         self.frontend, self.network = tagger.frontend, tagger.network
         self.activation = tagger.model_spec.activation
+        self.calibration = tagger.clips.calibration
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the probabilities."""
         features = x if self.frontend is None else self.frontend(x)
-        return to_probabilities(self.network(features), self.activation)
+        return to_probabilities(self.network(features), self.activation, self.calibration)
 
 
 def export_onnx(name: str, path: Path) -> None:
     """Write a model as ONNX: `waveform` (batch, samples), or `features`, to `probabilities`.
 
     Batches have any size; waveforms and features have any length if the network supports it. The
-    file's metadata has labels, features and thresholds. A recording is one window: the caller cuts
-    longer ones.
+    file's metadata has labels, features and thresholds. Probabilities are calibrated, as those of
+    `tagging tag`. A recording is one window: the caller cuts longer ones.
 
     Raises:
         UserError: if the model does not exist, ONNX cannot express it, or ONNX Runtime computes
