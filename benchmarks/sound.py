@@ -1,6 +1,7 @@
-"""From recordings to log-mel spectrograms: the project, librosa and transformers.
+"""From recordings to log-mel spectrograms: the project, libsndfile, librosa and transformers.
 
-On one core and one thread, on ESC-10's Ogg files in memory. Before anything is timed, the results
+On one core and one thread, on ESC-10's Ogg files in memory, and on the same in other formats, which
+the project reads with FFmpeg. Before anything is timed, the results
 of all implementations are compared.
 """
 
@@ -15,6 +16,8 @@ from typing import Any, NamedTuple
 
 import librosa
 import numpy as np
+import soundfile
+import soxr
 import torch
 import yaml
 from threadpoolctl import threadpool_limits
@@ -40,11 +43,14 @@ RATE, WINDOW, HOP, BINS = 22_050, 2048, 512, 128
 AST_RATE = 16_000
 WEIGHTS = "mn04_as"
 OURS, LIBROSA, TRANSFORMERS = "this project", "librosa", "transformers"
+LIBSNDFILE = "libsndfile"
 DECODE, LOG_MEL = f"decoding, resampling to {RATE:,} Hz", f"log-mel, {BINS} bins, in decibels"
 BOTH, AST = "both", f"log-mel of AST, {AST_RATE:,} Hz"
 SCORES = f"recording to scores of {WEIGHTS}"
+DECODE_OTHERS = {kind: f"{DECODE}, as {kind}" for kind in ("WAV", "FLAC", "MP3")}
 # Largest differences: of a full scale of 1, decibels, and standard deviations of AST.
 TOLERANCES = {DECODE: 1e-4, LOG_MEL: 0.1, BOTH: 0.1, AST: 1e-2}
+TOLERANCES |= dict.fromkeys(DECODE_OTHERS.values(), 1e-4)
 
 
 class Implementation(NamedTuple):
@@ -75,6 +81,13 @@ def read_esc10() -> list[bytes]:
         return [content for _, content in source.contents(source.recordings()[::EVERY])]
 
 
+def encode_as(kind: str, content: bytes) -> bytes:
+    """Return a recording in another of libsndfile's formats."""
+    encoded = BytesIO()
+    soundfile.write(encoded, *soundfile.read(BytesIO(content), dtype="float32"), format=kind)
+    return encoded.getvalue()
+
+
 def as_function(transform: torch.nn.Module) -> Callable[[np.ndarray], np.ndarray]:
     """Return a transform as a function of a waveform, float32 (samples,)."""
 
@@ -102,6 +115,10 @@ def make_implementations(
     def librosa_decode(content: bytes) -> np.ndarray:
         return librosa.load(BytesIO(content), sr=RATE)[0]
 
+    def libsndfile_decode(content: bytes) -> np.ndarray:
+        waveform, rate = soundfile.read(BytesIO(content), dtype="float32", always_2d=True)
+        return soxr.resample(waveform.mean(axis=1), rate, RATE)
+
     def librosa_log_mel(waveform: np.ndarray) -> np.ndarray:
         power = librosa.feature.melspectrogram(
             y=waveform, sr=RATE, n_fft=WINDOW, hop_length=HOP, n_mels=BINS
@@ -126,6 +143,10 @@ def make_implementations(
         (AST, OURS): Implementation(ast_log_mel, ast_waveforms),
         (AST, TRANSFORMERS): Implementation(transformers_log_mel, ast_waveforms),
     }
+    for kind, step in DECODE_OTHERS.items():
+        files = [encode_as(kind, content) for content in recordings]
+        implementations[step, OURS] = Implementation(decode_recording, files)
+        implementations[step, LIBSNDFILE] = Implementation(libsndfile_decode, files)
     if network is not None:
         scores = as_function(network)
         rate = network.sample_rate
@@ -192,8 +213,8 @@ def measure(rounds: int = ROUNDS, recordings: list[bytes] | None = None) -> Resu
     backend = "torchaudio" if is_speech_available() else "NumPy, without torchaudio"
     description = (
         f"{len(recordings)} recordings, {duration / len(recordings):.1f} s each on average, on one "
-        f"core and one thread. librosa decodes with soundfile and resamples with soxr, as the "
-        f"project does; transformers computes with {backend}, and pads to 1,024 frames."
+        f"core and one thread. librosa decodes with libsndfile and resamples with soxr, as the "
+        f"project does with Ogg; transformers computes with {backend}, and pads to 1,024 frames."
     )
     return Result(
         "From sound to log-mel spectrograms",

@@ -24,6 +24,7 @@ _CHUNKS = {
     b"riff": (40, "<16sQ", 24, 8),  # W64
     b"caff": (8, ">4sQ", 0, 1),
 }
+CHUNKED = tuple(_CHUNKS)
 _SAMPLES = (b"data", b"SSND", b"BODY")  # the beginnings of the names of chunks of samples
 _STREAMED = 0x7FFF0000  # writers to a pipe state sizes near the maximum, whatever follows
 _ID3V1 = 128  # bytes of the tag behind a recording

@@ -23,6 +23,7 @@ from av.packet import Packet
 from tagging.base.errors import UserError
 from tagging.features.channels import mix_down
 from tagging.features.containers import (
+    CHUNKED,
     Extent,
     find_parts,
     measure_chunks,
@@ -149,7 +150,7 @@ def read_header(path: Path) -> Header | None:
             size = handle.seek(0, io.SEEK_END)
             with _open(_Content(handle, skip_tags(handle), size)) as container:
                 stream = container.streams.best("audio")
-                if not isinstance(stream, AudioStream):
+                if not isinstance(stream, AudioStream) or stream.codec_context is None:
                     return None
                 return Header(stream.sample_rate, (container.duration or 0) / av.time_base)
     except av.FFmpegError:
@@ -292,6 +293,10 @@ def _open(content: _Content, format_name: str | None = None) -> InputContainer:
     """
     # Playlists and descriptions of streams must not make FFmpeg open other files or addresses.
     options = {"protocol_whitelist": "none"}
+    content.seek(0)
+    if content.read(4) in CHUNKED:
+        # FFmpeg searches the PCM of a WAV for other codecs, which takes longer than decoding.
+        options["max_probe_packets"] = "1"
     content.seek(0)
     return av.open(content, "r", format_name, options=options, metadata_errors="ignore")
 
