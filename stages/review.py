@@ -32,8 +32,10 @@ from tagging.reports.review import (
     read_starts,
     write_page,
 )
+from tagging.reports.review_history import compare_with_committed, find_committed
 from tagging.reports.review_predictions import predict_out_of_fold
 from tagging.reports.settings import Compare
+from tagging.scoring.bootstrap import Evaluate
 from tagging.scoring.evaluation import aggregate_index, class_rows, scores_by_run
 from tagging.sources.corrections import CORRECTIONS, read_corrections
 
@@ -121,7 +123,7 @@ def main(folder: str) -> None:
         embeddings = mean_embeddings(read_features(task_folder.feature(feature)))
         pairs = find_near_copies(embeddings, windows.folds)
 
-    predictions, errors = None, None
+    predictions, errors, comparison = None, None, None
     classes: list[list[Any]] = []
     if not task.is_similarity:
         scores = read_scores(task_folder.scores(reference.section, reference.name))
@@ -131,6 +133,12 @@ def main(folder: str) -> None:
         )
         test = scores_by_run(scores, windows, "test", task)
         classes = [[row[0], row[1], row[5]] for row in class_rows(test, names)]
+        files = [task_folder.index, task_folder.scores(reference.section, reference.name)]
+        committed = find_committed(task_folder.path / "dvc.lock", files) if corrections else None
+        if committed is not None:
+            metric = load_metrics(task)[task.selection_metric.key]
+            settings = params.section(Evaluate, "evaluate")
+            comparison = compare_with_committed(committed, scores, windows, task, metric, settings)
 
     page = ReviewPage(windows, index, task, Recordings(waveforms, starts), predictions)
     output = task_folder.path / REVIEW
@@ -148,7 +156,7 @@ def main(folder: str) -> None:
     write_page(
         output / "index.html",
         data=data,
-        title="AudioSet's ten most frequent labels" if folder == "." else Path(folder).name,
+        title="" if folder == "." else f": {Path(folder).name}",
         entry=reference.name,
         tested=0 if predictions is None else len(predictions.clips),
         used=used,
@@ -157,7 +165,8 @@ def main(folder: str) -> None:
         unit="clips" if index is windows else "recordings",
         is_selected=bool(reference.val),
         feature=feature,
-        comparison="",
+        comparison=comparison,
+        metric=task.selection_metric.key,
         corrections_path=(task_folder.path / CORRECTIONS).as_posix(),
         pipeline=(task_folder.path / "dvc.yaml").as_posix(),
     )

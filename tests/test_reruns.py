@@ -3,7 +3,7 @@
 One table has every parameter, another has typical changes, made with the real client. Stages run
 as well when their inputs change: `evaluate` with weights, `ensemble` with scores of models,
 `distill` with scores of its teacher, `compare` with evaluations and plots, which include seconds of
-training. tests/test_dependencies.py has the code of each stage.
+training, `review` with evaluations. tests/test_dependencies.py has the code of each stage.
 """
 
 import json
@@ -17,21 +17,23 @@ import yaml
 from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
 
+from tagging.data.clips import read_index
 from tagging.data.parameters import LOCATION_SECTIONS
 from tests.project import ROOT, TASKS, Project
 
 TRAINING = {"train", "finetune", "distill"}
 SCORING = {"evaluate", "evaluate_finetuned", "ensemble", "evaluate_distilled"}
+PAGES = {"compare", "review"}
 
 # Every parameter: its section, or the longest part of its name that is a key here, and the stages
 # of the same pipeline that run when it changes; with @ only those of its entry.
 SECTIONS = {
     **{key: set() for key in LOCATION_SECTIONS},
-    "task.type": {"decode", *TRAINING, *SCORING, "compare"},
-    "task.metrics": {*TRAINING, *SCORING, "compare"},
-    "task.report_metrics": {*SCORING, "compare"},  # and no training
-    "task.features": {"prepare", *TRAINING, *SCORING, "compare"},
-    "task.aggregate": {*SCORING, "compare"},
+    "task.type": {"decode", *TRAINING, *SCORING, *PAGES},
+    "task.metrics": {*TRAINING, *SCORING, *PAGES},
+    "task.report_metrics": {*SCORING, *PAGES},  # and no training
+    "task.features": {"prepare", *TRAINING, *SCORING, *PAGES},
+    "task.aggregate": {*SCORING, *PAGES},
     "download": {"download", "download@"},
     "convert": {"prepare"},  # and the stages of the subsets, which come and go
     "prepare": {"prepare"},
@@ -41,12 +43,12 @@ SECTIONS = {
     "embeddings": {"embeddings@"},
     "weights": set(),  # stages that come and go
     "train": TRAINING,
-    "models": {"train@", "evaluate@", "compare"},
-    "finetuned": {"finetune@", "evaluate_finetuned@", "compare"},
-    "ensembles": {"ensemble@", "compare"},
-    "students": {"distill@", "evaluate_distilled@", "compare"},
-    "evaluate": SCORING,
-    "compare": {"compare"},
+    "models": {"train@", "evaluate@", *PAGES},
+    "finetuned": {"finetune@", "evaluate_finetuned@", *PAGES},
+    "ensembles": {"ensemble@", *PAGES},
+    "students": {"distill@", "evaluate_distilled@", *PAGES},
+    "evaluate": {*SCORING, "review"},
+    "compare": PAGES,
     "search": {"index@"},
     "artifact": set(),
     "runtime": set(),
@@ -124,7 +126,8 @@ def test_only_its_own_models_read_a_feature() -> None:
                 for stage in stages
             }
     everything = str(ROOT / "tasks/esc10/data/features")
-    assert not [name for name, paths in deps.items() if everything in paths]
+    readers = [name for name, paths in deps.items() if everything in paths]
+    assert readers == ["tasks/esc10/dvc.yaml:review"]  # which finds an embedding there
 
 
 def test_only_models_that_start_from_weights_read_them() -> None:
@@ -138,7 +141,7 @@ def test_only_models_that_start_from_weights_read_them() -> None:
 MODELS = ("yac", "yac_published", "attention")  # of the small project
 TRAIN = {f"train@{name}" for name in MODELS}
 EVALUATE = {f"evaluate@{name}" for name in MODELS}
-ENSEMBLE, COMPARE = {"ensemble@three_architectures"}, {"compare"}
+ENSEMBLE = {"ensemble@three_architectures"}
 STUDENT, STUDENT_SCORED = {"distill@yac_distilled"}, {"evaluate_distilled@yac_distilled"}
 SCORED = EVALUATE | ENSEMBLE | STUDENT_SCORED
 
@@ -155,37 +158,49 @@ def code(file: str) -> Change:
     return lambda project: project.append(file, "# A comment.\n")
 
 
+def correction(action: str) -> Change:
+    """Correct the first clip."""
+
+    def change(project: Project) -> None:
+        clip = read_index(project.root / "data/clips.safetensors").ids[0].decode()
+        project.append("corrections.csv", f"{clip},{action},\n")
+
+    return change
+
+
 # What is changed, the stages that run for it, and stages that must follow.
 CHANGES: dict[str, tuple[Change, set[str], set[str]]] = {
     "where the archive is from": (parameter("download.source", "eu"), {"download"}, set()),
     "clips": (
         parameter("prepare.top_k_labels", 4),
         {"prepare"},
-        TRAIN | STUDENT | SCORED | COMPARE,
+        TRAIN | STUDENT | SCORED | PAGES,
     ),
+    "labels": (correction("drop"), {"prepare", "review"}, TRAIN | STUDENT | SCORED | PAGES),
+    "a confirmed label": (correction("keep"), {"prepare", "review"}, set()),
     # Models with a value of their own are trained again, to the same weights.
     "training": (
         parameter("train.lr", 0.02),
         TRAIN | STUDENT,
-        {"evaluate@yac"} | ENSEMBLE | COMPARE,
+        {"evaluate@yac"} | ENSEMBLE | PAGES,
     ),
     "a model": (
         parameter("models.attention.network.dropout", 0.5),
-        {"train@attention", "evaluate@attention"} | COMPARE,
+        {"train@attention", "evaluate@attention"} | PAGES,
         ENSEMBLE | STUDENT,
     ),
     "members": (
         parameter("ensembles.three_architectures.members", ["yac", "attention"]),
-        ENSEMBLE | COMPARE,
+        ENSEMBLE | PAGES,
         STUDENT,
     ),
     "a student": (
         parameter("students.yac_distilled.hard_label_weight", 0.5),
-        STUDENT | STUDENT_SCORED | COMPARE,
+        STUDENT | STUDENT_SCORED | PAGES,
         set(),
     ),
-    "evaluation": (parameter("evaluate.seed", 1), SCORED, COMPARE),
-    "the page": (parameter("compare.plot", ["attention"]), COMPARE, set()),
+    "evaluation": (parameter("evaluate.seed", 1), SCORED | {"review"}, PAGES),
+    "the page": (parameter("compare.plot", ["attention"]), PAGES, set()),
     "a stage's code": (code("stages/train.py"), TRAIN | STUDENT, set()),
     "a network's code": (
         code("tagging/networks/attention.py"),
@@ -194,10 +209,10 @@ CHANGES: dict[str, tuple[Change, set[str], set[str]]] = {
     ),
     "a new loss": (
         code("tagging/learning/losses.py"),
-        TRAIN | EVALUATE | STUDENT | STUDENT_SCORED | COMPARE,
+        TRAIN | EVALUATE | STUDENT | STUDENT_SCORED | PAGES,
         set(),
     ),
-    "a new metric": (code("tagging/scoring/metrics/new.py"), SCORED | COMPARE, set()),
+    "a new metric": (code("tagging/scoring/metrics/new.py"), SCORED | PAGES, set()),
 }
 
 
@@ -222,9 +237,10 @@ def following(changed: set[str]) -> set[str]:
     stages |= ENSEMBLE if any_in("data/scores/models/") else set()
     stages |= STUDENT if any_in("data/scores/ensembles/") else set()
     stages |= STUDENT_SCORED if any_in("models/yac_distilled/") else set()
-    stages |= COMPARE if any_in("data/scores/", "evaluation/", "plots/") else set()
+    stages |= PAGES if any_in("data/scores/", "evaluation/") else set()
+    stages |= {"compare"} if any_in("plots/") else set()
     if any_in("data/clips", "data/features/"):
-        stages |= TRAIN | STUDENT | SCORED | COMPARE
+        stages |= TRAIN | STUDENT | SCORED | PAGES
     return stages
 
 
@@ -288,7 +304,7 @@ def test_entries_that_are_renamed_and_removed(project: Project) -> None:
     params["compare"]["plot"] = ["renamed", "attention"]
     project.write_params(params)
     renamed = {"train@renamed", "evaluate@renamed"}
-    assert project.repro() == renamed | ENSEMBLE | STUDENT | STUDENT_SCORED | COMPARE
+    assert project.repro() == renamed | ENSEMBLE | STUDENT | STUDENT_SCORED | PAGES
     assert (project.root / "metrics/yac_published.json").exists()
     for file in ("leaderboard/README.md", "plots/compare/learning_curves.csv"):
         text = (project.root / file).read_text()

@@ -27,7 +27,7 @@ from tagging.reports.review_predictions import (
 )
 from tagging.sources.corrections import CORRECTIONS, Correction
 
-MAX_CLIPS = 500  # of each list
+MAX_CLIPS, MAX_SILENT_CLIPS = 500, 2_000  # of each list, with sound and without
 MAX_MEDIA_BYTES = 28_000_000  # inside the page, whose text has some more
 MAX_INLINE_SECONDS = 15
 TOP_LABELS = 5
@@ -156,6 +156,7 @@ class ReviewPage:
             pairs: of windows, or None.
             folder: of the page.
         """
+        most = MAX_SILENT_CLIPS if self.recordings.waveforms is None else MAX_CLIPS
         mistakes: list[int] = []
         if self.predictions is not None:
             ranked = rank_mistakes(self.predictions, self.single_label)
@@ -163,17 +164,16 @@ class ReviewPage:
             errors_ranked = [] if errors is None else self.predictions.clips[errors].tolist()
         else:
             errors_ranked = []
-        # Clips in both lists first: the room inside the page is theirs.
         copies = {
             tuple(map(self.find_clip, (pair.first, pair.second))): pair.distance
             for pair in reversed(list(pairs or []))
         }
         return {
-            "mistakes": [self.add_clip(clip, folder) for clip in mistakes[:MAX_CLIPS]],
+            "mistakes": [self.add_clip(clip, folder) for clip in mistakes[:most]],
             "num_mistakes": len(mistakes),
             "errors": None
             if errors is None
-            else [self.add_clip(clip, folder) for clip in errors_ranked[:MAX_CLIPS]],
+            else [self.add_clip(clip, folder) for clip in errors_ranked[:most]],
             "num_errors": len(errors_ranked),
             "copies": None
             if pairs is None

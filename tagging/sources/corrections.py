@@ -112,8 +112,8 @@ def apply_corrections(
     for correction in corrections:
         location = f"{path}, line {correction.line}"
         near = composed[unicodedata.normalize("NFC", correction.clip)]
-        row = rows.get(correction.clip, near[0] if len(near) == 1 else None)
-        if row is None:
+        row = rows.get(correction.clip, near[0] if len(near) == 1 else -1)
+        if row < 0:
             raise UserError(
                 f"{location}: clip must be one of the task, got {correction.clip!r}; remove the "
                 "line if the clip is gone"
