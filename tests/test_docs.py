@@ -30,6 +30,8 @@ NOT_RUN = {
     "make install && . .venv/bin/activate": ENVIRONMENT,
     "make install && . .venv/bin/activate && dvc repro": f"{ENVIRONMENT}; {GOOGLE}",
     "pre-commit install": "changes the hooks of git; tests/test_workflows.py checks them",
+    "pip install .": "tests/test_install.py runs what it installs",
+    "tagging export mn04_as --push user/model": "uploads; tests/test_hub.py has a hub",
     "tagging tag waves.ogg --model hf:user/model": "a model of the hub; tests/test_hub.py has one",
     "torchrun --nproc-per-node=4 -m stages.train tasks/official ast": "four GPUs; "
     "tests/test_distributed.py trains in two processes",
