@@ -11,6 +11,7 @@ from pathlib import Path
 from tagging.base.errors import UserError, entry_point
 from tagging.commands.output_paths import check_output_file, check_parent
 
+METRICS = ("accuracy", "d_prime", "lwlrap", "map", "ndcg", "roc_auc")  # of `tagging new`
 FORMATS = ("text", "json", "csv", "audacity", "raven")
 DESCRIPTION = "Audio tagging: labels of recordings with their probabilities."
 TAG = """\
@@ -260,8 +261,9 @@ def _add_new(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         help="default: 5, or as many as the smallest class has files or groups",
     )  # fmt: skip
     new.add_argument(
-        "--metrics", nargs="+", default=[], metavar="NAME",
-        help="the first selects (default: accuracy map, or map roc_auc for several labels)",
+        "--metrics", nargs="+", default=[], choices=METRICS, metavar="NAME",
+        help=f"some of {', '.join(METRICS)}; the first selects (default: accuracy map, or map "
+        "roc_auc for several labels)",
     )  # fmt: skip
     new.add_argument(
         "--minutes", type=_whole_number(1), default=10, metavar="N",

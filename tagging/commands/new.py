@@ -149,11 +149,11 @@ def _measure(
 
 
 def _merge_copies(clips: Sequence[Recording], copies: Iterable[list[str]]) -> list[Recording]:
-    """Return the clips with those of copies in one group, as the stage decode has them."""
+    """Return the clips with copies as clips of the first file, as the stage decode groups them."""
     firsts = {file: first for first, *others in copies for file in others}
-    groups = {clip.file: clip.group or clip.file for clip in clips}
+    groups = {clip.file: clip.group for clip in clips}
     return [
-        clip._replace(group=groups.get(firsts[clip.file], firsts[clip.file]))
+        clip._replace(file=firsts[clip.file], group=groups.get(firsts[clip.file], ""))
         if clip.file in firsts
         else clip
         for clip in clips

@@ -91,7 +91,8 @@ def decide(
     other_seconds = OTHER_SECONDS * num_windows * clip_seconds
     budget = max(0.0, 120 * choices.minutes - other_seconds)
     finetune = _clamp(FINETUNE_SHARE * budget / (FINETUNE_SECONDS * epoch_seconds), FINETUNE_EPOCHS)
-    cnn = _clamp((1 - FINETUNE_SHARE) * budget / (CNN_SECONDS * epoch_seconds), CNN_EPOCHS)
+    rest = budget - FINETUNE_SECONDS * epoch_seconds * finetune
+    cnn = _clamp(rest / (CNN_SECONDS * epoch_seconds), CNN_EPOCHS)
     seconds = other_seconds + epoch_seconds * (FINETUNE_SECONDS * finetune + CNN_SECONDS * cnn)
     reason = f"{PERCENTILE}% of clips have at most {percentile:.3g} s"
     return TaskSettings(
