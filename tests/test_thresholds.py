@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 from scipy.special import expit
 
-from tagging.data.scores import RunScores
-from tagging.learning.calibration import fit_calibration
+from tagging.data.scores import RunScores, mean_probability_by_group
+from tagging.learning.calibration import Calibration, fit_calibration
 from tagging.learning.inference import calibrate
 from tagging.learning.thresholds import MIN_CLIPS, choose_thresholds
 from tagging.scoring.bootstrap import Evaluate, draw_resamples
@@ -166,3 +166,48 @@ def test_the_rows_are_those_of_the_first_run_label_by_label() -> None:
     assert {key for key, value in none.items() if value != ""} == {
         "label", "val_clips", "test_clips",
     }  # fmt: skip
+
+
+def drawn_windows(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return labels of windows, calibrated log odds, and the recording of each window.
+
+    A recording has 20 windows, of which none or some have the label.
+    """
+    rng = np.random.default_rng(seed)
+    recordings = np.repeat(np.arange(1000), 20)
+    share = np.where(rng.random((1000, 5)) < 0.3, rng.uniform(0.1, 1, (1000, 5)), 0)[recordings]
+    labels = (rng.random(share.shape) < share).astype(np.uint8)
+    scores = rng.normal(np.where(labels, 1.5, -1.5), 1.5)  # log odds of 0 are as likely of both
+    return labels, scores.astype(np.float32), recordings
+
+
+def test_recordings_keep_the_precision_of_their_thresholds_not_of_their_windows_ones() -> None:
+    """A label is right in a recording if it is in any of its windows."""
+    target = 0.9
+
+    def fit(labels: np.ndarray, scores: np.ndarray) -> tuple[Calibration | None, np.ndarray]:
+        calibration = fit_calibration(labels, scores, "sigmoid")
+        return calibration, limits(labels, calibrate(scores, calibration), target)
+
+    def precision(labels: np.ndarray, confident: np.ndarray) -> tuple[float, float]:
+        """Return the precision, and the upper end of its 95% interval."""
+        hits, predicted = int((confident & (labels > 0)).sum()), int(confident.sum())
+        assert predicted > 200
+        high = stats.binomtest(hits, predicted).proportion_ci(method="exact").high
+        return hits / predicted, high
+
+    labels, scores, recordings = drawn_windows(0)
+    firsts = np.flatnonzero(np.diff(recordings, prepend=-1))
+    any_window = np.maximum.reduceat(labels, firsts)
+    of_windows = fit(labels, scores)
+    of_recordings = fit(any_window, mean_probability_by_group(scores, recordings))
+    labels, scores, recordings = drawn_windows(1)
+    any_window = np.maximum.reduceat(labels, firsts)
+    calibration, thresholds = of_windows
+    above = confident_labels(calibrate(scores, calibration), thresholds)
+    assert precision(labels, above)[1] >= target
+    assert precision(any_window, np.maximum.reduceat(above, firsts))[1] < target
+    calibration, thresholds = of_recordings
+    means = mean_probability_by_group(scores, recordings)
+    above = confident_labels(calibrate(means, calibration), thresholds)
+    assert target <= precision(any_window, above)[0] < 0.98
