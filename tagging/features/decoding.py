@@ -393,12 +393,13 @@ def _decode_frames(
 
 def _join_frames(frames: Iterable[AudioFrame]) -> Iterator[tuple[int, np.ndarray]]:
     """Yield frames, of some hundred samples, in blocks: rate (Hz), float32 (samples, channels)."""
-    for (rate, _, _), alike in groupby(frames, key=_frame_layout):
+    copies = ((frame.sample_rate, _copy_samples(frame)) for frame in frames)
+    for (rate, _, _), alike in groupby(copies, key=_block_layout):
         parts: list[np.ndarray] = []
         size = 0
-        for frame in alike:
-            parts.append(_copy_samples(frame))
-            size += parts[-1].size
+        for _, samples in alike:
+            parts.append(samples)
+            size += samples.size
             if size >= _BLOCK:
                 yield rate, _to_float(np.concatenate(parts))
                 parts, size = [], 0
@@ -406,8 +407,9 @@ def _join_frames(frames: Iterable[AudioFrame]) -> Iterator[tuple[int, np.ndarray
             yield rate, _to_float(np.concatenate(parts))
 
 
-def _frame_layout(frame: AudioFrame) -> tuple[int, int, str]:
-    return frame.sample_rate, frame.layout.nb_channels, frame.format.name
+def _block_layout(block: tuple[int, np.ndarray]) -> tuple[int, int, str]:
+    rate, samples = block
+    return rate, samples.shape[1], samples.dtype.char
 
 
 def _copy_samples(frame: AudioFrame) -> np.ndarray:
@@ -416,12 +418,12 @@ def _copy_samples(frame: AudioFrame) -> np.ndarray:
     `AudioFrame.to_ndarray` takes as long as decoding.
     """
     dtype = _DTYPES[frame.format.name.removesuffix("p")]
-    channels = frame.layout.nb_channels
     planes: tuple[Any, ...] = frame.planes  # whose stubs do not say that they are buffers
-    if not frame.format.is_planar:
-        packed = np.frombuffer(planes[0], dtype, frame.samples * channels)
-        return packed.reshape(-1, channels).copy()
-    return np.stack([np.frombuffer(plane, dtype, frame.samples) for plane in planes], axis=1)
+    samples = frame.samples
+    if len(planes) > 1:
+        return np.stack([np.frombuffer(plane, dtype, samples) for plane in planes], axis=1)
+    channels = frame.layout.nb_channels
+    return np.frombuffer(planes[0], dtype, samples * channels).reshape(samples, channels).copy()
 
 
 def _to_float(samples: np.ndarray) -> np.ndarray:
