@@ -15,8 +15,8 @@ METRICS = ("accuracy", "d_prime", "lwlrap", "map", "ndcg", "roc_auc")  # of `tag
 FORMATS = ("text", "json", "csv", "audacity", "raven")
 DESCRIPTION = "Audio tagging: labels of recordings with their probabilities."
 TAG = """\
-Print the labels of recordings (WAV, FLAC, Ogg, MP3) and of AudioSet's records (TFRecord, parquet
-of this project), the most probable first.
+Print the labels of recordings (WAV, FLAC, Ogg, MP3, M4A and all else that FFmpeg reads, videos too)
+and of AudioSet's records (TFRecord, parquet of this project), the most probable first.
 
   tagging tag song.mp3                        the five most probable labels
   tagging tag recordings/ '*.wav' --csv       folders and patterns, as a table
