@@ -39,6 +39,7 @@ from tagging.learning.model_file import save_network
 from tagging.reports.spectrogram import SpectrogramImage
 from tagging.sources.audioset.records import Clip, write_clip
 from tests.archives import ROOT
+from tests.test_decoding import encoded
 
 MIRROR = os.environ.get("DOWNLOAD_MIRROR")
 RATE = 8000
@@ -870,6 +871,26 @@ def test_the_report_is_one_page_that_loads_nothing(workspace: Path):
     assert "no confidence thresholds" in " ".join(page.split())
     assert page.count('class="track" viewBox') >= 1
     assert "clip0000002" in page
+
+
+def test_the_sound_of_videos_is_tagged_and_the_report_says_what_browsers_play(
+    workspace: Path, capsys
+):
+    Path("videos").mkdir()
+    for name, container in (("a.mkv", "matroska"), ("b.mp4", "mp4")):
+        content = encoded(noise(2), RATE, container, "aac", video=True)
+        Path("videos", name).write_bytes(content)
+    status, results, stderr = run_tag(capsys, "videos")
+    assert (status, len(results), stderr) == (0, 2, "")
+    notes = "Browsers play WAV, MP3, FLAC, Ogg, Opus, AAC"
+    for name, count in (("a.mkv", 1), ("b.mp4", 0)):
+        assert run(["tag", f"videos/{name}", "--report", "out.html"]) == 0
+        assert Path("out.html").read_text().count(notes) == count
+    capsys.readouterr()
+    Path("videos/a.mkv").write_bytes(Path("videos/a.mkv").read_bytes()[:-9000])
+    status, results, stderr = run_tag(capsys, "videos")
+    assert (status, len(results)) == (1, 1)
+    assert "videos/a.mkv is truncated" in stderr
 
 
 def test_the_report_says_what_a_threshold_promises_and_marks_events(workspace: Path):
