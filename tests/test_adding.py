@@ -1,4 +1,4 @@
-"""A network, a metric, a loss, a task: each is added in the one place that the README names."""
+"""A network, a metric, a loss, a task: each is added in the one place that docs/adding.md names."""
 
 import json
 import shutil

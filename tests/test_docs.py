@@ -29,12 +29,10 @@ NOT_RUN = {
     "make lint": "a part of make test",
     "make install && . .venv/bin/activate": ENVIRONMENT,
     "make install && . .venv/bin/activate && dvc repro": f"{ENVIRONMENT}; {GOOGLE}",
-    "pip install .": "installs from a registry; tests/test_install.py builds the wheel and runs it",
     "pre-commit install": "changes the hooks of git; tests/test_workflows.py checks them",
     "pip install .": "tests/test_install.py runs what it installs",
     "tagging export mn04_as --push user/model": "uploads; tests/test_hub.py has a hub",
     "tagging tag waves.ogg --model hf:user/model": "a model of the hub; tests/test_hub.py has one",
-    "tagging export mn04_as --push user/model": "uploads to the hub; tests/test_hub.py does to one",
     "torchrun --nproc-per-node=4 -m stages.train tasks/official ast": "four GPUs; "
     "tests/test_distributed.py trains in two processes",
     "dvc remote add --local -d team s3://bucket/audioset": "an S3 bucket; tests/test_remotes.py "

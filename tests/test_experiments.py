@@ -1,4 +1,4 @@
-"""`dvc exp` as the README shows it: in the workspace, queued, and in a copy."""
+"""`dvc exp` as docs/dvc.md shows it: in the workspace, queued, and in a copy."""
 
 import json
 from pathlib import Path
