@@ -12,35 +12,30 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from tagging.base.errors import entry_point
 from tagging.base.processes import ProgressProxy, run_parallel
 from tagging.base.progress import Progress
-from tagging.data.classes import Class
-from tagging.data.clips import Features, read_features, read_index, write_json
+from tagging.data.clips import read_index, write_json
 from tagging.data.parameters import Params
-from tagging.data.scores import mean_probability_by_group
 from tagging.data.splits import Run, list_runs
 from tagging.data.task import Task
 from tagging.data.task_folder import TaskFolder
-from tagging.layers.base import Activation, TaggingNetwork
 from tagging.learning import distributed
-from tagging.learning.calibration import fit_calibration
 from tagging.learning.checkpoint import Checkpoint, checkpoint_path, file_digest
-from tagging.learning.dataset import ClipDataset, list_copies
+from tagging.learning.confidence import fit_confidence
+from tagging.learning.dataset import list_copies
 from tagging.learning.device import pick_device
 from tagging.learning.factory import build_network
-from tagging.learning.inference import DISTANCES, calibrate, log_odds, score
 from tagging.learning.loader import BatchLoader, count_epoch_batches
 from tagging.learning.metric import load_metric
 from tagging.learning.model import Model, ModelSpec, read_model
 from tagging.learning.model_file import save_network
 from tagging.learning.settings import Train, read_train_settings
 from tagging.learning.similarity import resolve_activation, triplet_statistics
-from tagging.learning.thresholds import Confidence, choose_thresholds
-from tagging.learning.trainer import Validation, Weights, train
+from tagging.learning.trainer import Validation, train
+from tagging.learning.training_data import read_training_data
 from tagging.learning.training_log import TrainingLog, open_live
 from tagging.learning.training_setup import TrainingSetup, make_setup
 
@@ -68,17 +63,15 @@ def train_run(training: Training, progress: Progress | ProgressProxy) -> float:
     folder, name, model, settings, task, run = training[:6]
     device = pick_device(training.device)
     setup = make_setup(model, folder, run)
-    features = read_features(training.feature)
-    dataset, val, recordings, classes = read_splits(training, features, setup, device)
-    copies = dataset.read_copies(training.feature)
+    data = read_training_data(folder.index, training.feature, run.fold, setup, device)
 
     torch.manual_seed(run.seed)  # of the initial weights
-    network = build_network(model, features.spec, len(classes), name, folder.params).to(device)
+    network = build_network(model, data.spec, len(data.classes), name, folder.params).to(device)
     setup.initialize(network)  # a fine-tuned model starts from other weights
     activation = resolve_activation(task, network, settings.loss, model, name)
-    validation = Validation(val, load_metric(task.selection_metric), activation)
-    loader = BatchLoader(dataset, settings, run.seed, copies)
-    checkpoint = open_checkpoint(training, device)
+    validation = Validation(data.val, load_metric(task.selection_metric), activation)
+    loader = BatchLoader(data.train, settings, run.seed, data.copies)
+    checkpoint = open_checkpoint(training, setup, device)
     log_folder = folder.training_log(name) / run.name
     with open_live(log_folder, writes=distributed.is_first()) as live:
         metric = (task.selection_metric.key, validation.metric.title)
@@ -86,51 +79,32 @@ def train_run(training: Training, progress: Progress | ProgressProxy) -> float:
             live, progress, f"{name} {run.name}", settings.epochs, len(loader), metric
         )
         statistics = triplet_statistics(
-            settings.loss, network, dataset, settings.batch_size, activation
+            settings.loss, network, data.train, settings.batch_size, activation
         )
         log.log({f"triplets/{key}": value for key, value in statistics.items()})
         result = train(network, settings, run.seed, loader, validation, checkpoint, log.hooks)
     if distributed.is_first():
+        network.load_state_dict(result.weights)
         save_network(
             folder.model(name, run.name),
             result.weights,
             model,
-            ModelSpec(features.spec, classes, activation, features.settings),
+            ModelSpec(data.spec, data.classes, activation, data.feature_settings),
             result.saved_epochs,
-            confidence=validate(val, recordings, network, result.weights, activation, settings),
+            confidence=fit_confidence(
+                network, data.val, data.recordings, activation, settings.target_precision
+            ),
         )
     return result.seconds
 
 
-def read_splits(
-    training: Training, features: Features, setup: TrainingSetup, device: torch.device
-) -> tuple[ClipDataset, ClipDataset, np.ndarray | None, list[Class]]:
-    """Return the clips to train on, those to validate on with their recordings, and the classes.
-
-    The recordings of the clips that validate are their numbers, int32 (clips,), or None where each
-    clip is a recording. The rest of the index does not stay in memory: the labels of two million
-    clips are larger than their features.
-    """
-    index = read_index(training.folder.index)
-    fold = index.folds[training.run.fold]
-    targets = setup.read_targets(features, index)
-    are_windows = index.recordings is not None and len(np.unique(index.recordings)) < len(index.ids)
-    return (
-        ClipDataset.select(features, index.labels, fold.train, device, targets),
-        ClipDataset.select(features, index.labels, fold.val, device),
-        index.recordings[fold.val] if are_windows and index.recordings is not None else None,
-        index.classes,
-    )
-
-
-def data_files(training: Training) -> list[Path]:
+def data_files(training: Training, setup: TrainingSetup) -> list[Path]:
     """Return the files whose content decides the result of a run."""
     feature = (file for file in training.feature.rglob("*") if file.is_file())
-    setup = make_setup(training.model, training.folder, training.run)
     return [training.folder.index, *sorted(feature), *setup.data_files()]
 
 
-def open_checkpoint(training: Training, device: torch.device) -> Checkpoint:
+def open_checkpoint(training: Training, setup: TrainingSetup, device: torch.device) -> Checkpoint:
     """Return the checkpoint of a run, whose name has a hash of all that decides the result."""
     folder, name, model, settings, task, run = training[:6]
     description = [
@@ -143,42 +117,10 @@ def open_checkpoint(training: Training, device: torch.device) -> Checkpoint:
         device.type,
         distributed.world_size(),
     ]
-    digests = [training.digests[path] for path in data_files(training)]
+    digests = [training.digests[path] for path in data_files(training, setup)]
     with distributed.first_before_others():  # `checkpoint_path` removes outdated checkpoints
         path = checkpoint_path(folder.checkpoints, f"{name}-{run.name}", description, digests)
     return Checkpoint(path, read_only=not distributed.is_first())
-
-
-def validate(
-    val: ClipDataset,
-    recordings: np.ndarray | None,
-    network: TaggingNetwork,
-    weights: Weights,
-    activation: Activation,
-    settings: Train,
-) -> Confidence | None:
-    """Return calibration and thresholds of clips, and of recordings where clips are windows.
-
-    None without validation or for embeddings.
-    """
-    if not len(val) or activation in DISTANCES:
-        return None
-    network.load_state_dict(weights)
-    logits = log_odds(score(network, val), activation)
-
-    def fit(
-        labels: np.ndarray, scores: np.ndarray, recordings: Confidence | None = None
-    ) -> Confidence:
-        calibration = fit_calibration(labels, scores, activation)
-        target = settings.target_precision
-        thresholds = choose_thresholds(labels, calibrate(scores, calibration), target)
-        return Confidence(target, thresholds, calibration, recordings)
-
-    if recordings is None:
-        return fit(val.labels, logits)
-    _, firsts = np.unique(recordings, return_index=True)  # all windows have the same labels
-    means = mean_probability_by_group(logits, recordings)
-    return fit(val.labels, logits, fit(val.labels[firsts], means))
 
 
 @entry_point
@@ -194,7 +136,11 @@ def main(folder: str, name: str) -> None:
         Training(task_folder, name, model, settings, task, run, runtime.device, {})
         for run in list_runs(len(sizes), model.seeds, model.folds)
     ]
-    files = {path for training in trainings for path in data_files(training)}
+    files = {
+        path
+        for training in trainings
+        for path in data_files(training, make_setup(model, task_folder, training.run))
+    }
     digests = {path: file_digest(path) for path in files}
     trainings = [training._replace(digests=digests) for training in trainings]
 
