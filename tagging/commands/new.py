@@ -195,6 +195,7 @@ def _write(
         table=json.dumps(table, ensure_ascii=False),
         clip_seconds=f"{settings.clip_seconds:g}",
         clip_reason=settings.clip_reason,
+        pad=", pad_to_clip: true" if settings.pad_to_clip else "",
         unreadable="skip  # leaves out the files that cannot be read" if num_unreadable else "fail",
         split=f"{split}}}",
         split_reason=_on_one_line(settings.split_reason),

@@ -50,6 +50,7 @@ class TaskSettings:
     metrics: tuple[str, ...]
     clip_seconds: float
     clip_reason: str
+    pad_to_clip: bool  # clips of one length train in half the time; others are masked
     split: SplitSettings
     split_reason: str
     num_windows: int
@@ -100,6 +101,7 @@ def decide(
         metrics=metrics,
         clip_seconds=clip_seconds,
         clip_reason="as chosen" if choices.clip_seconds else reason,
+        pad_to_clip=bool(np.percentile(lengths, 100 - PERCENTILE) >= 0.9 * clip_seconds),
         split=split,
         split_reason=split_reason,
         num_windows=num_windows,
@@ -117,8 +119,8 @@ def count_windows(length: float, clip_seconds: float) -> int:
 
 
 def _round_up(seconds: float) -> float:
-    """Return seconds in tenths, not below."""
-    return math.ceil(10 * seconds - 1e-3) / 10
+    """Return seconds in tenths, not below, except by two in a hundred (5.01 s are 5)."""
+    return math.ceil(10 * seconds / 1.02) / 10
 
 
 def _clamp(value: float, limits: tuple[int, int]) -> int:
