@@ -69,7 +69,7 @@ def make_project(folder: Path, change: Callable[[dict[str, Any]], None] = select
 
     write_params(folder, change_both)
     pipeline = yaml.safe_load((folder / "dvc.yaml").read_text(encoding="utf-8"))
-    for name in PREPARATION:
+    for name in (*PREPARATION, "review"):  # which shows clips, and trains nothing
         del pipeline["stages"][name]
     (folder / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False), encoding="utf-8")
     make_repository(folder)

@@ -5,6 +5,8 @@ arXiv 1911.00068, by the package of its authors; for several labels a clip as in
 (2022), "Identifying incorrect annotations in multi-label classification data", arXiv 2211.13895.
 """
 
+import warnings
+
 import numpy as np
 
 MAX_MULTI_LABEL_CLASSES = 100
@@ -30,7 +32,13 @@ def rank_label_errors(
     if present.sum() < 2 or (not single_label and labels.shape[1] > MAX_MULTI_LABEL_CLASSES):
         return None
     labels, probabilities = labels[:, present], probabilities[:, present]
-    # Importing them takes seconds.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # about classes of few clips
+        return _find_issues(labels, probabilities, single_label)
+
+
+def _find_issues(labels: np.ndarray, probabilities: np.ndarray, single_label: bool) -> np.ndarray:
+    # Importing the package takes seconds.
     if single_label:
         from cleanlab.filter import find_label_issues
 
@@ -41,11 +49,9 @@ def rank_label_errors(
             return_indices_ranked_by="self_confidence",
             n_jobs=1,
         )
-    from cleanlab.multilabel_classification.filter import (
-        find_label_issues as find_multilabel_issues,
-    )
+    from cleanlab.multilabel_classification import filter as multilabel
 
-    return find_multilabel_issues(
+    return multilabel.find_label_issues(
         [np.flatnonzero(row).tolist() for row in labels],
         probabilities,
         return_indices_ranked_by="self_confidence",

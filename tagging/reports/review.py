@@ -75,6 +75,9 @@ class ReviewPage:
             order = np.argsort(self.windows.recordings, kind="stable")
             edges = np.flatnonzero(np.diff(self.windows.recordings[order])) + 1
             self._windows = np.split(order, edges)
+        # Windows are named by their moments, too, where recordings have several.
+        numbers = self.index.recordings
+        self._has_recordings = numbers is None or len(np.unique(numbers)) == len(numbers)
         self._pairs: list[list[tuple[int, int]]] = []
         self._places: dict[int, int] = {}
         if self.predictions is not None:
@@ -105,7 +108,7 @@ class ReviewPage:
             return clip
         name = self.index.ids[clip].decode()
         description: dict[str, Any] = {
-            "id": name,
+            "id": self.correction_name(clip) if self._has_recordings else name,
             "clip": self.correction_name(clip),
             "labels": np.flatnonzero(self.index.labels[clip]).tolist(),
         }
