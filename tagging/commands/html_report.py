@@ -141,7 +141,7 @@ class HtmlReport:
 
 def _describe_model(tagger: Tagger) -> ModelNote:
     has_thresholds = np.isfinite(tagger.clips.thresholds).any()
-    unit = "recordings, by the mean of their windows" if tagger.recordings else "clips"
+    unit = "recordings (by the mean of their windows)" if tagger.recordings else "clips"
     if tagger.kind == "sound" and tagger.recordings is None:
         unit = f"clips of {tagger.window_seconds:.3g} s"
     target = tagger.metadata.get("target_precision") if has_thresholds else None
