@@ -6,18 +6,24 @@ arXiv 1911.00068, by the package of its authors; for several labels a clip as in
 """
 
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 
 MAX_MULTI_LABEL_CLASSES = 100
 
 
+class LabelErrors(NamedTuple):
+    """All clips, the least confident labels first, and how many are expected to be wrong."""
+
+    ranking: np.ndarray
+    expected: int
+
+
 def rank_label_errors(
     labels: np.ndarray, probabilities: np.ndarray, single_label: bool
-) -> np.ndarray | None:
-    """Return the positions of clips whose labels are likely wrong, the least confident first.
-
-    Their number is the expected number of clips with wrong labels.
+) -> LabelErrors | None:
+    """Rank clips by the confidence of predictions in their labels.
 
     Args:
         labels: 0 or 1, (clips, classes).
@@ -34,26 +40,35 @@ def rank_label_errors(
     labels, probabilities = labels[:, present], probabilities[:, present]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about classes of few clips
-        return _find_issues(labels, probabilities, single_label)
+        if single_label:
+            sums = probabilities.sum(axis=1, keepdims=True)
+            shares = probabilities / np.maximum(sums, np.finfo(float).tiny)
+            quality, issues = _judge_single(labels.argmax(axis=1), shares)
+        else:
+            names = [np.flatnonzero(row).tolist() for row in labels]
+            quality, issues = _judge_several(names, probabilities)
+    # Clips that are found to be wrong are first, and no others rank between them.
+    return LabelErrors(np.lexsort((quality, ~issues)), int(issues.sum()))
 
 
-def _find_issues(labels: np.ndarray, probabilities: np.ndarray, single_label: bool) -> np.ndarray:
-    # Importing the package takes seconds.
-    if single_label:
-        from cleanlab.filter import find_label_issues
+# Importing the package takes seconds.
 
-        sums = probabilities.sum(axis=1, keepdims=True)
-        return find_label_issues(
-            labels.argmax(axis=1),
-            probabilities / np.maximum(sums, np.finfo(float).tiny),
-            return_indices_ranked_by="self_confidence",
-            n_jobs=1,
-        )
-    from cleanlab.multilabel_classification import filter as multilabel
 
-    return multilabel.find_label_issues(
-        [np.flatnonzero(row).tolist() for row in labels],
-        probabilities,
-        return_indices_ranked_by="self_confidence",
-        n_jobs=1,
-    )
+def _judge_single(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return each clip's self-confidence, and whether its label is likely wrong."""
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
+
+    quality = get_label_quality_scores(labels, probabilities, method="self_confidence")
+    return quality, find_label_issues(labels, probabilities, n_jobs=1)
+
+
+def _judge_several(
+    labels: list[list[int]], probabilities: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return each clip's self-confidence, and whether one of its labels is likely wrong."""
+    from cleanlab.multilabel_classification import get_label_quality_scores
+    from cleanlab.multilabel_classification.filter import find_label_issues
+
+    quality = get_label_quality_scores(labels, probabilities, method="self_confidence")
+    return quality, find_label_issues(labels, probabilities, n_jobs=1)

@@ -18,6 +18,7 @@ from tagging.base.files import write_text
 from tagging.data.clips import Features, Index
 from tagging.data.task import Task
 from tagging.reports.clip_media import encode_opus, encode_spectrogram, read_samples
+from tagging.reports.label_errors import LabelErrors
 from tagging.reports.near_copies import Pair
 from tagging.reports.review_predictions import (
     Predictions,
@@ -30,6 +31,7 @@ from tagging.sources.corrections import CORRECTIONS, Correction
 MAX_CLIPS, MAX_SILENT_CLIPS = 500, 2_000  # of each list, with sound and without
 MAX_MEDIA_BYTES = 28_000_000  # inside the page, whose text has some more
 MAX_INLINE_SECONDS = 15
+MIN_RANKED = 20  # of the ranking of label errors, which is twice the expected number
 TOP_LABELS = 5
 SOUND = "sound"  # folder of linked files, beside the page
 
@@ -150,23 +152,24 @@ class ReviewPage:
         return media
 
     def describe(
-        self, errors: np.ndarray | None, pairs: Iterable[Pair] | None, folder: Path
+        self, errors: LabelErrors | None, pairs: Iterable[Pair] | None, folder: Path
     ) -> dict[str, Any]:
         """Return the clips of the lists, and the lists.
 
         Args:
-            errors: places of predictions with likely label errors, ranked, or None.
+            errors: of the predictions, or None.
             pairs: of windows, or None.
             folder: of the page.
         """
         most = MAX_SILENT_CLIPS if self.recordings.waveforms is None else MAX_CLIPS
         mistakes: list[int] = []
+        suspects: list[int] = []
         if self.predictions is not None:
             ranked = rank_mistakes(self.predictions, self.single_label)
             mistakes = self.predictions.clips[ranked].tolist()
-            errors_ranked = [] if errors is None else self.predictions.clips[errors].tolist()
-        else:
-            errors_ranked = []
+            if errors is not None:
+                least = max(MIN_RANKED, 2 * errors.expected)
+                suspects = self.predictions.clips[errors.ranking[:least]].tolist()
         copies = {
             tuple(map(self.find_clip, (pair.first, pair.second))): pair.distance
             for pair in reversed(list(pairs or []))
@@ -176,8 +179,8 @@ class ReviewPage:
             "num_mistakes": len(mistakes),
             "errors": None
             if errors is None
-            else [self.add_clip(clip, folder) for clip in errors_ranked[:most]],
-            "num_errors": len(errors_ranked),
+            else [self.add_clip(clip, folder) for clip in suspects[:most]],
+            "num_errors": 0 if errors is None else errors.expected,
             "copies": None
             if pairs is None
             else [
