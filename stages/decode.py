@@ -13,7 +13,7 @@ import hashlib
 import io
 import math
 import sys
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from heapq import heapify, heappop, heappush
@@ -41,13 +41,14 @@ from tagging.data.clips import (
 )
 from tagging.data.parameters import Float, Int, Params, Section
 from tagging.data.spec import InputSpec
-from tagging.data.splits import SplitSettings, make_folds
+from tagging.data.splits import SplitSettings, check_classes, make_folds
 from tagging.data.task import Task
 from tagging.data.task_folder import TaskFolder
 from tagging.features.channels import Mixer
 from tagging.features.decoding import decode_blocks
 from tagging.sources import esc, nsynth, sounds
 from tagging.sources import folder as folder_source
+from tagging.sources.copies import find_copies, merge_copies
 from tagging.sources.corrections import CORRECTIONS, apply_corrections, drop_clips
 from tagging.sources.recording import Recording
 
@@ -464,56 +465,6 @@ def check_problems(decoded: DecodedFiles, settings: Decode) -> None:
     raise UserError(f"{len(sentences):,} of {num_files:,} files have no clips{remedy}\n  {listed}")
 
 
-def find_copies(recordings: list[Recording], digests: Mapping[str, bytes]) -> list[list[str]]:
-    """Return the lists of files that have the same bytes, in the order of the recordings."""
-    files = defaultdict(list)
-    for file in dict.fromkeys(recording.file for recording in recordings):
-        if file in digests:
-            files[digests[file]].append(file)
-    return [copies for copies in files.values() if len(copies) > 1]
-
-
-def merge_copies(recordings: list[Recording], copies: list[list[str]]) -> list[Recording]:
-    """Return the recordings with one group for all that have the same sound.
-
-    The fold and split of a group are those of its first recording.
-
-    Args:
-        recordings: of all files.
-        copies: the files that have the same bytes.
-    """
-    merged: dict[str, str] = {}  # the group that a group became a part of
-    firsts: dict[str, Recording] = {}  # of each group
-
-    def find_group(recording: Recording) -> str:
-        group = recording.group or recording.file
-        while group in merged:
-            group = merged[group]
-        return group
-
-    file_recordings = defaultdict(list)
-    for recording in recordings:
-        file_recordings[recording.file].append(recording)
-    for files in copies:
-        parts = [part for file in files for part in file_recordings[file]]
-        latest_end = -math.inf
-        for part in sorted(parts, key=lambda part: part.start):
-            if part.start >= latest_end:
-                group = find_group(part)
-            elif (other := find_group(part)) != group:
-                merged[other] = group
-            latest_end = max(latest_end, math.inf if part.end is None else part.end)
-    joined = set(merged.values())
-    grouped = []
-    for recording in recordings:
-        group = find_group(recording)
-        first = firsts.setdefault(group, recording)
-        if group in joined:
-            recording = recording._replace(group=group, fold=first.fold, split=first.split)
-        grouped.append(recording)
-    return grouped
-
-
 def keep_together(fold: Fold, names: Sequence[Hashable]) -> Fold:
     """Return a split with clips of one name moved to the split of the first of them.
 
@@ -574,30 +525,6 @@ def split_clips(
         folds = [keep_together(fold, contents) for fold in folds]
     check_classes(settings, folds, labels, class_names, task)
     return folds
-
-
-def check_classes(
-    settings: SplitSettings,
-    folds: list[Fold],
-    labels: np.ndarray,
-    class_names: list[str],
-    task: Task,
-) -> None:
-    """Refuse a class without clips in a split that must have some of each.
-
-    Raises:
-        UserError: naming the class and the split.
-    """
-    for split in task.complete_splits:
-        for clips in (getattr(fold, split) for fold in folds):
-            missing = ~labels[clips].any(axis=0)
-            if len(clips) and missing.any():
-                raise UserError(
-                    f"split.method {settings.method} must have clips of each class in "
-                    f"{', '.join(task.complete_splits)}, got none of "
-                    f"{class_names[missing.argmax()]} in {split}: add files of it, or use another "
-                    "method"
-                )
 
 
 def summarize(

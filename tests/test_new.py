@@ -301,6 +301,15 @@ def test_each_fold_has_each_class(smallest: int, folds: int, validation: str) ->
     assert ("'b'" in settings.split_reason) == (smallest < 5)
 
 
+def test_copies_count_once_and_join_their_groups() -> None:
+    """Folds would lack the class otherwise, when the stage decode joins them."""
+    clips = clips_of({"a": 9, "b": 3})
+    with pytest.raises(UserError, match=r"two files at least, .*, got one of 'b', b0\.wav"):
+        decide(clips, [1.0] * 12, "x", Choices(), [["b0.wav", "b1.wav", "b2.wav"]])
+    settings = decide(clips, [1.0] * 12, "x", Choices(), [["b0.wav", "b1.wav"]])
+    assert settings.split.folds == 2
+
+
 def test_trainings_are_longer_with_more_minutes_and_shorter_with_more_sound() -> None:
     def epochs(seconds: float, **choices: Any) -> tuple[int, int]:
         clips = clips_of({"a": 500, "b": 500})
@@ -343,6 +352,27 @@ def test_parameters_are_short_and_valid_and_choices_are_in_them(tmp_path: Path) 
         Path("tasks/birds/dvc.yaml").read_bytes()
         == (ROOT / "pipelines/recordings.yaml").read_bytes()
     )
+
+
+WORDS = ("zero", "one", "two", "three", "four")
+VOICES = ("en-us+f1", "en-gb+f4", "en-us+m3", "en-gb+m7")
+
+
+@pytest.mark.skipif(not shutil.which("espeak-ng"), reason="espeak-ng is not installed")
+def test_spoken_words_are_short_clips_with_folds_of_speakers(tmp_path: Path) -> None:
+    for word in WORDS:
+        (tmp_path / "a" / word).mkdir(parents=True)
+        for number, voice in enumerate(VOICES):
+            file = tmp_path / "a" / word / f"{word}_voice{number}.wav"
+            subprocess.run(
+                ["espeak-ng", "-v", voice, "-p", str(20 * number), "-w", str(file), word],
+                check=True,
+            )
+    params, clips = new(tmp_path / "a", "--group-by", "2")
+    assert 0.3 < params.section(Decode, "decode").clip_seconds < 1.2  # five by default before
+    assert {clip.group for clip in clips} == {f"voice{k}" for k in range(len(VOICES))}
+    split = params.section(SplitSettings, "split")
+    assert (split.method, split.folds) == ("group_k_fold", len(VOICES))
 
 
 # What is printed.

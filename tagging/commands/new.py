@@ -7,7 +7,7 @@ import shutil
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def make_task(name: str, recordings: Path, options: Options, command: Sequence[s
         surveyed = survey(recordings, files, progress)
     clips, lengths = _measure(labels, surveyed, recordings)
     copies = find_copies(recordings, [file for file in files if not surveyed[file].problem])
-    settings = decide(_merge_copies(clips, copies), lengths, str(recordings), options.choices)
+    settings = decide(clips, lengths, str(recordings), options.choices, copies)
     _write(root, folder, recordings, labels, settings, surveyed, command)
     for line in [
         *_describe_files(recordings, surveyed),
@@ -148,18 +148,6 @@ def _measure(
     return clips, lengths
 
 
-def _merge_copies(clips: Sequence[Recording], copies: Iterable[list[str]]) -> list[Recording]:
-    """Return the clips with copies as clips of the first file, as the stage decode groups them."""
-    firsts = {file: first for first, *others in copies for file in others}
-    groups = {clip.file: clip.group for clip in clips}
-    return [
-        clip._replace(file=firsts[clip.file], group=groups.get(firsts[clip.file], ""))
-        if clip.file in firsts
-        else clip
-        for clip in clips
-    ]
-
-
 def _write(
     root: Path,
     folder: Path,
@@ -199,7 +187,7 @@ def _write(
         unreadable="skip  # leaves out the files that cannot be read" if num_unreadable else "fail",
         split=f"{split}}}",
         split_reason=_on_one_line(settings.split_reason),
-        minutes=f"{settings.minutes:.0f}",
+        minutes=max(1, round(settings.minutes)),
         cnn_epochs=settings.cnn_epochs,
         finetune_epochs=settings.finetune_epochs,
         batch_size=settings.batch_size,
@@ -310,6 +298,8 @@ def _describe_settings(name: str, settings: TaskSettings) -> list[str]:
     selection = ""
     if split.validation == "none" and settings.num_folds > 1:
         selection = "; none validates, so no entry is selected"
+    rounded = max(1, round(settings.minutes))
+    minutes = f"{rounded:,} minute{'s' if rounded > 1 else ''}"
     return [
         f"tasks/{name}/params.yaml",
         *_wrap("type", f"{settings.type}, by {' and '.join(settings.metrics)}"),
@@ -321,8 +311,7 @@ def _describe_settings(name: str, settings: TaskSettings) -> list[str]:
         *_wrap(
             "training",
             f"batches of {settings.batch_size}, {settings.finetune_epochs} epochs of mn04_as, "
-            f"{settings.cnn_epochs} of the CNN: about {max(1, settings.minutes):.0f} minutes on "
-            "two cores",
+            f"{settings.cnn_epochs} of the CNN: about {minutes} on two cores",
         ),
         f"Go on with: dvc repro tasks/{name}/dvc.yaml",
     ]

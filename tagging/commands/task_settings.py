@@ -8,8 +8,9 @@ from typing import Literal
 import numpy as np
 
 from tagging.base.errors import UserError
-from tagging.data.splits import SplitSettings, make_folds
+from tagging.data.splits import SplitSettings, check_classes, make_folds
 from tagging.data.task import MetricSettings, Task
+from tagging.sources.copies import merge_copies
 from tagging.sources.recording import Recording
 
 MIN_CLIP_SECONDS, MAX_CLIP_SECONDS = 0.2, 10.0
@@ -62,7 +63,11 @@ class TaskSettings:
 
 
 def decide(
-    clips: Sequence[Recording], lengths: Sequence[float], name: str, choices: Choices
+    clips: Sequence[Recording],
+    lengths: Sequence[float],
+    name: str,
+    choices: Choices,
+    copies: Sequence[Sequence[str]] = (),
 ) -> TaskSettings:
     """Return the settings of a task.
 
@@ -71,6 +76,7 @@ def decide(
         lengths: of the clips, in seconds.
         name: of the recordings, for errors.
         choices: of the user.
+        copies: the files that have the same bytes.
 
     Raises:
         UserError: if there are too few classes, or clips of a class, or choices do not fit.
@@ -82,7 +88,9 @@ def decide(
         min(max(percentile, MIN_CLIP_SECONDS), MAX_CLIP_SECONDS)
     )
     windows = np.array([count_windows(length, clip_seconds) for length in lengths])
-    split, num_folds, split_reason = _decide_split(clips, windows, name, task_type, choices.folds)
+    split, num_folds, split_reason = _decide_split(
+        clips, windows, name, task_type, choices.folds, copies
+    )
     train_share = {1: 0.8, 2: 0.5}.get(num_folds, 1 - 2 / num_folds)
     if split.validation == "none" and num_folds > 1:
         train_share = 1 - 1 / num_folds
@@ -151,6 +159,7 @@ def _decide_split(
     name: str,
     task_type: TaskType,
     folds: int | None,
+    copies: Sequence[Sequence[str]],
 ) -> tuple[SplitSettings, int, str]:
     """Return the section `split`, the number of folds, and the reason.
 
@@ -160,10 +169,13 @@ def _decide_split(
         name: of the recordings, for errors.
         task_type: of the task.
         folds: as the user chose, or None.
+        copies: the files that have the same bytes.
 
     Raises:
         UserError: if a class is too small, or the folds do not fit.
     """
+    has_groups = any(clip.group and clip.group != clip.file for clip in clips)
+    clips = merge_copies(clips, copies)
     class_names = sorted({label for clip in clips for label in clip.labels})
     labels = np.array([[label in clip.labels for label in class_names] for clip in clips], np.uint8)
     task = Task(type=task_type, metrics=[MetricSettings(name=METRICS[task_type][0])])
@@ -182,13 +194,7 @@ def _decide_split(
             None if None in fold_numbers else np.array(fold_numbers),
             [groups[row] for row in rows],
         )
-        for part in task.complete_splits:
-            for clip_numbers in (getattr(fold, part) for fold in made):
-                missing = ~window_labels[clip_numbers].any(axis=0)
-                if len(clip_numbers) and missing.any():
-                    raise UserError(
-                        f"a fold has no clips of {class_names[missing.argmax()]} in {part}"
-                    )
+        check_classes(split, made, window_labels, class_names, task)
         return len(made)
 
     own = "split" if clips[0].split else "fold" if clips[0].fold is not None else ""
@@ -205,7 +211,6 @@ def _decide_split(
             for validation in ("next_fold", "none")
         ]
         return _try_all(wanted, try_split, name, "the table's folds")
-    has_groups = any(clip.group and clip.group != clip.file for clip in clips)
     unit = "group" if has_groups else "file"
     smallest, number = _find_smallest(labels, groups, class_names)
     if number < 2:

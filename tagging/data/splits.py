@@ -10,6 +10,7 @@ from pydantic import Field
 from tagging.base.errors import UserError
 from tagging.data.clips import Fold
 from tagging.data.parameters import Int, Section
+from tagging.data.task import Task
 
 OFFICIAL_VALIDATION = 10  # one in this many clips of bal_train validates in the official split
 
@@ -244,3 +245,27 @@ def make_folds(
         )
     drawn = assign_group_folds(labels, groups, settings.folds, settings.seed)
     return k_folds(drawn, labels, class_names, settings.validation)
+
+
+def check_classes(
+    settings: SplitSettings,
+    folds: Sequence[Fold],
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    task: Task,
+) -> None:
+    """Refuse a class without clips in a split that must have some of each.
+
+    Raises:
+        UserError: naming the class and the split.
+    """
+    for split in task.complete_splits:
+        for clips in (getattr(fold, split) for fold in folds):
+            missing = ~labels[clips].any(axis=0)
+            if len(clips) and missing.any():
+                raise UserError(
+                    f"split.method {settings.method} must have clips of each class in "
+                    f"{', '.join(task.complete_splits)}, got none of "
+                    f"{class_names[missing.argmax()]} in {split}: add files of it, or use another "
+                    "method"
+                )
