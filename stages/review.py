@@ -104,15 +104,16 @@ def main(folder: str) -> None:
     windows = read_index(task_folder.index)
     index = aggregate_index(windows, task)
     names = [label.name for label in index.classes]
-    summary = read_json(task_folder.summary)
     corrections = read_corrections(task_folder.path / CORRECTIONS)
 
     waveforms = None
     feature: str | None = task.features
     starts: dict[str, float] = {}
+    groups: dict[str, dict[str, float]] = {}
     if "decode" in params.content:
         waveforms = read_features(task_folder.feature("waveform"))
         feature = find_embedding(task_folder.data / "features")
+        groups = read_json(task_folder.summary)["groups"]
         seconds = waveforms.frames / waveforms.settings["sample_rate"]
     else:
         data_folder = Path(params.content["prepare"]["data_folder"] or task_folder.data)
@@ -150,7 +151,7 @@ def main(folder: str) -> None:
         "allow_none": not page.index.labels.any(axis=1).all(),
         "corrections": {row.clip: describe_correction(row, names) for row in corrections},
         "class_rows": classes,
-        "hours": describe_hours(windows, seconds, summary.get("groups", {})),
+        "hours": describe_hours(windows, seconds, groups),
         **page.describe(errors, pairs, output),
     }
     write_page(

@@ -42,7 +42,7 @@ SECTIONS = {
     "features": {"features@"},
     "embeddings": {"embeddings@"},
     "weights": set(),  # stages that come and go
-    "train": TRAINING,
+    "train": {*TRAINING, "compare"},
     "models": {"train@", "evaluate@", *PAGES},
     "finetuned": {"finetune@", "evaluate_finetuned@", *PAGES},
     "ensembles": {"ensemble@", *PAGES},
