@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from itertools import accumulate
 from pathlib import Path
 from threading import Event, Lock
 from typing import NamedTuple
@@ -12,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from tagging.base.errors import UserError
+from tagging.base.memory import keep_freed_memory
 from tagging.base.processes import num_workers
 from tagging.base.progress import Progress
 from tagging.commands import models
@@ -25,6 +27,9 @@ from tagging.commands.tagger import BLOCK_SECONDS, INPUT_NAMES, Tagger
 from tagging.features.channels import Mixer
 from tagging.features.decoding import decode_blocks, estimate_duration
 from tagging.reports.spectrogram import SpectrogramImage
+
+# Short recordings that are predicted together; more would leave cores without work at the end.
+GROUP_FILES, GROUP_BYTES = 8, 8 << 20
 
 
 class Options(NamedTuple):
@@ -84,6 +89,7 @@ class Cancelled(Exception):
 
 def tag(names: Sequence[str], options: Options) -> int:
     """Tag files and print the results in the order of the files; return the number of failures."""
+    keep_freed_memory()
     files, problems, note = find_input_files(names)
     total = sum(file.size for file in files)
     taggers = _Taggers(options.model, options.vggish)
@@ -191,10 +197,22 @@ def _results(
 ) -> Generator[TagResult | str]:
     """Yield results, and a sentence for each failure, in the order of the files."""
     cancelled, lock = Event(), Lock()
-    recordings = sum(file.kind == "sound" for file in files)
     cores = num_workers()
-    workers = max(1, min(recordings, cores))
-    # Where recordings are fewer than cores, each gets several.
+    recordings: list[InputFile] = []
+    tagger: Tagger | None = None
+    pending: dict[InputFile, Future[dict[InputFile, TagResult | str]] | str] = {}
+    for file in files:
+        if file.kind == "sound":
+            try:
+                tagger = taggers.for_file(file)  # the same for all recordings
+                recordings.append(file)
+            except UserError as error:
+                pending[file] = str(error)
+    groups = _group_recordings(recordings, cores)
+    if tagger and tagger.vggish is not None:  # whose embeddings are checked in each recording
+        groups = [[file] for file in recordings]
+    workers = max(1, min(len(groups), cores))
+    # Where groups are fewer than cores, each gets several.
     threads = max(1, cores // workers)
     torch.set_num_threads(threads)
 
@@ -208,66 +226,122 @@ def _results(
         workers, initializer=torch.set_num_threads, initargs=(threads,)
     ) as pool:
         try:
-            pending: dict[InputFile, Future[TagResult] | str] = {}
-            for file in files:
-                if file.kind == "sound":
-                    try:
-                        tagger = taggers.for_file(file)
-                        pending[file] = pool.submit(_tag_recording, tagger, file, options, advance)
-                    except UserError as error:
-                        pending[file] = str(error)
+            for group in groups:
+                assert tagger is not None
+                work = pool.submit(_tag_recordings, tagger, group, options, advance)
+                pending |= dict.fromkeys(group, work)
             for file in files:
                 try:
                     if file.kind == "embeddings":
                         yield from _tag_clips(taggers.for_file(file), file, advance)
                         continue
-                    work = pending.pop(file)
-                    yield work if isinstance(work, str) else work.result()
-                except UserError as error:
-                    yield str(error)
-                except OSError as error:  # the file was removed, or its disk fails
-                    yield f"{file.path} cannot be read: {error.strerror or error}"
+                    outcome = pending.pop(file)
+                    yield outcome if isinstance(outcome, str) else outcome.result().pop(file)
+                except (UserError, OSError) as error:
+                    yield _describe_error(file, error)
         except BaseException:
             cancelled.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _tag_recording(
-    tagger: Tagger, file: InputFile, options: Options, advance: Callable[[int], None]
-) -> TagResult:
-    """Tag a recording while it is decoded, piece by piece.
+def _group_recordings(files: list[InputFile], cores: int) -> list[list[InputFile]]:
+    """Return consecutive short recordings in groups, which are predicted in the same batches.
 
-    For a timeline of shorter windows it is read a second time.
+    Args:
+        files: recordings.
+        cores: all of them get work, if there are as many recordings.
+    """
+    most = max(1, min(GROUP_FILES, len(files) // cores))
+    groups: list[list[InputFile]] = []
+    size = 0  # bytes of the last group
+    for file in files:
+        if not groups or len(groups[-1]) == most or size + file.size > GROUP_BYTES:
+            groups.append([])
+            size = 0
+        groups[-1].append(file)
+        size += file.size
+    return groups
+
+
+def _tag_recordings(
+    tagger: Tagger, files: list[InputFile], options: Options, advance: Callable[[int], None]
+) -> dict[InputFile, TagResult | str]:
+    """Tag recordings while they are decoded, piece by piece.
+
+    For a timeline of shorter windows they are read a second time.
+
+    Returns:
+        The result of each, or a sentence why it has none.
     """
     reported = 0  # bytes
-    duration = estimate_duration(file.path)
+    durations = [0.0] * len(files)
+    if len(files) == 1:  # the headers of many short files would take long
+        try:
+            durations = [estimate_duration(files[0].path)]
+        except OSError as error:
+            return {files[0]: _describe_error(files[0], error)}
     requested = (options.window, options.hop)
     passes = [requested]
     if options.needs_timeline and requested == (None, None):
         passes.append(tagger.timeline_windows())
         if options.report is None:  # label tracks need nothing else
             passes.pop(0)
-    spectrogram = SpectrogramImage(tagger.sample_rate) if options.report else None
-    predictions: list[Prediction] = []
+    spectrograms = [SpectrogramImage(tagger.sample_rate) for _ in files if options.report]
+    outcomes: list[list[Prediction | UserError | OSError]] = []  # of each pass
+    ends = list(accumulate((file.size for file in files), initial=0))
 
-    def report_progress(seconds: float) -> None:
+    def report_progress(position: int, seconds: float) -> None:
         nonlocal reported
-        share = min(1.0, seconds / duration) if duration else 0.0
-        done = int(file.size * (len(predictions) + share) / len(passes))
-        advance(max(0, done - reported))
-        reported = max(done, reported)
+        share = min(1.0, seconds / durations[position]) if durations[position] else 0.0
+        done = ends[position] + files[position].size * share
+        total = int((ends[-1] * len(outcomes) + done) / len(passes))
+        advance(max(0, total - reported))
+        reported = max(total, reported)
 
     for window, hop in passes:
-        mixer = Mixer(str(file.path))
-        pieces = decode_blocks(file.path, mixer.name, tagger.sample_rate, BLOCK_SECONDS, mixer)
-        if spectrogram and not predictions:
-            pieces = spectrogram.watch(pieces)
-        predictions.append(tagger.predict(pieces, window, hop, report_progress))
-    advance(file.size - reported)
-    timeline = predictions[-1] if options.needs_timeline else None
-    warning = mixer.describe_loss()
-    return TagResult(tagger, file.path, None, predictions[0], timeline, spectrogram, warning)
+        mixers = [Mixer(str(file.path)) for file in files]
+        recordings = [
+            decode_blocks(file.path, mixer.name, tagger.sample_rate, BLOCK_SECONDS, mixer)
+            for file, mixer in zip(files, mixers, strict=True)
+        ]
+        if spectrograms and not outcomes:
+            recordings = [
+                spectrogram.watch(pieces)
+                for spectrogram, pieces in zip(spectrograms, recordings, strict=True)
+            ]
+        try:
+            outcomes.append(tagger.predict_all(recordings, window, hop, report_progress))
+        except UserError as error:
+            return dict.fromkeys(files, str(error))
+    advance(ends[-1] - reported)
+    results: dict[InputFile, TagResult | str] = {}
+    for position, (file, mixer) in enumerate(zip(files, mixers, strict=True)):
+        predictions: list[Prediction] = []
+        for pass_outcomes in outcomes:
+            outcome = pass_outcomes[position]
+            if isinstance(outcome, Prediction):
+                predictions.append(outcome)
+            else:
+                results[file] = _describe_error(file, outcome)
+        if file not in results:
+            results[file] = TagResult(
+                tagger,
+                file.path,
+                None,
+                predictions[0],
+                predictions[-1] if options.needs_timeline else None,
+                spectrograms[position] if spectrograms else None,
+                mixer.describe_loss(),
+            )
+    return results
+
+
+def _describe_error(file: InputFile, error: UserError | OSError) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    # The file was removed, or its disk fails.
+    return f"{file.path} cannot be read: {error.strerror or error}"
 
 
 def _tag_clips(

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import soxr
@@ -27,13 +27,15 @@ from tagging.learning.inference import calibrate, log_odds
 from tagging.learning.model_file import load_network
 from tagging.sources.weights import PUBLISHED
 
+Key = TypeVar("Key")  # of a window
 Kind = Literal["sound", "embeddings"]
 INPUT_NAMES = {"sound": "recordings", "embeddings": "AudioSet's embeddings (TFRecord or parquet)"}
 TIMELINE_WINDOW, TIMELINE_HOP = 1.0, 0.5  # seconds
 DEFAULT_THRESHOLD = 0.5  # of events of labels without a threshold
 BLOCK_SECONDS = 5.0  # recordings are decoded in blocks of this length
-# With larger batches, the activations no longer fit into a core's cache.
-BATCH_SECONDS = 10
+# Convolutions of small inputs cost several times as much a window in a batch of one. Larger batches
+# need more memory, and do not fit into a core's cache.
+BATCH_SECONDS = 32
 BATCH_CLIPS = 256
 
 
@@ -92,11 +94,7 @@ class Tagger:
             )
 
     def predict(
-        self,
-        pieces: Iterable[np.ndarray],
-        window: float | None = None,
-        hop: float | None = None,
-        on_progress: Callable[[float], None] = lambda seconds: None,
+        self, pieces: Iterable[np.ndarray], window: float | None = None, hop: float | None = None
     ) -> Prediction:
         """Predict the labels of a recording, window by window.
 
@@ -104,34 +102,84 @@ class Tagger:
             pieces: of its waveform at `sample_rate`, each float32 (samples,).
             window: length of a window (seconds); None for that of the training clips.
             hop: from the start of one window to the start of the next (seconds); None for `window`.
-            on_progress: called with the duration predicted so far (seconds).
+
+        Raises:
+            UserError: if `hop` is longer than a window, VGGish's weights are wrong, or `pieces`
+                raises it.
+            OSError: if `pieces` raises it.
+        """
+        [outcome] = self.predict_all([pieces], window, hop)
+        if isinstance(outcome, Prediction):
+            return outcome
+        raise outcome
+
+    def predict_all(
+        self,
+        recordings: Sequence[Iterable[np.ndarray]],
+        window: float | None = None,
+        hop: float | None = None,
+        on_progress: Callable[[int, float], None] = lambda position, seconds: None,
+    ) -> list[Prediction | UserError | OSError]:
+        """Predict the labels of recordings, each as `predict` does except for rounding.
+
+        Short recordings of one length share a batch, in which each costs less.
+
+        Args:
+            recordings: the pieces of each; they are read one after the other.
+            window: as in `predict`.
+            hop: as in `predict`.
+            on_progress: called with a position in `recordings` and the duration predicted there
+                (seconds); all recordings before it are predicted.
+
+        Returns:
+            For each recording its prediction, or the error that its pieces raised.
 
         Raises:
             UserError: if `hop` is longer than a window, or VGGish's weights are wrong.
         """
         self._leave_threads_of_parent()
-        samples = 0
+        windows = self._windows(window, hop)
+        lengths = [0] * len(recordings)
+        starts: list[list[int]] = [[] for _ in recordings]
+        outputs: list[list[torch.Tensor]] = [[] for _ in recordings]
+        errors: dict[int, UserError | OSError] = {}
 
-        def count_samples() -> Iterator[np.ndarray]:
-            nonlocal samples
-            for piece in pieces:
-                samples += len(piece)
+        def count_samples(position: int) -> Iterator[np.ndarray]:
+            for piece in recordings[position]:
+                lengths[position] += len(piece)
                 yield piece
 
-        windows = self._windows(window, hop)
-        starts: list[int] = []
-        outputs = []
+        def cut() -> Iterator[tuple[tuple[int, int], np.ndarray]]:
+            for position in range(len(recordings)):
+                try:
+                    for start, samples in windows.cut(count_samples(position)):
+                        yield (position, start), samples
+                except (UserError, OSError) as error:
+                    errors[position] = error
+
         with torch.inference_mode():
-            for batch_starts, batch in self._batches(windows.cut(count_samples())):
-                starts += batch_starts
-                outputs.append(self._outputs(self._input(batch, windows.context)))
-                on_progress((batch_starts[-1] + windows.size) / self.sample_rate)
-        duration = samples / self.sample_rate
+            for keys, batch in self._batches(cut()):
+                rows = self._outputs(self._input(batch, windows.context))
+                for (position, start), row in zip(keys, rows, strict=True):
+                    starts[position].append(start)
+                    outputs[position].append(row)
+                position, start = keys[-1]
+                on_progress(position, (start + windows.size) / self.sample_rate)
         length = windows.step if windows.drop_last else windows.size
-        ends = [min((start + length) / self.sample_rate, duration) for start in starts]
-        return self._prediction(
-            duration, [start / self.sample_rate for start in starts], ends, torch.cat(outputs)
-        )
+
+        def predict_recording(position: int) -> Prediction:
+            duration = lengths[position] / self.sample_rate
+            return self._prediction(
+                duration,
+                [start / self.sample_rate for start in starts[position]],
+                [min((start + length) / self.sample_rate, duration) for start in starts[position]],
+                torch.stack(outputs[position]),
+            )
+
+        return [
+            errors.get(position) or predict_recording(position)
+            for position in range(len(recordings))
+        ]
 
     def timeline_windows(self) -> tuple[float, float]:
         """Return window and hop that tell when a label is heard (seconds).
@@ -352,21 +400,22 @@ class Tagger:
         return Windows(size, max(1, round(hop * self.sample_rate)) if hop else size)
 
     def _batches(
-        self, windows: Iterator[tuple[int, np.ndarray]]
-    ) -> Iterator[tuple[list[int], np.ndarray]]:
-        """Group consecutive windows of one length: their starts, and float32 (batch, samples)."""
-        starts: list[int] = []
+        self, windows: Iterator[tuple[Key, np.ndarray]]
+    ) -> Iterator[tuple[list[Key], np.ndarray]]:
+        """Group consecutive windows of one length: their keys, and float32 (batch, samples)."""
+        keys: list[Key] = []
         batch: list[np.ndarray] = []
-        for start, window in windows:
+        for key, window in windows:
             if batch and (
                 len(batch[0]) != len(window)
                 or (len(batch) + 1) * len(window) > BATCH_SECONDS * self.sample_rate
             ):
-                yield starts, np.stack(batch)
-                starts, batch = [], []
-            starts.append(start)
+                yield keys, np.stack(batch)
+                keys, batch = [], []
+            keys.append(key)
             batch.append(window)
-        yield starts, np.stack(batch)
+        if batch:
+            yield keys, np.stack(batch)
 
     def _input(self, batch: np.ndarray, context: int) -> torch.Tensor:
         """Return the network's input, float32 (batch, channels, frames, bins).
