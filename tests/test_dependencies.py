@@ -192,7 +192,9 @@ def test_what_is_imported_is_required() -> None:
     ]
     lines += [line for extra in extras.values() for line in extra]
     required = {
-        re.split(r"[\[=]", line)[0].lower() for line in lines if line and not line.startswith("#")
+        re.split(r"[\[=<>]", line)[0].lower().replace("_", "-")
+        for line in lines
+        if line and not line.startswith("#")
     }
     of_module = packages_distributions()
     for file in [*CODE, *ROOT.glob("tagging/commands/*.py"), *ROOT.glob("tools/*.py")]:
