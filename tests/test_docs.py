@@ -31,6 +31,8 @@ NOT_RUN = {
     "make install && . .venv/bin/activate && dvc repro": f"{ENVIRONMENT}; {GOOGLE}",
     "pre-commit install": "changes the hooks of git; tests/test_workflows.py checks them",
     "pip install .": "tests/test_install.py runs what it installs",
+    "tagging export mn04_as --onnx out.onnx": "PyTorch's exporter needs half a minute; "
+    "tests/test_export.py runs it",
     "tagging export mn04_as --push user/model": "uploads; tests/test_hub.py has a hub",
     "tagging tag waves.ogg --model hf:user/model": "a model of the hub; tests/test_hub.py has one",
     "torchrun --nproc-per-node=4 -m stages.train tasks/official ast": "four GPUs; "
@@ -84,13 +86,16 @@ def add_sounds(folder: Path) -> None:
 
 @pytest.fixture
 def project(all_tasks: Project) -> Project:
-    """All tasks after their first run, as a branch of main, with recordings; make needs no pip."""
+    """All tasks after their first run, on a branch of main, with recordings and an environment."""
     add_sounds(all_tasks.root)
-    environment = all_tasks.root / ".venv"
-    environment.mkdir()
-    (environment / "bin").symlink_to(Path(sys.executable).parent)
-    for name in (".run", ".test"):
-        (environment / name).touch()
+    programs = all_tasks.root / ".venv/bin"  # make does not install into an environment with pip
+    programs.mkdir(parents=True)
+    for name in ("python", "dvc"):
+        (programs / name).symlink_to(all_tasks.python_folder / name)
+    for name in ("pip", "../.run", "../.test"):
+        (programs / name).touch()
+    (programs / "tagging").write_text('#!/bin/sh\nexec python -m tagging.commands.main "$@"\n')
+    (programs / "tagging").chmod(0o755)
     all_tasks.git("switch", "--quiet", "--create", "branch")
     return all_tasks
 
@@ -99,14 +104,14 @@ def project(all_tasks: Project) -> Project:
     "page", [*filter(runnable, PAGES)], ids=lambda page: page.relative_to(ROOT).as_posix()
 )
 def test_commands_of_a_page_run(page: Path, project: Project) -> None:
-    cache = project.root.parent / "cache"  # of downloaded models, which are the project's own
-    # The package of the copy, and models that it has published.
-    variables = {"PYTHONPATH": str(project.root), "XDG_CACHE_HOME": str(cache)}
+    variables = {
+        "PATH": f"{project.root}/.venv/bin{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(project.root),  # else Python finds the package that is tested
+        "XDG_CACHE_HOME": str(project.root.parent / "cache"),  # has the project's own mn04_as
+    }
     for language, text in runnable(page):
-        if language == "python":
-            project.run(sys.executable, "-c", text, **variables)
-        else:
-            project.run("bash", "-ec", text, **variables)
+        program = ("python", "-c") if language == "python" else ("bash", "-ec")
+        project.run(*program, text, **variables)
         if text.startswith("tagging new"):
             make_small(project, Path("tasks", text.split()[2]))
 
