@@ -31,9 +31,7 @@ from tests.generated import classes, example_fold, multi_hot
 SETTINGS = Evaluate(resamples=100, seed=1)
 HERE = TaskFolder(Path())
 METRICS = [{"name": "ndcg"}, {"name": "precision", "k": 1}]
-REPORT_METRICS = [
-    {"name": name} for name in ("map", "roc_auc", "lwlrap", "d_prime")
-]
+REPORT_METRICS = [{"name": name} for name in ("map", "roc_auc", "lwlrap", "d_prime")]
 KEYS = [MetricSettings(**settings).key for settings in METRICS + REPORT_METRICS]
 PARAMETERS = {"precision": 1, "recall": 8, "any_label": 1, "rarer_recall": 1}
 ALL = [

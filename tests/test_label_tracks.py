@@ -14,6 +14,7 @@ from tagging.commands.frontends import build_frontend
 from tagging.commands.main import run
 from tagging.commands.prediction import Prediction, format_time
 from tagging.commands.tagger import Tagger
+from tagging.commands.track_files import Event, read_audacity, read_raven
 from tagging.data.classes import Class
 from tagging.data.spec import InputSpec
 from tagging.learning.calibration import Calibration
@@ -21,7 +22,6 @@ from tagging.learning.inference import calibrate
 from tagging.learning.model import Model, ModelSpec
 from tagging.learning.model_file import save_network
 from tagging.learning.thresholds import Confidence, Threshold
-from tagging.sources.tracks import Event, read_audacity, read_raven
 
 RATE, HOP = 8000, 0.5
 TONES = {"low": 500.0, "high": 2000.0}  # Hz

@@ -248,8 +248,8 @@ def test_runtime_and_other_settings_of_a_training_have_defaults(params: dict[str
     assert settings.model_dump(exclude={*stated, "augment"}) == {
         "optimizer": "adam", "weight_decay": 0, "schedule": "one_cycle", "warmup": 0.05,
         "decay": 0.85, "decay_after": 5, "first_phase": None, "sampling": "uniform",
-        "mixup_prob": 0, "mixup_alpha": 1, "weight_averaging": "none", "ema_decay": 0.999, "swa_epochs": 3,
-        "restore": "best", "save_last_epochs": 0, "precision": "float32",
+        "mixup_prob": 0, "mixup_alpha": 1, "weight_averaging": "none", "ema_decay": 0.999,
+        "swa_epochs": 3, "restore": "best", "save_last_epochs": 0, "precision": "float32",
         "target_precision": 0.8,
     }  # fmt: skip
     assert settings.loss.name == "msml"

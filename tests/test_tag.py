@@ -323,7 +323,7 @@ def test_freed_memory_is_not_returned():
 import resource
 import threading
 import torch
-from tagging.base.memory import keep_freed_memory
+from tagging.commands.memory import keep_freed_memory
 
 def allocate():
     for number in range(20):

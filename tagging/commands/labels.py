@@ -7,12 +7,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from tagging.base.errors import UserError
-from tagging.sources.audio_folder import METADATA, read_metadata
-from tagging.sources.checks import Location
-from tagging.sources.folder import CLIPS, Source
-from tagging.sources.folder_names import read_folder_names
-from tagging.sources.recording import Recording
-from tagging.sources.tracks import (
+from tagging.commands.audio_folder import METADATA, read_metadata
+from tagging.commands.folder_names import read_folder_names
+from tagging.commands.track_files import (
     RAVEN_SUFFIX,
     find_audacity_tracks,
     find_raven_tracks,
@@ -20,6 +17,9 @@ from tagging.sources.tracks import (
     read_raven,
     read_tracks,
 )
+from tagging.sources.checks import Location
+from tagging.sources.folder import CLIPS, Source
+from tagging.sources.recording import Recording
 
 SOURCES = ("table", "audiofolder", "audacity", "raven", "folders")  # of --labels
 _DESCRIPTIONS = {

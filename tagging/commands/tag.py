@@ -13,7 +13,6 @@ import torch
 from tqdm import tqdm
 
 from tagging.base.errors import UserError
-from tagging.base.memory import keep_freed_memory
 from tagging.base.processes import num_workers
 from tagging.base.progress import Progress
 from tagging.commands import models
@@ -21,6 +20,7 @@ from tagging.commands.embedding_checks import EXPECTED
 from tagging.commands.html_report import HtmlReport
 from tagging.commands.inputs import InputFile, find_input_files, read_batches
 from tagging.commands.label_tracks import ENDINGS, LabelTracks
+from tagging.commands.memory import keep_freed_memory
 from tagging.commands.prediction import Prediction
 from tagging.commands.tag_formats import FORMATS, print_text
 from tagging.commands.tagger import BLOCK_SECONDS, INPUT_NAMES, Tagger

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from tagging.base.errors import UserError
+from tagging.commands.folder_names import SPLIT_FOLDERS
 from tagging.sources.checks import (
     Location,
     check_duplicates,
@@ -16,7 +17,6 @@ from tagging.sources.checks import (
     check_splits,
     parse_labels,
 )
-from tagging.sources.folder_names import SPLIT_FOLDERS
 from tagging.sources.recording import Recording
 from tagging.sources.table import read_table
 
