@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from tagging.base.files import write_text
+from tagging.base.files import atomic_write, write_text
 from tagging.data.clips import Features, Index
 from tagging.data.task import Task
 from tagging.reports.clip_media import encode_opus, encode_spectrogram, read_samples
@@ -145,8 +145,8 @@ class ReviewPage:
                 media[kind] = f"data:{mime};base64,{base64.b64encode(content).decode()}"
             else:
                 file = f"{SOUND}/{clip}.{suffix}"
-                (folder / SOUND).mkdir(parents=True, exist_ok=True)
-                (folder / file).write_bytes(content)
+                with atomic_write(folder / file) as partial:
+                    partial.write_bytes(content)
                 media[kind] = file
         self._bytes += size if is_inside else 0
         return media
