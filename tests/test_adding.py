@@ -64,7 +64,7 @@ def test_an_architecture_is_a_file_and_an_entry(project: Project) -> None:
     project.change("models.new", {"architecture": "plain"})
     # The scores of all models are deps of the ensemble, whose own stay the same.
     assert project.repro() == {
-        "train@new", "evaluate@new", "ensemble@three_architectures", "compare", "review",
+        "train@new", "evaluate@new", "ensemble@three_architectures", "compare", "review@page",
     }  # fmt: skip
     board = json.loads((project.root / "leaderboard/leaderboard.json").read_text())
     assert board["rows"]["new"]["parameters"] == (128 + 1) * 8
@@ -77,7 +77,7 @@ def test_a_metric_is_a_file_and_its_name_and_trains_nothing(project: Project) ->
     project.change("task.report_metrics", [*report_metrics, {"name": "rare_first"}])
     assert project.repro() == {
         *(f"evaluate@{name}" for name in MODELS), "ensemble@three_architectures",
-        "evaluate_distilled@yac_distilled", "compare", "review",
+        "evaluate_distilled@yac_distilled", "compare", "review@page",
     }  # fmt: skip
     for name in (*MODELS, "three_architectures", "yac_distilled"):
         scores = json.loads((project.root / f"evaluation/{name}.json").read_text())
@@ -119,7 +119,6 @@ def test_a_task_is_a_folder_of_three_files(project: Project) -> None:
         of_task(stage)
         for stage in (
             "prepare", "train@one", "train@other", "evaluate@one", "evaluate@other", "compare",
-            "review",
         )
     }  # fmt: skip
     scores = json.loads((project.root / folder / "evaluation/one.json").read_text())

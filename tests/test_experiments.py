@@ -34,7 +34,7 @@ def test_run_with_another_rate_and_an_added_model(project: Project) -> None:
     assert stages_run(output) == {
         "train@attention", "evaluate@attention", "train@new", "evaluate@new",
         "ensemble@three_architectures", "distill@yac_distilled",
-        "evaluate_distilled@yac_distilled", "compare", "review",
+        "evaluate_distilled@yac_distilled", "compare", "review@page",
     }  # fmt: skip
     assert project.params()["models"]["attention"]["train"]["lr"] == 0.02
     # Nothing but parameters and results differs; dvc.yaml is the project's, also in a training.

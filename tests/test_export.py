@@ -184,7 +184,7 @@ def test_the_hub_s_folder_has_the_model_its_configuration_and_a_card(tmp_path: P
     folder = tmp_path / "hub"
     assert run(["export", str(model), "--hf-dir", str(folder)]) == 0
     assert sorted(path.name for path in folder.iterdir()) == [
-        "README.md", "config.json", "model.safetensors", "preprocessor_config.json",
+        "README.md", "config.json", "model.safetensors", "preprocessor_config.json", "results.png",
     ]  # fmt: skip
     config = json.loads((folder / "config.json").read_text())
     assert config["id2label"] == {str(k): label.name for k, label in enumerate(CLASSES)}
@@ -204,10 +204,10 @@ def test_the_hub_s_folder_has_the_model_its_configuration_and_a_card(tmp_path: P
         "args": {"clips": 1234, "split_method": "group_k_fold"},
     }  # fmt: skip
     assert (
-        "Measured on 1,234 test clips of noises (a.zip), split: group_k_fold. Values are mean"
-        in body
+        "On 1,234 test clips of noises (a.zip), split by `group_k_fold`. Intervals are 95% bootstrap "
+        "intervals over the clips. Values are means over 2 training runs." in body
     )
-    assert "one of the runs, seed0, whose own" in body
+    assert "those of the run `seed0`, whose own" in body
     assert "| accuracy | 0.7500 | 0.7000 to 0.8000 | 0.7700 |" in body and "## Limits" in body
     # The exported weights predict the same labels.
     waveform = np.random.default_rng(0).standard_normal(RATE).astype(np.float32) * 0.1

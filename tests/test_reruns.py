@@ -6,6 +6,7 @@ as well when their inputs change: `evaluate` with weights, `ensemble` with score
 training, `review` with evaluations. tests/test_dependencies.py has the code of each stage.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from tests.project import ROOT, TASKS, Project
 TRAINING = {"train", "finetune", "distill"}
 SCORING = {"evaluate", "evaluate_finetuned", "ensemble", "evaluate_distilled"}
 PAGES = {"compare", "review"}
+PAGE_STAGES = {"compare", "review@page"}
 
 # Every parameter: its section, or the longest part of its name that is a key here, and the stages
 # of the same pipeline that run when it changes; with @ only those of its entry.
@@ -50,6 +52,7 @@ SECTIONS = {
     "evaluate": {*SCORING, "review"},
     "compare": PAGES,
     "search": {"index@"},
+    "review": set(),  # stages that come and go
     "artifact": set(),
     "runtime": set(),
 }
@@ -127,7 +130,7 @@ def test_only_its_own_models_read_a_feature() -> None:
             }
     everything = str(ROOT / "tasks/esc10/data/features")
     readers = [name for name, paths in deps.items() if everything in paths]
-    assert readers == ["tasks/esc10/dvc.yaml:review"]  # which finds an embedding there
+    assert readers == ["tasks/esc10/dvc.yaml:review@page"]  # which finds an embedding there
 
 
 def test_only_models_that_start_from_weights_read_them() -> None:
@@ -174,33 +177,37 @@ CHANGES: dict[str, tuple[Change, set[str], set[str]]] = {
     "clips": (
         parameter("prepare.top_k_labels", 4),
         {"prepare"},
-        TRAIN | STUDENT | SCORED | PAGES,
+        TRAIN | STUDENT | SCORED | PAGE_STAGES,
     ),
-    "labels": (correction("drop"), {"prepare", "review"}, TRAIN | STUDENT | SCORED | PAGES),
-    "a confirmed label": (correction("keep"), {"prepare", "review"}, set()),
+    "labels": (
+        correction("drop"),
+        {"prepare", "review@page"},
+        TRAIN | STUDENT | SCORED | PAGE_STAGES,
+    ),
+    "a confirmed label": (correction("keep"), {"prepare", "review@page"}, set()),
     # Models with a value of their own are trained again, to the same weights.
     "training": (
         parameter("train.lr", 0.02),
         TRAIN | STUDENT,
-        {"evaluate@yac"} | ENSEMBLE | PAGES,
+        {"evaluate@yac"} | ENSEMBLE | PAGE_STAGES,
     ),
     "a model": (
         parameter("models.attention.network.dropout", 0.5),
-        {"train@attention", "evaluate@attention"} | PAGES,
+        {"train@attention", "evaluate@attention"} | PAGE_STAGES,
         ENSEMBLE | STUDENT,
     ),
     "members": (
         parameter("ensembles.three_architectures.members", ["yac", "attention"]),
-        ENSEMBLE | PAGES,
+        ENSEMBLE | PAGE_STAGES,
         STUDENT,
     ),
     "a student": (
         parameter("students.yac_distilled.hard_label_weight", 0.5),
-        STUDENT | STUDENT_SCORED | PAGES,
+        STUDENT | STUDENT_SCORED | PAGE_STAGES,
         set(),
     ),
-    "evaluation": (parameter("evaluate.seed", 1), SCORED | {"review"}, PAGES),
-    "the page": (parameter("compare.plot", ["attention"]), PAGES, set()),
+    "evaluation": (parameter("evaluate.seed", 1), SCORED | {"review@page"}, PAGE_STAGES),
+    "the page": (parameter("compare.plot", ["attention"]), PAGE_STAGES, set()),
     "a stage's code": (code("stages/train.py"), TRAIN | STUDENT, set()),
     "a network's code": (
         code("tagging/networks/attention.py"),
@@ -209,10 +216,10 @@ CHANGES: dict[str, tuple[Change, set[str], set[str]]] = {
     ),
     "a new loss": (
         code("tagging/learning/losses.py"),
-        TRAIN | EVALUATE | STUDENT | STUDENT_SCORED | PAGES,
+        TRAIN | EVALUATE | STUDENT | STUDENT_SCORED | PAGE_STAGES,
         set(),
     ),
-    "a new metric": (code("tagging/scoring/metrics/new.py"), SCORED | PAGES, set()),
+    "a new metric": (code("tagging/scoring/metrics/new.py"), SCORED | PAGE_STAGES, set()),
 }
 
 
@@ -237,10 +244,10 @@ def following(changed: set[str]) -> set[str]:
     stages |= ENSEMBLE if any_in("data/scores/models/") else set()
     stages |= STUDENT if any_in("data/scores/ensembles/") else set()
     stages |= STUDENT_SCORED if any_in("models/yac_distilled/") else set()
-    stages |= PAGES if any_in("data/scores/", "evaluation/") else set()
+    stages |= PAGE_STAGES if any_in("data/scores/", "evaluation/") else set()
     stages |= {"compare"} if any_in("plots/") else set()
     if any_in("data/clips", "data/features/"):
-        stages |= TRAIN | STUDENT | SCORED | PAGES
+        stages |= TRAIN | STUDENT | SCORED | PAGE_STAGES
     return stages
 
 
@@ -304,12 +311,33 @@ def test_entries_that_are_renamed_and_removed(project: Project) -> None:
     params["compare"]["plot"] = ["renamed", "attention"]
     project.write_params(params)
     renamed = {"train@renamed", "evaluate@renamed"}
-    assert project.repro() == renamed | ENSEMBLE | STUDENT | STUDENT_SCORED | PAGES
+    assert project.repro() == renamed | ENSEMBLE | STUDENT | STUDENT_SCORED | PAGE_STAGES
     assert (project.root / "metrics/yac_published.json").exists()
     for file in ("leaderboard/README.md", "plots/compare/learning_curves.csv"):
         text = (project.root / file).read_text()
         assert "renamed" in text
         assert "yac_published" not in text
+
+
+def test_a_cache_of_symbolic_links(project: Project) -> None:
+    """Stages replace the links to their earlier outputs, and write nothing into the cache."""
+    project.dvc("config", "--local", "cache.type", "symlink")
+    project.dvc("checkout", "--relink")
+    model = project.root / "models/yac/seed0.safetensors"
+    assert model.is_symlink()
+    for stage in (["stages.prepare", "."], ["stages.train", ".", "yac"]):
+        project.run("python", "-m", *stage)
+    assert not model.is_symlink()
+    project.change("models.yac.seeds", [0, 1, 2])
+    assert project.repro("train@yac") == {"train@yac"}
+    assert model.is_symlink()
+    objects = [
+        file for file in (project.root / ".dvc/cache/files/md5").rglob("*") if file.is_file()
+    ]
+    assert objects
+    for file in objects:
+        digest = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+        assert digest == file.parent.name + file.name.removesuffix(".dir")
 
 
 def test_a_lost_output_comes_from_the_cache(project: Project) -> None:
