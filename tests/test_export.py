@@ -204,8 +204,8 @@ def test_the_hub_s_folder_has_the_model_its_configuration_and_a_card(tmp_path: P
         "args": {"clips": 1234, "split_method": "group_k_fold"},
     }  # fmt: skip
     assert (
-        "On 1,234 test clips of noises (a.zip), split by `group_k_fold`. Intervals are 95% bootstrap "
-        "intervals over the clips. Values are means over 2 training runs." in body
+        "On 1,234 test clips of noises (a.zip), split by `group_k_fold`. Intervals are 95% "
+        "bootstrap intervals over the clips. Values are means over 2 training runs." in body
     )
     assert "those of the run `seed0`, whose own" in body
     assert "| accuracy | 0.7500 | 0.7000 to 0.8000 | 0.7700 |" in body and "## Limits" in body
