@@ -37,6 +37,9 @@ NOT_RUN = {
     "tagging tag waves.ogg --model hf:user/model": "a model of the hub; tests/test_hub.py has one",
     "torchrun --nproc-per-node=4 -m stages.train tasks/official ast": "four GPUs; "
     "tests/test_distributed.py trains in two processes",
+    "dvc exp run -S train.lr=0.001": "trains all models again; the next command trains one",
+    "dvc exp run --queue -S train.lr=0.003,0.03 evaluate@yac": "tests/test_experiments.py does",
+    "dvc exp run --run-all": "tests/test_experiments.py does",
     "dvc remote add --local -d team s3://bucket/audioset": "an S3 bucket; tests/test_remotes.py "
     "has a server",
     "dvc get URL models/yac": "the URL of a remote; tests/test_artifacts.py has one",
