@@ -15,7 +15,7 @@ LOCATION_SECTIONS = ("root", "folder", "in")  # read by dvc.yaml alone
 SECTIONS = (
     *LOCATION_SECTIONS, "task", "download", "convert", "prepare", "decode", "split", "features",
     "embeddings", "weights", "train", "models", "finetuned", "ensembles", "students", "evaluate",
-    "compare", "search", "index", "artifact", "grid", "runtime",
+    "review", "compare", "search", "index", "artifact", "grid", "runtime",
 )  # fmt: skip
 SCORED = ("models", "finetuned", "students", "ensembles")  # entries of these share one name space
 
