@@ -128,7 +128,8 @@ def count_windows(length: float, clip_seconds: float) -> int:
 
 def _round_up(seconds: float) -> float:
     """Return seconds in tenths, not below, except by two in a hundred (5.01 s are 5)."""
-    return math.ceil(10 * seconds / 1.02) / 10
+    below = math.floor(10 * seconds) / 10
+    return below if seconds <= 1.02 * below else math.ceil(10 * seconds) / 10
 
 
 def _clamp(value: float, limits: tuple[int, int]) -> int:
