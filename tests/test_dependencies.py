@@ -89,6 +89,8 @@ def decides(stage: Stage) -> set[str]:
     params = yaml.safe_load((stage.folder / "params.yaml").read_text(encoding="utf-8"))
     entry = entry_of(params, stage)
     files = closure(*stage.modules)
+    if stage.modules[0].stem in ("decode", "prepare", "review"):
+        files.add(str((stage.folder / "corrections.csv").relative_to(ROOT)))
     named: list[str] = []
     if "architecture" in entry:
         named.append(f"tagging/networks/{entry['architecture']}.py")
