@@ -299,6 +299,7 @@ def browser() -> Iterator[Any]:
 def opened(browser: Any) -> tuple[Any, list[str]]:
     """Return the page without a network, and its errors."""
     context = browser.new_context(offline=True, accept_downloads=True)
+    context.set_default_timeout(0)  # a busy machine takes its time
     page, problems = context.new_page(), []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
