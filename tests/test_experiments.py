@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tests.project import Project, stages_run
+from tests.project import OWN, RECORDINGS, Project, stages_run
 
 ABLATION = Path("tasks/ablation")
 
@@ -75,3 +75,23 @@ def test_in_a_copy_of_a_task_with_the_copys_code(all_tasks: Project) -> None:
     all_tasks.dvc("exp", "apply", "apart")
     assert all_tasks.params(ABLATION)["train"]["lr"] == 0.02
     assert all_tasks.repro(f"{ABLATION}/dvc.yaml:train@yac") == set()
+
+
+def test_recordings_that_git_ignores(all_tasks: Project) -> None:
+    """A copy of the project has them by --copy-paths, or because they are in DVC's cache."""
+    decode = [f"{OWN}/dvc.yaml:decode"]
+
+    def run(clip_seconds: float, *options: str) -> set[str]:
+        setting = f"{OWN}/params.yaml:decode.clip_seconds={clip_seconds}"
+        return stages_run(all_tasks.dvc("exp", "run", "--temp", "-S", setting, *options, *decode))
+
+    all_tasks.git("rm", "-r", "--quiet", "--cached", RECORDINGS)
+    all_tasks.append(".gitignore", "/recordings/\n")
+    all_tasks.commit()
+    assert "No such file or directory" in all_tasks.fails("dvc", "exp", "run", "--temp", *decode)
+    assert run(0.9, "--copy-paths", RECORDINGS) == set(decode)
+    all_tasks.git("checkout", "--quiet", "HEAD~", ".gitignore")
+    all_tasks.dvc("add", RECORDINGS)
+    all_tasks.commit()
+    assert run(0.8) == set(decode)
+    assert all_tasks.status() == []
