@@ -135,6 +135,38 @@ def test_a_students_teacher_exists(folder: str, name: str) -> None:
     assert params["students"][name]["teacher"] in params["ensembles"]
 
 
+def all_settings(folder: str, name: str) -> dict[str, Any]:
+    """Return the settings of a trained entry in one mapping, those that it inherits too."""
+    params = PARAMS[folder]
+    entry = next(params[section][name] for section in TRAINED if name in params.get(section, {}))
+    own = parse(Train, params["train"] | entry.get("train", {}), "train").model_dump()
+    return entry | entry["network"] | own
+
+
+@pytest.mark.parametrize("folder", ["tasks/ablation", "tasks/official"])
+def test_a_student_has_as_many_epochs_as_its_teacher_and_its_base(folder: str) -> None:
+    params = PARAMS[folder]
+    bases = {name: base for base, names in params["compare"]["differences"].items()
+             for name in names}  # fmt: skip
+    for name, student in params["students"].items():
+        members = params["ensembles"][student["teacher"]]["members"]
+        epochs = {all_settings(folder, entry)["epochs"] for entry in (name, bases[name], *members)}
+        assert len(epochs) == 1, name
+
+
+def test_each_entry_of_the_ablation_changes_one_thing() -> None:
+    folder = "tasks/ablation"
+    params = PARAMS[folder]
+    # Parameters of a change, and settings that no training depends on.
+    own = {"mixup_alpha", "ema_decay", "hard_label_weight", "train", "network", "seeds",
+           "score_train"}  # fmt: skip
+    for base, names in params["compare"]["differences"].items():
+        for name in set(names) - set(params["ensembles"]):
+            old, new = all_settings(folder, base), all_settings(folder, name)
+            changed = {key for key in old | new if old.get(key) != new.get(key)}
+            assert len(changed - own) == 1, (name, changed)
+
+
 @pytest.mark.parametrize(("folder", "name"), entries("finetuned"))
 def test_weights_of_a_finetuned_model_are_those_of_an_entry(folder: str, name: str) -> None:
     params = PARAMS[folder]
