@@ -175,7 +175,7 @@ def generate_weights(project: Project, name: str) -> bool:
     import torch
 
     from tagging.sources.weights import find_published
-    from tests.test_weights import as_efficientat, built
+    from tests.unit.test_weights import as_efficientat, built
 
     published = find_published(name)
     if published.architecture != "mobilenet":
@@ -243,7 +243,7 @@ def shrink_sources(project: Project, folder: Path | str, params: dict[str, Any])
 def make_small(project: Project, folder: Path | str = "") -> None:
     """Set the parameters so that each stage takes a second; their meaning stays.
 
-    tests/test_configured.py looks at every entry.
+    tests/pipeline/test_configured.py looks at every entry.
     """
     params = project.params(folder)
     shrink_sources(project, folder, params)

@@ -12,8 +12,8 @@ from dvc.repo import Repo
 
 from tagging.data.clips import read_index
 from tagging.data.task_folder import TaskFolder
+from tests.pipeline.test_resume import all_results
 from tests.project import TASKS, Project
-from tests.test_resume import all_results
 
 
 def entries(root: Path, folder: Path) -> dict[str, dict]:
@@ -29,8 +29,8 @@ def test_a_task_has_its_results_in_its_folder(whole: Path, folder: Path) -> None
     page = (whole / folder / "leaderboard/README.md").read_text()
     for name in entries(whole, folder):
         scores = json.loads((whole / folder / f"evaluation/{name}.json").read_text())
-        confident = scores["test"].pop("confident", {})
-        values = [*scores["test"].values(), *confident.values()]
+        groups = [scores["test"].pop(key, {}) for key in ("confident", "calibration")]
+        values = [value for group in (scores["test"], *groups) for value in group.values()]
         assert all(np.isfinite(value) for value in values if value is not None)
         assert name in board["rows"]
         assert name in page

@@ -3,7 +3,7 @@
 One table has every parameter, another has typical changes, made with the real client. Stages run
 as well when their inputs change: `evaluate` with weights, `ensemble` with scores of models,
 `distill` with scores of its teacher, `compare` with evaluations and plots, which include seconds of
-training, `review` with evaluations. tests/test_dependencies.py has the code of each stage.
+training, `review` with evaluations. tests/pipeline/test_dependencies.py has the code of each stage.
 """
 
 import hashlib

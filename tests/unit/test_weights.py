@@ -20,7 +20,7 @@ from tagging.sources.weights import (
     convert_weights,
     find_published,
 )
-from tests import test_ast
+from tests.unit import test_ast
 
 MIRROR = os.environ.get("DOWNLOAD_MIRROR")
 NETWORKS = {"mobilenet": mobilenet, "musicnn": musicnn, "ast": ast}

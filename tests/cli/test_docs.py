@@ -20,30 +20,31 @@ from tests.project import ROOT, Project, make_small
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 BLOCK = re.compile(r"(?ms)^```(bash|python)\n(.*?)^```$")
-ENVIRONMENT = "makes an environment; tests/test_makefile.py runs the target with a small one"
+ENVIRONMENT = "makes an environment; tests/cli/test_makefile.py runs the target with a small one"
 GOOGLE = "downloads 2.4 GB from Google"
 # Commands that are not run here, as the pages show them, and why.
 NOT_RUN = {
-    "make run": "tests/test_demo.py runs it",
+    "make run": "tests/cli/test_demo.py runs it",
     "make test": "runs this test",
     "make lint": "a part of make test",
     "make install && . .venv/bin/activate": ENVIRONMENT,
     "make install && . .venv/bin/activate && dvc repro": f"{ENVIRONMENT}; {GOOGLE}",
-    "pre-commit install": "changes the hooks of git; tests/test_workflows.py checks them",
-    "pip install .": "tests/test_install.py runs what it installs",
+    "pre-commit install": "changes the hooks of git; tests/cli/test_workflows.py checks them",
+    "pip install .": "tests/cli/test_install.py runs what it installs",
     "tagging export mn04_as --onnx out.onnx": "PyTorch's exporter needs half a minute; "
-    "tests/test_export.py runs it",
-    "tagging export mn04_as --push user/model": "uploads; tests/test_hub.py has a hub",
-    "tagging tag waves.ogg --model hf:user/model": "a model of the hub; tests/test_hub.py has one",
+    "tests/cli/test_export.py runs it",
+    "tagging export mn04_as --push user/model": "uploads; tests/cli/test_hub.py has a hub",
+    "tagging tag waves.ogg --model hf:user/model": "a hub; tests/cli/test_hub.py has one",
     "torchrun --nproc-per-node=4 -m stages.train tasks/official ast": "four GPUs; "
-    "tests/test_distributed.py trains in two processes",
+    "tests/pipeline/test_distributed.py trains in two processes",
     "dvc exp run -S train.lr=0.001": "trains all models again; the next command trains one",
-    "dvc exp run --queue -S train.lr=0.003,0.03 evaluate@yac": "tests/test_experiments.py does",
-    "dvc exp run --run-all": "tests/test_experiments.py does",
-    "dvc remote add --local -d team s3://bucket/audioset": "an S3 bucket; tests/test_remotes.py "
-    "has a server",
-    "dvc get URL models/yac": "the URL of a remote; tests/test_artifacts.py has one",
-    "dvc artifacts get URL top-10": "the URL of a remote; tests/test_artifacts.py has one",
+    "dvc exp run --queue -S train.lr=0.003,0.03 evaluate@yac": "tests/pipeline/test_experiments.py "
+    "does",
+    "dvc exp run --run-all": "tests/pipeline/test_experiments.py does",
+    "dvc remote add --local -d team s3://bucket/audioset": "an S3 bucket; "
+    "tests/pipeline/test_remotes.py has a server",
+    "dvc get URL models/yac": "the URL of a remote; tests/pipeline/test_artifacts.py has one",
+    "dvc artifacts get URL top-10": "the URL of a remote; tests/pipeline/test_artifacts.py has one",
 }
 
 

@@ -26,7 +26,7 @@ from tagging.scoring.calibration import (
 )
 from tagging.scoring.tables import read_rows
 from tests.generated import YAC, learnable_values, make_repository, write_clips, write_params
-from tests.test_training import CPU
+from tests.unit.test_training import CPU
 
 CLIPS, LABELS = 4000, 8
 SLOPE = 2.5

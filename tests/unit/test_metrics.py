@@ -24,7 +24,7 @@ from tagging.scoring.metrics.ndcg import ndcg
 from tagging.scoring.metrics.precision import precision_at_k
 from tagging.scoring.metrics.roc_auc import roc_auc
 
-OF_EMBEDDINGS = ("recall", "any_label", "rarer_recall")  # tests/test_similarity.py
+OF_EMBEDDINGS = ("recall", "any_label", "rarer_recall")  # tests/unit/test_similarity.py
 PARAMETERS = {"precision": [{"k": 1}, {"k": 3}]}
 ALL = [
     MetricSettings(name=name, **parameters)

@@ -1,6 +1,6 @@
 """Random recordings, joined, tagged, cut and damaged: read as they were written, or refused.
 
-`DECODING_CASES=2000 pytest tests/test_decoding_properties.py` tries more of them.
+`DECODING_CASES=2000 pytest tests/unit/test_decoding_properties.py` tries more of them.
 """
 
 import io
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tagging.base.errors import UserError
 from tagging.features.decoding import MAX_AMPLITUDE, decode
-from tests.test_decoding import ID3V1, ID3V2, written
+from tests.unit.test_decoding import ID3V1, ID3V2, written
 
 CASES = int(os.environ.get("DECODING_CASES", "200"))
 OPUS_RATES = [48000]  # of any other, libsndfile decodes at that rate, and FFmpeg at 48000

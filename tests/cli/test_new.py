@@ -607,7 +607,7 @@ def test_a_name_that_is_not_text_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_command_needs_no_pytorch() -> None:
-    """Importing it takes a second or more."""
+    """The import costs a second or more."""
     code = "import tagging.commands.new, sys; print('torch' in sys.modules)"
     ran = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

@@ -40,7 +40,7 @@ from tagging.learning.model_file import save_network
 from tagging.reports.spectrogram import SpectrogramImage
 from tagging.sources.audioset.records import Clip, write_clip
 from tests.archives import ROOT
-from tests.test_decoding import encoded
+from tests.unit.test_decoding import encoded
 
 MIRROR = os.environ.get("DOWNLOAD_MIRROR")
 RATE = 8000

@@ -39,8 +39,8 @@ from tagging.features import decoding
 from tagging.sources import sounds
 from tagging.sources.recording import Recording
 from tests.archives import assert_one_sentence, run_stage
-from tests.test_decoding import written
-from tests.test_features_stage import write_net
+from tests.pipeline.test_features_stage import write_net
+from tests.unit.test_decoding import written
 
 RATE = 1000
 TASK = {"type": "single_label", "metrics": [{"name": "accuracy"}]}
