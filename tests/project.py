@@ -48,6 +48,9 @@ RESULT = re.compile(
     r"|dvc\.lock)"
 )
 
+PLOTS = ("plots/compare", "plots/evaluate", "plots/train")  # plots/dvc.yaml is no output
+OUTPUTS = ("data", "models", "metrics", "evaluation", *PLOTS, "leaderboard")
+
 
 @dataclass
 class Project:
@@ -166,6 +169,18 @@ def stages_run(output: str) -> set[str]:
     return {line.split("'")[1] for line in lines}
 
 
+def all_results(root: Path) -> dict[str, bytes]:
+    """Return the bytes of all outputs, except for the seconds of trainings."""
+    return {
+        str(file.relative_to(root)): file.read_bytes()
+        for folder in OUTPUTS
+        for file in (root / folder).rglob("*")
+        if file.is_file()
+        and file.name != "timing.json"
+        and file.name not in ("README.md", "cost.csv", ".gitignore")
+    }
+
+
 FEW = 3  # entries of a section
 SMALL = {"epochs": 2, "batch_size": 8}
 
@@ -175,7 +190,7 @@ def generate_weights(project: Project, name: str) -> bool:
     import torch
 
     from tagging.sources.weights import find_published
-    from tests.unit.test_weights import as_efficientat, built
+    from tests.published import as_efficientat, built
 
     published = find_published(name)
     if published.architecture != "mobilenet":

@@ -122,7 +122,7 @@ def write_sources(root: Path) -> None:
     from tagging.sources import sounds
     from tagging.sources.audioset import sample
     from tagging.sources.weights import find_published
-    from tests.unit.test_weights import as_efficientat, built
+    from tests.published import as_efficientat, built
 
     root_params = {"convert": {"subsets": list(AUDIOSET_CLIPS)}, "runtime": {"progress": "none"}}
     (root / "params.yaml").write_text(yaml.safe_dump(root_params), encoding="utf-8")

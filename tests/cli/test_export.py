@@ -21,8 +21,9 @@ from tagging.commands.tagger import Tagger, load_tagger, to_probabilities
 from tagging.data.classes import Class
 from tagging.data.spec import InputSpec
 from tagging.learning.model import Model, ModelSpec
-from tests.cli.test_tag import MEL, RATE, save, track_with_dvc
+from tests.commands import track_with_dvc
 from tests.project import EVALUATED, ROOT
+from tests.small_models import MEL, RATE, save
 
 MIRROR = os.environ.get("DOWNLOAD_MIRROR")
 CLASSES = [Class(f"/m/{k}", f"label {k}") for k in range(6)]

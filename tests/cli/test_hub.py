@@ -24,8 +24,8 @@ from tagging.commands.main import run
 from tagging.commands.transformers_layout import describe_config, to_transformers
 from tagging.data.spec import InputSpec
 from tagging.learning.model import Model, ModelSpec
-from tests.cli.test_tag import RATE, classes, embedding, noise, save, sound_model, yac_model
 from tests.hub_server import Hub, serve_hub
+from tests.small_models import RATE, classes, embedding, noise, save, sound_model, yac_model
 
 # The hub's library uploads by a deprecated option of its HTTP library.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

@@ -12,8 +12,8 @@ import soundfile
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.cli.test_tag import RATE, noise, sound_model
 from tests.project import project_files
+from tests.small_models import RATE, noise, sound_model
 from tools.requirements import FILES, ROOT, render_requirements
 
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")

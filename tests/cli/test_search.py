@@ -19,8 +19,8 @@ from tagging.commands.tagger import Tagger
 from tagging.data.clips import Fold, read_index
 from tagging.data.scores import Scores, write_scores
 from tagging.data.task_folder import TaskFolder
-from tests.cli.test_tag import RATE, noise, sound_model
 from tests.generated import multi_hot, write_clips, write_params
+from tests.small_models import RATE, noise, sound_model
 
 CLIPS = 30
 FOLDER = TaskFolder(Path())

@@ -32,69 +32,16 @@ from tagging.commands.prediction import Prediction
 from tagging.commands.tag_formats import label_times
 from tagging.commands.tagger import Tagger, load_tagger
 from tagging.commands.windows import Windows
-from tagging.data.classes import Class
 from tagging.data.spec import InputSpec
-from tagging.learning.factory import build_network
 from tagging.learning.model import Model, ModelSpec
-from tagging.learning.model_file import save_network
 from tagging.reports.spectrogram import SpectrogramImage
 from tagging.sources.audioset.records import Clip, write_clip
 from tests.archives import ROOT
-from tests.unit.test_decoding import encoded
+from tests.commands import run_tag, track_with_dvc
+from tests.recordings import encoded
+from tests.small_models import RATE, classes, embedding, noise, save, sound_model, yac_model
 
 MIRROR = os.environ.get("DOWNLOAD_MIRROR")
-RATE = 8000
-SOUND = Model(
-    architecture="cnn",
-    network={"channels": [4, 8], "strides": [[2, 2], [2, 2]], "dropout": 0.1},
-)
-MEL = {"name": "log_mel", "sample_rate": RATE, "window": 256, "hop": 128, "bins": 16, "floor": 1e-5}
-
-
-def classes(number: int) -> list[Class]:
-    return [Class(f"/m/{k}", f"label {k}, a name") for k in range(number)]
-
-
-def save(path: Path, model: Model, shape: ModelSpec, thresholds: dict | None = None) -> Path:
-    torch.manual_seed(1)
-    network = build_network(model, shape.spec, len(shape.classes), "test").eval()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
-    save_network(path, network.state_dict(), model, shape)
-    if thresholds:
-        with safe_open(path, "pt") as file:
-            about = json.loads(file.metadata()["model"])
-            about |= {"target_precision": 0.8, "thresholds": thresholds}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-        save_file(tensors, path, {"model": json.dumps(about)})
-    return path
-
-
-def sound_model(path: Path, thresholds: dict | None = None) -> Path:
-    """Save a network whose clips last a second."""
-    spec = InputSpec(1, 1 + RATE // 128, 16)
-    return save(path, SOUND, ModelSpec(spec, classes(6), "sigmoid", MEL), thresholds)
-
-
-def yac_model(path: Path) -> Path:
-    spec = InputSpec(1, 10, 128, scale=1 / 256)
-    model = Model(architecture="yac", network={"head": "logits"})
-    return save(path, model, ModelSpec(spec, classes(10), "sigmoid", {"name": "vggish"}))
-
-
-def noise(seconds: float, seed: int = 0, rate: int = RATE) -> np.ndarray:
-    """Noise whose loudness rises and falls."""
-    n = round(seconds * rate)
-    swell = 0.3 + 0.2 * np.sin(np.arange(n) / rate * 2)
-    return (np.random.default_rng(seed).standard_normal(n) * swell * 0.3).astype(np.float32)
-
-
-def embedding(frames: int = 10, seed: int = 0) -> np.ndarray:
-    """Return uint8 (frames, 128) with AudioSet's statistics: all frames share a component."""
-    rng = np.random.default_rng(seed)
-    values = 126 + 75 * (0.7 * rng.standard_normal(128) + 0.7 * rng.standard_normal((frames, 128)))
-    return values.clip(0, 255).astype(np.uint8)
 
 
 def clip(number: int, frames: int = 10) -> Clip:
@@ -116,12 +63,6 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     soundfile.write("long.flac", noise(3.5, 1), RATE)
     Path("clips.tfrecord").write_bytes(b"".join(write_clip(clip(k)) for k in range(3)))
     return tmp_path
-
-
-def run_tag(capsys: pytest.CaptureFixture, *arguments: str) -> tuple[int, list[dict], str]:
-    status = run(["tag", "--json", *arguments])
-    streams = capsys.readouterr()
-    return status, json.loads(streams.out), streams.err
 
 
 def test_each_file_is_tagged_by_the_default_of_its_kind(workspace: Path, capsys):
@@ -729,12 +670,6 @@ def test_models_are_found_by_name_run_and_folder(workspace: Path):
         models.find_model("two")
     with pytest.raises(UserError, match="model 'tasks' does not exist"):
         models.find_model("tasks")
-
-
-def track_with_dvc(path: str) -> None:
-    """Track a file or a folder with DVC, in a new repository in the working directory."""
-    for command in (["git", "init", "-q"], ["dvc", "init", "-q"], ["dvc", "add", "-q", path]):
-        subprocess.run(command, check=True, capture_output=True)
 
 
 def track_removed_model(path: str) -> bytes:

@@ -14,8 +14,8 @@ import tagging
 from tagging.data.task import Task
 from tagging.data.task_folder import TaskFolder
 from tagging.learning.metric import load_metric
-from tests.cli.test_tag import yac_model
 from tests.project import EVALUATED, ROOT
+from tests.small_models import yac_model
 
 
 def read(folder: Path, name: str) -> dict:

@@ -39,8 +39,8 @@ from tagging.features import decoding
 from tagging.sources import sounds
 from tagging.sources.recording import Recording
 from tests.archives import assert_one_sentence, run_stage
-from tests.pipeline.test_features_stage import write_net
-from tests.unit.test_decoding import written
+from tests.recordings import written
+from tests.small_models import write_net
 
 RATE = 1000
 TASK = {"type": "single_label", "metrics": [{"name": "accuracy"}]}

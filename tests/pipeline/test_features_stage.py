@@ -30,13 +30,13 @@ from tagging.learning.model import Model, ModelSpec
 from tagging.learning.model_file import load_network, save_network
 from tagging.networks import identity, linear
 from tagging.sources.weights import ALLOW_UNVERIFIED, PUBLISHED
+from tests import small_models
 from tests.archives import assert_one_sentence, run_stage
 
 RATE = 16000
-MEL = {"sample_rate": 8000, "window": 256, "hop": 128, "bins": 16}
+MEL = {key: small_models.MEL[key] for key in ("sample_rate", "window", "hop", "bins")}
 LENGTHS = [4000, 16000, 9001, 16000, 12345] * 4
 CLASSES = ["chord", "clicks", "sweep"]
-NET = {"channels": [4], "dropout": 0.0}
 FOLDER = TaskFolder(Path())
 
 
@@ -63,17 +63,6 @@ def write_waveforms() -> list[np.ndarray]:
             values[place, 0, : len(clip), 0] = clip
             frames[place] = len(clip)
     return clips
-
-
-def write_net(path: Path, classes: list[str], **features: Any) -> None:
-    """Write a small untrained network of log-mel spectrograms."""
-    torch.manual_seed(0)
-    spec = InputSpec(1, 100, MEL["bins"], any_length=True)
-    model = Model(architecture="cnn", network=NET)
-    network = build_network(model, spec, len(classes), "net")
-    about = {"name": "log_mel", **MEL} | features
-    model_spec = ModelSpec(spec, [Class(name, name) for name in classes], "sigmoid", about)
-    save_network(path, network.state_dict(), model, model_spec)
 
 
 @pytest.fixture
@@ -233,7 +222,7 @@ def test_one_thread_and_three_write_the_same_bytes(clips, monkeypatch) -> None:
 
 def test_an_embedding_is_the_network_s_of_each_clip(folder: Path, clips: list[np.ndarray]) -> None:
     path = folder / "data/weights/net.safetensors"
-    write_net(path, CLASSES)
+    small_models.write_net(path, CLASSES)
     computed = compute("embedded")
     network = load_network(path, torch.device("cpu")).network
     assert computed.values.shape == (20, 1, 1, network.classify.in_features)
@@ -250,7 +239,7 @@ def test_probabilities_are_of_the_classes_that_ours_are_mapped_to(
 ) -> None:
     write_classes(folder)
     path = folder / "data/weights/net.safetensors"
-    write_net(path, ["rest", "Glissando", "Click", "Harmony"])
+    small_models.write_net(path, ["rest", "Glissando", "Click", "Harmony"])
     mapping = {"sweep": "Glissando", "chord": "Harmony", "clicks": "Click"}
     entry = {"weights": "net", "output": "probabilities"}
     change(folder, embeddings={"some": entry | {"classes": mapping}, "all": entry})
@@ -274,7 +263,7 @@ def test_a_mapping_has_the_classes_of_the_task_and_no_other(
     folder: Path, clips, mapping: dict[str, str], sentence: str
 ) -> None:
     write_classes(folder)
-    write_net(folder / "data/weights/net.safetensors", ["A"])
+    small_models.write_net(folder / "data/weights/net.safetensors", ["A"])
     entry = {"weights": "net", "output": "probabilities", "classes": mapping}
     change(folder, embeddings={"mapped": entry})
     with pytest.raises(UserError, match=sentence):
@@ -300,7 +289,7 @@ def test_wrong_features_are_refused_by_name(folder: Path, clips) -> None:
 
 
 def test_an_architecture_other_than_that_of_the_weights_is_refused(folder: Path, clips) -> None:
-    write_net(folder / "data/weights/net.safetensors", CLASSES)
+    small_models.write_net(folder / "data/weights/net.safetensors", CLASSES)
     entry = {"weights": "net", "output": "embedding", "architecture": "cnn"}
     change(folder, embeddings={"embedded": entry})
     assert load_extractor("embedded").transform.architecture == "cnn"
@@ -312,7 +301,7 @@ def test_an_architecture_other_than_that_of_the_weights_is_refused(folder: Path,
 
 def test_a_network_whose_input_is_not_sound_has_no_embedding_of_clips(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
-    model = Model(architecture="cnn", network=NET)
+    model = Model(architecture="cnn", network=small_models.NET)
     spec = InputSpec(1, 10, 128)
     network = build_network(model, spec, 1, "net")
     model_spec = ModelSpec(spec, [Class("a", "a")], "sigmoid", {"name": "vggish"})

@@ -13,13 +13,11 @@ import torch
 
 from tagging.learning import checkpoint
 from tagging.learning.checkpoint import Checkpoint, checkpoint_path, file_digest, training_hash
-from tests.project import ROOT, Project
+from tests.project import OUTPUTS, ROOT, Project, all_results
 
 MODEL = "attention"  # with dropout: its random numbers are drawn anew in every epoch
 EPOCHS = 60
 RESUMED = "resumed after epoch "
-PLOTS = ("plots/compare", "plots/evaluate", "plots/train")  # plots/dvc.yaml is no output
-OUTPUTS = ("data", "models", "metrics", "evaluation", *PLOTS, "leaderboard")
 
 
 # The name of a checkpoint depends on all that decides a result, and on nothing else.
@@ -196,18 +194,6 @@ def test_a_state_is_not_used_after_a_change_of_code(killed: Project) -> None:
 
 
 # A second run
-
-
-def all_results(root: Path) -> dict[str, bytes]:
-    """Return the bytes of all outputs, except for the seconds of trainings."""
-    return {
-        str(file.relative_to(root)): file.read_bytes()
-        for folder in OUTPUTS
-        for file in (root / folder).rglob("*")
-        if file.is_file()
-        and file.name != "timing.json"
-        and file.name not in ("README.md", "cost.csv", ".gitignore")
-    }
 
 
 OTHER_PROGRESS = '''

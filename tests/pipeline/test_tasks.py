@@ -12,8 +12,7 @@ from dvc.repo import Repo
 
 from tagging.data.clips import read_index
 from tagging.data.task_folder import TaskFolder
-from tests.pipeline.test_resume import all_results
-from tests.project import TASKS, Project
+from tests.project import TASKS, Project, all_results
 
 
 def entries(root: Path, folder: Path) -> dict[str, dict]:

@@ -23,52 +23,15 @@ from tests.generated import (
     write_params,
 )
 from tests.padded import EMBEDDINGS, clips
+from tests.published import PUBLIC_SPEC, as_transformers, transformers_ast
 
 SMALL = {"patch": (4, 32), "stride": (2, 16), "width": 32, "heads": 4, "layers": 2}
 PUBLIC = {"patch": (16, 16), "stride": (10, 10), "distillation": True}
-PUBLIC_SPEC = InputSpec(1, 96, 56)  # 9 x 5 patches
 
 
 def make(spec: InputSpec = EMBEDDINGS, labels: int = 6, **settings) -> Network:
     torch.manual_seed(0)
     return Network(Settings(**SMALL | settings), spec, labels).eval()
-
-
-def published(labels: int = 6, spec: InputSpec = PUBLIC_SPEC):
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(2)
-    config = transformers.ASTConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=128,
-        max_length=spec.frames,
-        num_mel_bins=spec.bins,
-        num_labels=labels,
-    )
-    model = transformers.ASTForAudioClassification(config).eval()
-    # Some are initialized with zeros, which would hide a mistake.
-    for parameter in model.parameters():
-        parameter.data.normal_(std=0.2)
-    return model
-
-
-def as_published(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return weights under the names of the published file."""
-    renamed = {}
-    for name, tensor in weights.items():
-        for new, old in (
-            ("transformer.layers.", "transformer.encoder.layer."),
-            ("attention.q_proj", "attention.attention.query"),
-            ("attention.k_proj", "attention.attention.key"),
-            ("attention.v_proj", "attention.attention.value"),
-            ("attention.o_proj", "attention.output.dense"),
-            ("mlp.fc1", "intermediate.dense"),
-            ("mlp.fc2", "output.dense"),
-        ):
-            name = name.replace(new, old)
-        renamed[name] = tensor.contiguous()
-    return renamed
 
 
 def converted(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -164,9 +127,9 @@ def test_only_complete_patches_are_used(patch, stride, frames, patches):
 
 
 def test_logits_equal_those_of_transformers():
-    model = published()
+    model = transformers_ast()
     network = make(PUBLIC_SPEC, **PUBLIC)
-    network.load_state_dict(converted(as_published(model.state_dict())))
+    network.load_state_dict(converted(as_transformers(model.state_dict())))
     x = clips(3, PUBLIC_SPEC)
     with torch.inference_mode():
         expected = model(x[:, 0]).logits
@@ -181,7 +144,7 @@ def test_published_weights_are_those_of_the_paper_s_network():
     with torch.device("meta"):
         model = transformers.ASTForAudioClassification(transformers.ASTConfig(num_labels=527))
         network = Network(Settings(distillation=True), InputSpec(1, 1024, 128), 527)
-    shapes = {name: tensor.shape for name, tensor in as_published(model.state_dict()).items()}
+    shapes = {name: tensor.shape for name, tensor in as_transformers(model.state_dict()).items()}
     weights = convert_ast(
         {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
     )
@@ -190,8 +153,8 @@ def test_published_weights_are_those_of_the_paper_s_network():
 
 
 def test_a_file_of_the_published_layout_can_be_loaded(tmp_path):
-    model = published()
-    save_file(converted(as_published(model.state_dict())), tmp_path / "model.safetensors")
+    model = transformers_ast()
+    save_file(converted(as_transformers(model.state_dict())), tmp_path / "model.safetensors")
     network = make(PUBLIC_SPEC, **PUBLIC)
     load_pretrained(network, tmp_path / "model.safetensors")
     x = clips(2, PUBLIC_SPEC)
@@ -201,17 +164,18 @@ def test_a_file_of_the_published_layout_can_be_loaded(tmp_path):
 
 
 def test_transformers_itself_writes_the_published_layout(tmp_path):
-    model = published()
+    model = transformers_ast()
     model.save_pretrained(tmp_path)
     state = converted(load_file(tmp_path / "model.safetensors"))
     make(PUBLIC_SPEC, **PUBLIC).load_state_dict(state)
-    expected = converted(as_published(model.state_dict()))
+    expected = converted(as_transformers(model.state_dict()))
     assert all(torch.equal(state[name], expected[name]) for name in state | expected)
 
 
 def test_classifier_is_kept_if_the_labels_differ(tmp_path):
     save_file(
-        converted(as_published(published(labels=9).state_dict())), tmp_path / "model.safetensors"
+        converted(as_transformers(transformers_ast(labels=9).state_dict())),
+        tmp_path / "model.safetensors",
     )
     network = make(PUBLIC_SPEC, **PUBLIC)
     before = network.classify[1].weight.clone()
@@ -220,7 +184,7 @@ def test_classifier_is_kept_if_the_labels_differ(tmp_path):
 
 
 def test_pretrained_positions_are_interpolated_cut_or_replaced(tmp_path):
-    weights = as_published(published().state_dict())
+    weights = as_transformers(transformers_ast().state_dict())
     save_file(converted(weights), tmp_path / "model.safetensors")
     flat = weights["audio_spectrogram_transformer.embeddings.position_embeddings"][0, 2:]
     grid = flat.unflatten(0, (5, 9))  # bins x frames
@@ -355,7 +319,9 @@ def test_weights_of_another_layout_are_refused(tmp_path, weights, settings, mess
 
 
 def test_published_weights_are_refused_by_other_networks(tmp_path):
-    save_file(converted(as_published(published().state_dict())), tmp_path / "file.safetensors")
+    save_file(
+        converted(as_transformers(transformers_ast().state_dict())), tmp_path / "file.safetensors"
+    )
     without = make(PUBLIC_SPEC, **PUBLIC | {"distillation": False})
     with pytest.raises(UserError, match=r"tokens must have the shape \[1, 32\], got \[2, 32\]"):
         load_pretrained(without, tmp_path / "file.safetensors")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 from scipy import stats
 from scipy.special import expit, log_softmax, softmax
@@ -26,7 +27,6 @@ from tagging.scoring.calibration import (
 )
 from tagging.scoring.tables import read_rows
 from tests.generated import YAC, learnable_values, make_repository, write_clips, write_params
-from tests.unit.test_training import CPU
 
 CLIPS, LABELS = 4000, 8
 SLOPE = 2.5
@@ -178,7 +178,7 @@ def windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TaskFolder:
 def test_recordings_have_thresholds_and_calibration_of_their_own(windows: TaskFolder) -> None:
     train_stage.main(".", "yac")
     evaluate.main(".", "yac")
-    trained = load_network(windows.model("yac", "seed0"), CPU)
+    trained = load_network(windows.model("yac", "seed0"), torch.device("cpu"))
     scores = load_file(windows.scores("models", "yac"))
     labels = np.eye(3, dtype=np.uint8)
     val = mean_probability_by_group(scores["seed0/val"], np.repeat(np.arange(30), 3))
@@ -204,6 +204,6 @@ def test_where_each_clip_is_a_recording_there_is_one_decision(windows: TaskFolde
     index = write_clips(labels, [Fold(*np.split(np.arange(60), [30, 45]))])
     write_index(index._replace(recordings=np.arange(60, dtype=np.int32)), windows.index)
     train_stage.main(".", "yac")
-    trained = load_network(windows.model("yac", "seed0"), CPU)
+    trained = load_network(windows.model("yac", "seed0"), torch.device("cpu"))
     assert trained.recordings is None
     assert isinstance(trained.clips.calibration, Calibration)

@@ -3,7 +3,6 @@ import os
 import struct
 import tracemalloc
 import zipfile
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -14,6 +13,7 @@ import soxr
 
 from tagging.base.errors import UserError
 from tagging.features.decoding import decode, decode_blocks, estimate_duration
+from tests.recordings import ID3V1, ID3V2, encoded, written
 
 MIRROR = os.environ.get("DOWNLOAD_MIRROR")
 FORMATS = [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None)]
@@ -33,8 +33,6 @@ ENCODED = {
     "FLAC in Ogg": ("ogg", "flac"),
 }  # fmt: skip
 WITHOUT_LENGTH = ("AAC", "AC-3", "MPEG-TS")
-ID3V1 = b"TAG" + b"title".ljust(125, b"\0")
-ID3V2 = b"ID3\x04\x00\x00\x00\x00\x4e\x10" + bytes(0x4E << 7 | 0x10)
 
 
 def sound(seconds: float = 2.0, rate: int = 48000, channels: int = 1) -> np.ndarray:
@@ -43,37 +41,6 @@ def sound(seconds: float = 2.0, rate: int = 48000, channels: int = 1) -> np.ndar
     tones = 0.2 * np.sin(2 * np.pi * 440 * (1 + np.arange(channels)) * time)
     wave = tones + 0.02 * rng.standard_normal(tones.shape)
     return np.squeeze(wave.astype(np.float32), 1) if channels == 1 else wave.astype(np.float32)
-
-
-def written(wave: np.ndarray, rate: int, kind: str, subtype: str | None = None) -> bytes:
-    content = io.BytesIO()
-    soundfile.write(content, wave, rate, format=kind, subtype=subtype)
-    return content.getvalue()
-
-
-def encoded(
-    wave: np.ndarray, rate: int, container: str, codec: str, video: bool = False, **options: str
-) -> bytes:
-    """Write a wave of one channel as FFmpeg does, beside a video of ten frames a second or not."""
-    content = io.BytesIO()
-    with av.open(content, "w", format=container, options=options) as file:
-        sound_stream = file.add_stream(codec, rate=rate, layout="mono")
-        video_stream = file.add_stream("mpeg4", rate=10) if video else None
-        if video_stream:
-            video_stream.width = video_stream.height = 64
-            video_stream.pix_fmt = "yuv420p"
-            rng = np.random.default_rng(0)
-            for number in range(len(wave) * 10 // rate):
-                pixels = rng.integers(0, 255, (96, 64), np.uint8)
-                image = av.VideoFrame.from_ndarray(pixels, "yuv420p")
-                image.pts, image.time_base = number, Fraction(1, 10)
-                file.mux(video_stream.encode(image))
-            file.mux(video_stream.encode())
-        frame = av.AudioFrame.from_ndarray(wave[None], "fltp", "mono")
-        frame.sample_rate, frame.pts = rate, 0
-        file.mux(sound_stream.encode(frame))
-        file.mux(sound_stream.encode())
-    return content.getvalue()
 
 
 def with_data_size(wav: bytes, size: int) -> bytes:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tagging.base.errors import UserError
 from tagging.features.decoding import MAX_AMPLITUDE, decode
-from tests.unit.test_decoding import ID3V1, ID3V2, written
+from tests.recordings import ID3V1, ID3V2, written
 
 CASES = int(os.environ.get("DECODING_CASES", "200"))
 OPUS_RATES = [48000]  # of any other, libsndfile decodes at that rate, and FFmpeg at 48000

@@ -57,7 +57,7 @@ from tests.generated import (
     write_clips,
     write_params,
 )
-from tests.unit.test_networks import ARCHITECTURES, SPECIAL_SPECS, small_settings
+from tests.small_networks import ARCHITECTURES, SPECIAL_SPECS, small_settings
 
 CPU = torch.device("cpu")
 SHARED = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["train"]

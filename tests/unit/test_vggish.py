@@ -14,7 +14,8 @@ from tagging.base.errors import UserError
 from tagging.commands import check_vggish
 from tagging.commands.main import run
 from tagging.features import vggish
-from tests.cli.test_tag import run_tag, sound_model, yac_model
+from tests.commands import run_tag
+from tests.small_models import sound_model, yac_model
 
 RATE = 16000
 

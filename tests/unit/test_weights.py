@@ -12,49 +12,21 @@ import tagging
 from tagging.base.errors import UserError
 from tagging.data.spec import InputSpec
 from tagging.learning.published_models import fetch_published
-from tagging.networks import ast, mobilenet, musicnn
 from tagging.sources.weights import (
     ALLOW_UNVERIFIED,
     PUBLISHED,
-    Published,
     convert_weights,
     find_published,
 )
-from tests.unit import test_ast
+from tests.published import as_efficientat, as_transformers, built, transformers_ast
 
 MIRROR = os.environ.get("DOWNLOAD_MIRROR")
-NETWORKS = {"mobilenet": mobilenet, "musicnn": musicnn, "ast": ast}
-SIZES = {"audioset": 527}
 SMALLEST = "mn01_as"  # its hash is not known, so that any file is read
 
 
 @pytest.fixture(autouse=True)
 def allow_unverified(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ALLOW_UNVERIFIED, f"ast_as, {SMALLEST},musicnn_mtt")
-
-
-def built(published: Published) -> torch.nn.Module:
-    module = NETWORKS[published.architecture]
-    labels = published.labels
-    return module.Network(
-        module.Settings(**published.network),
-        InputSpec(1, published.frames or 187, 96 if published.preset == "musicnn" else 128),
-        SIZES[labels] if isinstance(labels, str) else len(labels),
-    )
-
-
-def as_efficientat(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return the network's state under the names, and with the kernels, of EfficientAT's files."""
-    state = {}
-    for key, tensor in network.state_dict().items():
-        for ours, theirs in (
-            (".layers.", ".block."), (".conv.", ".0."), (".norm.", ".1."),
-            ("hidden.0", "classifier.2"), ("classify", "classifier.5"),
-            ("squeeze", "conc_se_layers.0.fc1"), ("excite", "conc_se_layers.0.fc2"),
-        ):  # fmt: skip
-            key = key.replace(ours, theirs)
-        state[key] = tensor.transpose(2, 3) if tensor.dim() == 4 else tensor
-    return state
 
 
 def refusal(name: str, path: Path) -> str:
@@ -144,7 +116,7 @@ def test_a_file_of_efficientat_s_layout_becomes_the_network_s_state(tmp_path: Pa
 def transformer(monkeypatch: pytest.MonkeyPatch):
     """A small model in transformers' layout, which replaces the published AST."""
     spec = InputSpec(1, 96, 128)
-    model = test_ast.published(labels=527, spec=spec)
+    model = transformers_ast(labels=527, spec=spec)
     entry = find_published("ast_as")
     network = entry.network | {"width": 32, "heads": 4, "layers": 2}
     parameters = sum(tensor.numel() for tensor in model.state_dict().values())
@@ -177,7 +149,7 @@ def test_an_ast_in_transformers_layout_is_fetched_and_tags(
 
 def test_damaged_safetensors_and_other_names_are_refused(transformer, tmp_path: Path):
     path = tmp_path / "model.safetensors"
-    state = test_ast.as_published(transformer.state_dict())
+    state = as_transformers(transformer.state_dict())
     save_file(state, path)
     whole = path.read_bytes()
     for content in (b"", b"no weights", whole[: len(whole) // 2]):
