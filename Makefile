@@ -19,16 +19,22 @@ $(call pip_install,--requirement $<)
 @touch $@
 endef
 
-.PHONY: help run test lint install repro pipelines plots comment readme docs bench
+.PHONY: help run test test-fast lint install repro pipelines plots comment readme docs bench
 
 help:  ## Show all targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 run: $(VENV)/.run  ## Run the whole pipeline on a generated sample, in a copy; print its leaderboard
 	@python -m tools.demo
 
 test: $(VENV)/.test $(VENV)-s3/.made lint  ## Lint and run all tests
 	@S3_ENVIRONMENT="$(CURDIR)/$(VENV)-s3" python -m pytest -n 2 --dist worksteal
+
+test-fast: $(VENV)/.test  ## Run tests/unit; print their coverage, without stages that run as commands
+	@python -m pytest tests/unit -n 2 --dist worksteal --quiet --cov --cov-report=
+	@for part in tagging stages; do \
+		echo "coverage of $$part: $$(python -m coverage report --format=total --include="$$part/*") %"; \
+	done
 
 lint: $(VENV)/.test  ## Check style, spelling and types
 	@ruff check .

@@ -26,6 +26,7 @@ GOOGLE = "downloads 2.4 GB from Google"
 NOT_RUN = {
     "make run": "tests/cli/test_demo.py runs it",
     "make test": "runs this test",
+    "make test-fast": "a part of make test",
     "make lint": "a part of make test",
     "make install && . .venv/bin/activate": ENVIRONMENT,
     "make install && . .venv/bin/activate && dvc repro": f"{ENVIRONMENT}; {GOOGLE}",

@@ -74,6 +74,9 @@ def test_targets_accept_paths_with_spaces(project: Path) -> None:
     status, log = make(project, "test")
     assert status == 0
     assert f"{project}/.venv-s3: -m pytest -n 2" in log
+    status, log = make(project, "test-fast")
+    assert status == 0
+    assert "-m pytest tests/unit " in log
     status, log = make(project, "repro", "TASK=my own", "JOBS=2")
     assert status == 0
     assert log.endswith(" -m tools.repro tasks/my own/dvc.yaml\n")
