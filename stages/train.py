@@ -1,8 +1,11 @@
 """Stage `train@<name>`: train all runs of a model, a fine-tuned model or a student.
 
 A run is a fold and a seed. Test clips of its fold are never read. An interrupted run resumes from
-the last completed epoch. The checkpoint of a finished run has all epochs: with a further seed, only
-that seed is trained.
+the last completed epoch. A finished run keeps its checkpoint, which ends after the last epoch:
+where a seed is added, finished runs are not trained again.
+
+The setup of an entry (`training_setup.py`) says what differs between the kinds: a fine-tuned model
+loads weights, which may stay frozen, and a student learns from a teacher's probabilities.
 
 `torchrun --nproc-per-node=N -m stages.train <folder> <name>` trains each run in N processes, one
 run after the other; `dvc commit train@<name>` then records it.
@@ -41,7 +44,7 @@ from tagging.learning.training_setup import TrainingSetup, make_setup
 
 
 class Training(NamedTuple):
-    """One run of a model of params.yaml, and the SHA-256 of each data file by its path."""
+    """One run of a model of params.yaml; `digests` has the SHA-256 of data files by path."""
 
     folder: TaskFolder
     name: str
@@ -65,9 +68,9 @@ def train_run(training: Training, progress: Progress | ProgressProxy) -> float:
     setup = make_setup(model, folder, run)
     data = read_training_data(folder.index, training.feature, run.fold, setup, device)
 
-    torch.manual_seed(run.seed)  # of the initial weights
+    torch.manual_seed(run.seed)  # The initial weights; the loader and the trainer seed the rest.
     network = build_network(model, data.spec, len(data.classes), name, folder.params).to(device)
-    setup.initialize(network)  # a fine-tuned model starts from other weights
+    setup.initialize(network)  # a fine-tuned model replaces its random weights
     activation = resolve_activation(task, network, settings.loss, model, name)
     validation = Validation(data.val, load_metric(task.selection_metric), activation)
     loader = BatchLoader(data.train, settings, run.seed, data.copies)
@@ -105,10 +108,11 @@ def data_files(training: Training, setup: TrainingSetup) -> list[Path]:
 
 
 def open_checkpoint(training: Training, setup: TrainingSetup, device: torch.device) -> Checkpoint:
-    """Return the checkpoint of a run, whose name has a hash of all that decides the result."""
+    """Return the checkpoint of a run. Its name has a hash of settings, data, code and packages."""
     folder, name, model, settings, task, run = training[:6]
     description = [
-        # `train` is part of the settings, and a run names its fold and its seed.
+        # What is left out does not change a run, or is described below: `train` by the settings,
+        # and the seed and the fold by the run.
         model.model_dump(exclude={"seeds", "folds", "train"}),
         settings.model_dump(exclude={"target_precision"}),
         task.type,
@@ -118,7 +122,7 @@ def open_checkpoint(training: Training, setup: TrainingSetup, device: torch.devi
         distributed.world_size(),
     ]
     digests = [training.digests[path] for path in data_files(training, setup)]
-    with distributed.first_before_others():  # `checkpoint_path` removes outdated checkpoints
+    with distributed.first_before_others():  # It removes outdated checkpoints.
         path = checkpoint_path(folder.checkpoints, f"{name}-{run.name}", description, digests)
     return Checkpoint(path, read_only=not distributed.is_first())
 

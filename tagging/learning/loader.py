@@ -1,8 +1,10 @@
 """The loader: batches of a training split, sampled, read, augmented and mixed.
 
-All random numbers of an epoch are drawn by `BatchSampler` from (seed, epoch) alone, for whole
-batches; `BatchReader` applies them. Of several processes, each reads and changes only the clips
-that it computes, and the clips that these are mixed with.
+`BatchLoader`, below, composes two parts. `BatchSampler` draws all random numbers of an epoch's
+batches from (seed, epoch) alone, for whole batches; added copies are drawn once, from the seed.
+`BatchReader` applies them: it reads originals or copies, augments spectra, and mixes clips, in this
+order. Each of several processes reads and changes only the clips that it computes, and the clips
+that these are mixed with.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,9 +28,9 @@ from tagging.learning.sampling import (
 from tagging.learning.settings import Train
 from tagging.learning.spectral_augmentation import SpectralDraws
 
-# Streams of random numbers of an epoch, beside that of the order.
+# Streams of random numbers of an epoch; `sample_order` draws the order without a stream number.
 MIXUP_STREAM, AUGMENTATION_STREAM = 1, 2
-# A thread that reads ahead costs 0.2 ms a batch: it pays only while a GPU computes.
+# On a GPU alone: a thread that reads ahead costs 0.2 ms a batch.
 PREFETCHED_BATCHES = 2
 
 
@@ -46,8 +48,8 @@ class MixupDraws(NamedTuple):
 class BatchPlan(NamedTuple):
     """A batch before it is read: its rows of the dataset, int64 (batch,), and all random numbers.
 
-    `copies` is the augmented copy that each clip is read from, -1 for the original, int64 (batch,).
-    It is None if no copies are used; so is `mixup` without mixup.
+    `copies` is the augmented copy that each clip is read from, -1 for the original, int64 (batch,),
+    or None if the training uses no copies. `mixup` is None if the training mixes no clips.
     """
 
     rows: np.ndarray
@@ -196,7 +198,8 @@ def mix_inputs(
     """
     own = x[: computed.stop - computed.start]
     weight = torch.from_numpy(mixup.weights[computed]).to(x)
-    # Where in `x` each partner is. Partners without weight may not have been read: any clip serves.
+    # Where in `x` each partner is. A partner whose weight is 0 may not have been read: it is
+    # replaced by the first clip, which has no influence.
     position = np.zeros(len(mixup.partners), int)
     position[read] = np.arange(len(read))
     other = x[torch.from_numpy(position[mixup.partners[computed]]).to(x.device)]
@@ -205,7 +208,8 @@ def mix_inputs(
         return torch.lerp(other, own, weight[:, None, None, None])
     partners = torch.from_numpy(mixup.partners[computed]).to(x.device)
     other_real = real[partners] & (weight < 1)[:, None]
-    own_weight = torch.where(real[computed], weight[:, None], 0.0)  # 0 after the clip's own end
+    # In each frame `weight` where both are real, 0 after the clip's own end, 1 after the partner's.
+    own_weight = torch.where(real[computed], weight[:, None], 0.0)
     frame_weight = torch.where(other_real, own_weight, 1.0)  # (computed, frames)
     return torch.lerp(other, own, frame_weight[:, None, :, None])
 

@@ -1,7 +1,7 @@
 """The trainer: steps, epochs, schedule, weight averaging, and the choice of the best epoch.
 
-An epoch depends only on its seed, its number and the state before it. So a resumed training ends
-with the same bytes as an uninterrupted one.
+An epoch depends only on the seed of the run, its own number and the state before it. So a resumed
+training ends with the same bytes as an uninterrupted one.
 """
 
 import math
@@ -42,8 +42,8 @@ class TrainingResult(NamedTuple):
     """The result of a training.
 
     `weights` are those of the best epoch on validation, or of the last one, by `train.restore`.
-    `saved_epochs` has the weights after each of the last epochs by its number, from 1: their moving
-    average with `ema`, the trained weights that are averaged with `swa`. `seconds` is the time that
+    `saved_epochs` has weights after each of the last epochs by its number, from 1: with
+    `weight_averaging: ema` the moving average, else the trained weights. `seconds` is the time that
     training took, without validation.
     """
 
@@ -69,7 +69,8 @@ class Hooks:
 class Validation(NamedTuple):
     """Computes a metric on the validation split.
 
-    `activation` turns the outputs of the network into probabilities, or is a distance.
+    `activation` turns the outputs of the network into probabilities; where the outputs are
+    embeddings, it names the distance between two of them.
     """
 
     dataset: ClipDataset
@@ -132,7 +133,7 @@ class Trainer:
         self.result = copy_weights(self.scored)
         self.saved_epochs: dict[int, Weights] = {}
         self.seconds = 0.0
-        # A loss of classes takes outputs, also where validation compares embeddings.
+        # A loss of labels needs logits, even if validation compares embeddings.
         self._activation = settings.loss.training_activation(validation.activation)
         self._parallel = distributed.wrap(network, settings.loss)
 
@@ -144,8 +145,8 @@ class Trainer:
     def fit(self, checkpoint: Checkpoint) -> TrainingResult:
         """Train all epochs, from the checkpoint on if there is one.
 
-        The checkpoint is saved after whole epochs. That of a finished run has all epochs: nothing
-        is trained again.
+        The checkpoint is saved after each epoch. A finished run has all epochs: nothing is trained
+        again.
 
         Raises:
             UserError: if the training diverges, or validation is undefined.
@@ -179,7 +180,7 @@ class Trainer:
             self.result = copy_weights(self.scored)
         self.history.append(epoch)
         if len(self.history) > self.settings.epochs - self.settings.save_last_epochs:
-            # The mean of swa is of the trained weights themselves: these are kept for comparison.
+            # SWA averages trained weights. They are kept, to compare the mean with each of them.
             is_swa = self.settings.weight_averaging == "swa"
             self.saved_epochs[len(self.history)] = copy_weights(
                 self.network if is_swa else self.scored
@@ -202,8 +203,8 @@ class Trainer:
     def step(self, batch: Batch) -> torch.Tensor:
         """Train on one batch; return its mean loss."""
         self.optimizer.zero_grad(set_to_none=True)
-        rounded = self.settings.precision == "bfloat16"
-        with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=rounded):
+        is_bfloat16 = self.settings.precision == "bfloat16"
+        with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=is_bfloat16):
             outputs = compute_outputs(self._parallel, batch, self._activation)
         loss = self.settings.loss(outputs.float(), batch.targets)
         loss.backward()
@@ -214,7 +215,7 @@ class Trainer:
         return loss.detach()
 
     def _average_epoch(self, number: int) -> None:
-        """Update the mean of the weights after each of the last epochs (`swa` alone)."""
+        """With `swa`, add the weights after one of the last epochs to their mean."""
         if self.average is None or self.settings.weight_averaging != "swa":
             return
         if number >= self.settings.epochs - self.settings.swa_epochs:
@@ -312,6 +313,8 @@ def build_schedule(
 ) -> LRScheduler:
     """Return the schedule of the learning rate (default: one_cycle), which advances each step.
 
+    A first phase replaces the rates of the first epochs; the schedule still counts their steps.
+
     Raises:
         UserError: if there is a first phase with one_cycle.
     """
@@ -325,6 +328,7 @@ def build_schedule(
                 f"{first.epochs} epochs at {first.lr:g}"
             )
         # Smith and Topin (2018), "Super-convergence", arXiv 1708.07120.
+        # The schedule advances after each step, also after the last one.
         return OneCycleLR(optimizer, settings.lr, total_steps=steps + 1)
     rise = settings.warmup * steps
 

@@ -12,8 +12,9 @@ some labels are better recognized from earlier layers; a linear layer combines t
 paper's best model (2-A-1-A) has three layers and pools the last two. The levels here return logits,
 not the paper's probabilities, from which the linear layer learns much more slowly.
 
-Dropout drops whole channels (Tompson et al., 2015, arXiv 1411.4280): as accurate here as dropping
-single values, with a tenth of the random numbers.
+Dropout drops a channel in all frames of a clip (Tompson et al., 2015, arXiv 1411.4280): as accurate
+here as dropping single values, and faster, since a clip of ten frames needs a tenth of the random
+numbers.
 """
 
 from itertools import pairwise
@@ -99,7 +100,7 @@ class Level(nn.Module):
         return log_p.logsumexp(1) - log_not_p.logsumexp(1)
 
     def pool(self, h: torch.Tensor, packed: PackedFrames) -> torch.Tensor:
-        """Return the weighted mean of the layer (`feature`), or its mean: (batch, hidden)."""
+        """Pool a layer over time by attention (`feature`) or its mean: (batch, hidden)."""
         weights = self.attend(h) if self.pooling == "feature" else torch.zeros_like(h[:, :1])
         weights = packed.unpack(weights, -torch.inf).softmax(1)  # (batch, frames, hidden or 1)
         return (weights * packed.unpack(h)).sum(1)
@@ -137,7 +138,7 @@ class Network(TaggingNetwork):
         )
         self.levels = nn.ModuleList(Level(settings, labels) for _ in range(levels))
         self.classify = nn.Linear(levels * labels, labels) if levels > 1 else nn.Identity()
-        if pooling == "decision":  # it depends on labels: pretrained weights leave it out
+        if pooling == "decision":  # The attention has a weight for each label.
             self.classifier_layers = ("classify", "attend", "head_weights")
 
     def forward(self, x: torch.Tensor, frames: torch.Tensor | None = None) -> torch.Tensor:
