@@ -30,6 +30,7 @@ WIDTH = 100  # columns of the text
 PIPELINE = Path("pipelines/recordings.yaml")
 MAX_CLASSES = 40  # that are printed
 MAX_NAMED = 5  # files in a line
+OUTSIDE = "as its recordings are outside the project, at a path of this computer"
 
 _NAME = re.compile("[a-z0-9][a-z0-9_-]*")
 _SPACES = "  "
@@ -73,14 +74,19 @@ def make_task(name: str, recordings: Path, options: Options, command: Sequence[s
     with Progress("read", len(files), "recording") as progress:
         surveyed = survey(recordings, files, progress)
     clips, lengths = _measure(labels, surveyed, recordings)
-    copies = find_copies(recordings, [file for file in files if not surveyed[file].problem])
+    copies = find_copies(recordings, surveyed)
     settings = decide(clips, lengths, str(recordings), options.choices, copies)
-    _write(root, folder, recordings, labels, settings, surveyed, command)
+    # Beside the project, `..` would lead from the root to the folder on this computer alone.
+    location = recordings.resolve() if ".." in recordings.parts else recordings.absolute()
+    is_inside = location.is_relative_to(root)
+    if is_inside:
+        location = location.relative_to(root)
+    _write(root, folder, location, labels, settings, surveyed, command)
     for line in [
         *_describe_files(recordings, surveyed),
         *_describe_problems(surveyed, copies, len(paths) - len(files), inputs.note),
         *_describe_classes(labels, clips),
-        *_describe_settings(name, settings),
+        *_describe_settings(name, settings, is_inside),
     ]:
         print(line)
     for problem in inputs.problems:
@@ -157,10 +163,8 @@ def _write(
     surveyed: Mapping[str, Surveyed],
     command: Sequence[str],
 ) -> None:
-    """Write the task's folder, complete or not at all."""
-    absolute = recordings.absolute()
-    is_inside = absolute.is_relative_to(root)
-    path = (absolute.relative_to(root) if is_inside else absolute).as_posix()
+    """Write the task's folder, complete or not at all; `recordings` is absolute if outside."""
+    path = recordings.as_posix()
     table = f"{path}/{CLIPS}" if labels.table else f"tasks/{folder.name}/{CLIPS}"
     num_unreadable = sum(bool(file.problem) for file in surveyed.values())
     runs = "seed0" if settings.num_folds == 1 else "fold0-seed0"
@@ -179,6 +183,8 @@ def _write(
         type=settings.type,
         metrics=settings.metrics,
         loss="ce" if settings.type == "single_label" else "bce",
+        is_inside=not recordings.is_absolute(),
+        outside=OUTSIDE,
         path=json.dumps(path, ensure_ascii=False),
         table=json.dumps(table, ensure_ascii=False),
         clip_seconds=f"{settings.clip_seconds:g}",
@@ -292,7 +298,7 @@ def _describe_classes(labels: Labels, clips: Sequence[Recording]) -> list[str]:
     ]
 
 
-def _describe_settings(name: str, settings: TaskSettings) -> list[str]:
+def _describe_settings(name: str, settings: TaskSettings, is_inside: bool) -> list[str]:
     split = settings.split
     folds = "train, val and test" if settings.num_folds == 1 else f"{settings.num_folds} folds"
     selection = ""
@@ -313,5 +319,6 @@ def _describe_settings(name: str, settings: TaskSettings) -> list[str]:
             f"batches of {settings.batch_size}, {settings.finetune_epochs} epochs of mn04_as, "
             f"{settings.cnn_epochs} of the CNN: about {minutes} on two cores",
         ),
+        *([] if is_inside else _wrap("git", f"leave tasks/{name} out of commits, {OUTSIDE}")),
         f"Go on with: dvc repro tasks/{name}/dvc.yaml",
     ]

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -80,17 +80,20 @@ def survey_file(path: Path) -> Surveyed:
     return Surveyed(seconds, rate, float(level_db), "")
 
 
-def find_copies(folder: Path, files: Iterable[str]) -> list[list[str]]:
+def find_copies(folder: Path, surveyed: Mapping[str, Surveyed]) -> list[list[str]]:
     """Return groups of files that have the same bytes.
+
+    Only files of equal length and level are read again: recordings of one length often have one
+    size.
 
     Args:
         folder: the folder of recordings.
-        files: their paths in it, readable.
+        surveyed: the recordings by their paths in it; those with a problem are left out.
     """
-    same_size = _group(files, lambda file: (folder / file).stat().st_size)
+    readable = [file for file, recording in surveyed.items() if not recording.problem]
     return [
         copies
-        for candidates in same_size
+        for candidates in _group(readable, lambda file: surveyed[file])
         for copies in _group(candidates, lambda file: _digest(folder / file))
     ]
 

@@ -1,6 +1,7 @@
 """`tagging new`: labels from tables, tracks and folders, decisions, and input that is refused."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,13 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import yaml
 
 from stages.decode import Decode, open_source
 from tagging.base.errors import UserError
+from tagging.commands import survey
 from tagging.commands.label_tracks import LabelTracks
 from tagging.commands.main import run
-from tagging.commands.new import WIDTH
+from tagging.commands.new import OUTSIDE, WIDTH
 from tagging.commands.prediction import Event
+from tagging.commands.survey import find_copies, survey_file
 from tagging.commands.task_settings import Choices, count_windows, decide
 from tagging.data.parameters import Params
 from tagging.data.splits import SplitSettings
@@ -139,6 +143,34 @@ def test_recordings_in_the_project_have_a_relative_path(project: Path) -> None:
     assert params.content["decode"]["path"] == "recordings"
     params, _ = new(project / "recordings", name="again")
     assert params.content["decode"]["path"] == "recordings"
+
+
+def test_tasks_of_recordings_elsewhere_are_kept_out_of_commits(
+    tmp_path: Path, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """DVC refuses a dvc.yaml that git ignores, so a hook of pre-commit looks for the path."""
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    [hook] = [
+        hook for repo in config["repos"] for hook in repo["hooks"] if hook["id"] == "recordings"
+    ]
+    sentence = f"tasks/{{name}} out of commits, {OUTSIDE}"
+    write(project / "recordings", {**DOGS, **CATS})
+    write(tmp_path / "elsewhere", {**DOGS, **CATS})
+    cases = {
+        "inside": (project / "recordings", "recordings"),
+        "outside": (tmp_path / "elsewhere", f"{tmp_path}/elsewhere"),
+        "beside": (Path("../elsewhere"), f"{tmp_path}/elsewhere"),
+    }
+    for name, (recordings, path) in cases.items():
+        params, _ = new(recordings, name=name)
+        assert params.content["decode"]["path"] == path
+        text = (project / "tasks" / name / "params.yaml").read_text(encoding="utf-8")
+        assert re.match(hook["files"], f"tasks/{name}/params.yaml")
+        refused = bool(re.search(hook["entry"], text, re.MULTILINE))
+        printed = " ".join(capsys.readouterr().out.split())
+        is_outside = name != "inside"
+        assert is_outside == refused == (f"Leave this task out of commits, {OUTSIDE}." in text)
+        assert is_outside == (sentence.format(name=name) in printed)
 
 
 def test_metadata_of_an_audio_folder(tmp_path: Path) -> None:
@@ -406,6 +438,24 @@ def test_what_is_found_is_printed_within_100_columns(
     assert ", cat 4, dog 4" in text
     assert lines[-1] == "Go on with: dvc repro tasks/birds/dvc.yaml"
     assert params.section(Decode, "decode").unreadable == "skip"
+
+
+def test_recordings_of_one_size_are_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many opens are slow on a network's disk; copies alone are compared."""
+    write(tmp_path, {**DOGS, **CATS})
+    shutil.copy(tmp_path / "dog/0.wav", tmp_path / "cat/copy.wav")
+    surveyed = {file: survey_file(tmp_path / file) for file in [*DOGS, *CATS, "cat/copy.wav"]}
+    compared: list[str] = []
+
+    def digest(path: Path) -> bytes:
+        compared.append(path.relative_to(tmp_path).as_posix())
+        return path.read_bytes()
+
+    monkeypatch.setattr(survey, "_digest", digest)
+    assert find_copies(tmp_path, surveyed) == [["dog/0.wav", "cat/copy.wav"]]
+    assert compared == ["dog/0.wav", "cat/copy.wav"]
 
 
 def test_files_without_labels_are_counted(

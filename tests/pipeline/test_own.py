@@ -47,14 +47,18 @@ def test_the_probe_is_all_that_another_takes(
     assert (tmp_path / "cache/tagging/mn04_as.safetensors").is_file()
 
 
-def test_clips_with_several_labels_have_a_leaderboard(all_tasks: Project) -> None:
-    table = all_tasks.root / RECORDINGS / "clips.csv"
+def test_clips_with_several_labels_elsewhere_have_a_leaderboard(
+    all_tasks: Project, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere ü"
+    shutil.copytree(all_tasks.root / RECORDINGS, elsewhere)
+    table = elsewhere / "clips.csv"
     clips = pd.read_csv(table)
     clips["labels"] += ";sound"
     clips.loc[::2, "labels"] = clips["labels"].str.removesuffix(";sound")
     clips.to_csv(table, index=False)
     folder = Path("tasks/several")
-    all_tasks.run("python", "-m", "tagging.commands.main", "new", folder.name, RECORDINGS)
+    all_tasks.run("python", "-m", "tagging.commands.main", "new", folder.name, str(elsewhere))
     make_small(all_tasks, folder)
     all_tasks.dvc("repro", "--quiet", f"{folder}/dvc.yaml")
     page = (all_tasks.root / folder / "leaderboard/README.md").read_text()
