@@ -118,8 +118,11 @@ def render_commands(parser: argparse.ArgumentParser) -> str:
 
 def render_command(command: argparse.ArgumentParser) -> str:
     """Return a command: usage, description and options."""
-    usage = command.format_usage().removeprefix("usage: ").strip()
-    parts = [f"## {command.prog}", f"```text\n{usage}\n```"]
+    formatter = command._get_formatter()
+    formatter.add_usage(
+        command.usage, command._actions, command._mutually_exclusive_groups, prefix=""
+    )
+    parts = [f"## {command.prog}", f"```text\n{formatter.format_help().strip()}\n```"]
     parts += render_description(command.description or "")
     parts.append("| argument | meaning |\n| --- | --- |\n" + "".join(render_options(command)))
     return "\n\n".join(parts) + "\n"

@@ -27,18 +27,19 @@ and of AudioSet's records (TFRecord, parquet of this project), the most probable
 Recordings longer than a window (mn04_as: 10 s) are tagged window by window; the probability of a
 label in the recording is the mean over its windows.
 
-Where validation clips were there, probabilities are calibrated (of the labels at 0.7, some 70% are
-right), and a label is confident where its probability reaches the label's threshold: chosen so that
-of all confident labels together, the target precision (0.8 unless the task sets another) is right.
-That says less of a single label near its threshold, and it holds for what validated: clips of the
-model's window, or whole recordings by the mean of their windows. A recording of several windows by
-a model that validated on single ones has no confident labels, only its windows have.
-Published models (mn04_as, musicnn_mtt, ..) have no thresholds and are not calibrated.
+A model that was trained with validation clips prints calibrated probabilities: of the labels at
+0.7, some 70% are right. It also has confidence thresholds: a label is confident where its
+probability reaches the label's threshold. Thresholds are chosen so that of all confident labels
+together, the target precision (0.8 unless the task sets another) is right; a single label near its
+threshold is right less often. They hold for inputs like the validation clips: windows of the same
+length, or the mean over the windows of a recording. With thresholds for windows only, a recording
+of several windows has no confident labels; its windows do.
+Published models (mn04_as, musicnn_mtt, ..) are not calibrated and have no thresholds.
 
-Reports and label tracks have windows of 1 s every 0.5 s, unless --window or --hop is given; of
-networks of a fixed length, their own windows at half their length. An event joins the windows at or
-above the label's threshold (0.5 without one), from the middle between the last window below it and
-the first above it.
+Reports and label tracks have windows of 1 s every 0.5 s, unless --window or --hop is given. With
+networks that need a fixed length, windows have this length and overlap by half. An event joins
+consecutive windows at or above the label's threshold (0.5 without one). It begins in the middle
+between the last window below the threshold and the first one above it.
 
 Formats: text, json, csv (printed); audacity and raven, which write a file for each recording:
   audacity         a.txt beside a.wav: start, end and label of each event, for Import > Labels
@@ -77,14 +78,14 @@ WEIGHTS = (
     ".safetensors file with their tensors"
 )
 SEARCH = """\
-Print the clips of an index, or the recordings, that are most similar to a query.
+Print the clips of an index, or the recordings of a corpus, that are most similar to a query.
 
   tagging search eval:-0RWZT-miFs                 similar clips of AudioSet, with their URLs
   tagging search song.mp3 --corpus recordings/    similar recordings
   tagging search a.wav --corpus 'b/*.wav' --top 3 --json
 
-The stage index makes an index: dvc repro tasks/similarity/dvc.yaml:index@index. The distance of
-equal embeddings is 0, of orthogonal ones 1.41, at most 2.
+dvc repro tasks/similarity/dvc.yaml:index@index makes the index. Distances are from 0, for equal
+embeddings, to 2; orthogonal embeddings have the distance 1.41.
 
 --json prints an object for each result: distance, location (URL or path) and, for clips of an
 index, shared_labels.
@@ -98,12 +99,12 @@ why, and dvc.yaml. The recordings stay where they are.
   tagging new reef /data/reef --column Species       Raven's selection tables
   dvc repro tasks/birds/dvc.yaml                     decodes, trains, evaluates and compares
 
-Labels come from the only one of these that is there:
+Labels are read from one of these; --labels selects one if there are several:
   clips.csv          columns file,labels, and optionally group,fold,split,start,end
   metadata.csv       of Hugging Face's AudioFolder: file_name,label
   a.txt              Audacity's label track beside a.wav: start, end and label of each clip
   a.selections.txt   Raven's selection table beside a.wav
-  folders            dog/a.wav, or with splits train/dog/a.wav, where there is none of these
+  folders            dog/a.wav, or with splits train/dog/a.wav, without any of the above
 """
 MODEL = (
     "a file (.safetensors), a folder of runs, the name of a model of the project around the "
@@ -161,7 +162,7 @@ def build_parser() -> argparse.ArgumentParser:
     formats = tag.add_mutually_exclusive_group()
     formats.add_argument(
         "--format", choices=FORMATS, default="text",
-        help="of the results: printed, or a label track for each recording (default: text)",
+        help="format of the results: printed, or a label track a recording (default: text)",
     )  # fmt: skip
     for name in ("json", "csv"):
         formats.add_argument(
@@ -174,7 +175,7 @@ def build_parser() -> argparse.ArgumentParser:
     tag.add_argument(
         "--window", type=_seconds, metavar="SECONDS",
         help="length of a window of a recording (default: that of the model's training clips, or "
-        "10 where the model's input does not tell, as of a probe)",
+        "10 if the model does not know it, such as a probe)",
     )  # fmt: skip
     tag.add_argument(
         "--hop", type=_seconds, metavar="SECONDS",
@@ -204,7 +205,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--index", type=Path, metavar="FILE",
         help="search this index (default: that of the project around the working directory)",
     )  # fmt: skip
-    search.add_argument("--model", help=f"of recordings: {MODEL}; default: mn04_as")
+    search.add_argument("--model", help=f"model of recordings: {MODEL}; default: mn04_as")
     search.add_argument(
         "--top", type=_top, default=10, metavar="N", help="number of results, or all (default: 10)"
     )
@@ -234,44 +235,46 @@ def _add_new(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "new", help="make a task on a folder of recordings", description=NEW,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    new.add_argument("name", metavar="NAME", help="of the task: small letters, digits, _ and -")
-    new.add_argument("recordings", type=Path, metavar="RECORDINGS", help="a folder")
+    new.add_argument("name", metavar="NAME", help="the task's name: small letters, digits, _ and -")
+    new.add_argument("recordings", type=Path, metavar="RECORDINGS", help="folder of recordings")
     new.add_argument(
         "--labels", choices=("table", "audiofolder", "audacity", "raven", "folders"),
-        help="where labels are, if there are several",
+        help="source of the labels, if there are several",
     )  # fmt: skip
     new.add_argument(
         "--column", metavar="NAME",
-        help="of the labels in metadata.csv (default: label) or selection tables (Annotation)",
+        help="column of labels in metadata.csv (default: label) or selection tables (Annotation)",
     )  # fmt: skip
     new.add_argument(
         "--group-by", metavar="PART",
-        help="what clips in one fold share: a column of metadata.csv, the number of a part of the "
-        "files' names, or a regular expression with one group, of their paths",
+        help="keep clips that share this in one fold: a column of metadata.csv, the number of a "
+        "part of the files' names, or a regular expression of their paths, with one group",
     )  # fmt: skip
     new.add_argument(
-        "--type", choices=("single_label", "multi_label"), help="default: as the labels are"
-    )
+        "--type", choices=("single_label", "multi_label"),
+        help="one label a clip, or several (default: by the labels)",
+    )  # fmt: skip
     new.add_argument(
         "--clip-seconds", type=_seconds, metavar="SECONDS",
-        help="the longest clip (default: 95%% of clips, at most 10); longer ones are cut",
+        help="length of clips (default: that of 95%% of clips, at most 10); longer ones are cut",
     )  # fmt: skip
     new.add_argument(
         "--folds", type=_whole_number(2), metavar="N",
-        help="default: 5, or as many as the smallest class has files or groups",
+        help="number of folds (default: 5, or the number of files or groups of the smallest class)",
     )  # fmt: skip
     new.add_argument(
         "--metrics", nargs="+", default=[], choices=METRICS, metavar="NAME",
-        help=f"some of {', '.join(METRICS)}; the first selects (default: accuracy map, or map "
-        "roc_auc for several labels)",
+        help=f"some of {', '.join(METRICS)}; the first selects epochs (default: accuracy map, or "
+        "map roc_auc for several labels)",
     )  # fmt: skip
     new.add_argument(
         "--minutes", type=_whole_number(1), default=10, metavar="N",
-        help="of two cores that the trainings may take, which decides epochs (default: 10)",
+        help="time for the trainings on two cores, which decides their epochs (default: 10)",
     )  # fmt: skip
     new.add_argument(
-        "--batch-size", type=_whole_number(2), metavar="N", help="default: by the data"
-    )
+        "--batch-size", type=_whole_number(2), metavar="N",
+        help="clips in a batch (default: 16, or 32 with many clips)",
+    )  # fmt: skip
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -988,7 +988,7 @@ def test_help_does_not_import_pytorch(command: list[str]):
     assert max(map(len, done.stdout.splitlines())) <= 100
     if command == ["tag"]:
         words = (
-            "a label is confident where", "says less of a single label near its threshold",
+            "a label is confident where", "a single label near its threshold is right less often",
             "have no thresholds", "true or false; null", "audacity", "1 s every 0.5 s",
         )  # fmt: skip
         assert all(word in " ".join(done.stdout.split()) for word in words)
