@@ -1,6 +1,7 @@
 """Small archives made by hand, valid and damaged, and stages run on them as a user runs them."""
 
 import gzip
+import importlib
 import io
 import os
 import subprocess
@@ -8,10 +9,11 @@ import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest.mock import patch
 
 from tagging.sources.audioset.records import FRAME_BYTES, Clip, write_clip
 
@@ -86,6 +88,25 @@ def run_stage(
         text=True,
         timeout=120,
     )
+
+
+def call_stage(
+    root: Path, stage: str, *arguments: str, task: str = "."
+) -> subprocess.CompletedProcess:
+    """Do what `run_stage` does in this process: it saves seconds of imports."""
+    main = importlib.import_module(f"stages.{stage}").main
+    stdout, stderr = io.StringIO(), io.StringIO()
+    with (
+        chdir(root), patch.dict(os.environ, stage_environment(root), clear=True),
+        redirect_stdout(stdout), redirect_stderr(stderr),
+    ):  # fmt: skip
+        try:
+            main(task, *arguments)
+            code = 0
+        except SystemExit as stop:
+            print(stop.code, file=stderr)
+            code = 1
+    return subprocess.CompletedProcess([], code, stdout.getvalue(), stderr.getvalue())
 
 
 def stage_command(stage: str, *arguments: str) -> list[str]:

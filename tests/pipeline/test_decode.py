@@ -38,7 +38,7 @@ from tagging.data.task_folder import TaskFolder
 from tagging.features import decoding
 from tagging.sources import sounds
 from tagging.sources.recording import Recording
-from tests.archives import assert_one_sentence, run_stage
+from tests.archives import assert_one_sentence, call_stage, run_stage
 from tests.recordings import written
 from tests.small_models import write_net
 
@@ -309,7 +309,7 @@ def test_a_task_s_recordings_are_in_its_folder(decoded: Path, tmp_path: Path) ->
     with zipfile.ZipFile(decoded / "sounds.zip") as archive:
         archive.extractall(task / "recordings")
     write_params(task, {"path": None})
-    done = run_stage(tmp_path, "decode", task="tasks/a")
+    done = call_stage(tmp_path, "decode", task="tasks/a")
     assert done.returncode == 0, done.stderr
     assert summary(task) == summary(decoded) | {"records": {"recordings": 100}}
     for file in ("clips.safetensors", "features/waveform/values.npy"):
@@ -383,7 +383,7 @@ def test_soft_recordings_are_left_out_and_counted(tmp_path: Path, monkeypatch) -
     }
     write_folder(tmp_path / "a.zip", rows)
     write_params(tmp_path, {"path": "a.zip", "min_level_db": -60})
-    done = run_stage(tmp_path, "decode")
+    done = call_stage(tmp_path, "decode")
     assert done.returncode == 0, done.stderr
     counts = summary(tmp_path)
     assert (counts["clips"]["all"], counts["recordings_without_clips"]) == (5, 1)
@@ -400,7 +400,7 @@ def test_windows_that_are_left_out_as_silent_are_counted(tmp_path: Path) -> None
     write_params(tmp_path, {
         "path": "a.zip", "min_level_db": -60, "clip_seconds": 0.1, "max_windows": 2,
     })  # fmt: skip
-    done = run_stage(tmp_path, "decode")
+    done = call_stage(tmp_path, "decode")
     assert done.returncode == 0, done.stderr
     counts = summary(tmp_path)
     assert (counts["clips"]["all"], counts["silent_windows"]) == (7, 3 + 2)
@@ -410,7 +410,7 @@ def test_silence_everywhere_is_refused(tmp_path: Path) -> None:
     quiet = wav(np.full(800, 1e-6, np.float32))
     write_folder(tmp_path / "a.zip", {f"{i}.wav": ("x", quiet) for i in range(3)})
     write_params(tmp_path, {"path": "a.zip", "min_level_db": -60})
-    assert_one_sentence(run_stage(tmp_path, "decode"), "decode.min_level_db must", "got -60")
+    assert_one_sentence(call_stage(tmp_path, "decode"), "decode.min_level_db must", "got -60")
 
 
 def write_split(folder: Path, clips: str, task_type: str, **split: Any) -> None:
@@ -433,7 +433,7 @@ def test_a_class_that_is_missing_from_a_split_is_refused(
     clips = " ".join(f"{label}:{name}" for label in ("x", "y") for name in splits)
     clips = clips.replace(f"y:{split}", f"x:{split}")
     write_split(tmp_path, clips, task_type, method="predefined")
-    done = run_stage(tmp_path, "decode")
+    done = call_stage(tmp_path, "decode")
     if task_type == "similarity" or (task_type == "multi_label" and split == "val"):
         assert done.returncode == 0, done.stderr
     else:
@@ -444,7 +444,7 @@ def test_a_class_that_is_missing_from_a_split_is_refused(
 
 def test_a_class_that_is_missing_from_a_random_split_is_refused(tmp_path: Path) -> None:
     write_split(tmp_path, " ".join(["y:", *["x:"] * 29]), "single_label", method="random")
-    done = run_stage(tmp_path, "decode")
+    done = call_stage(tmp_path, "decode")
     assert_one_sentence(done, "split.method random must have clips", "got none of y in")
 
 
@@ -452,7 +452,7 @@ def test_folds_that_cannot_be_drawn_are_refused_with_the_remedies(tmp_path: Path
     clips = " ".join(["y:"] * 2 + ["x:"] * 8)
     write_split(tmp_path, clips, "single_label", method="group_k_fold")
     assert_one_sentence(
-        run_stage(tmp_path, "decode"), "got none of y", "fewer split.folds", "more files"
+        call_stage(tmp_path, "decode"), "got none of y", "fewer split.folds", "more files"
     )
 
 
@@ -829,14 +829,14 @@ def test_a_damaged_archive_is_refused_in_one_sentence(decoded: Path, tmp_path: P
     content[len(content) // 2] ^= 0xFF  # in the middle of a file
     (tmp_path / "sounds.zip").write_bytes(content)
     write_params(tmp_path)
-    assert_one_sentence(run_stage(tmp_path, "decode"), "sounds.zip")
+    assert_one_sentence(call_stage(tmp_path, "decode"), "sounds.zip")
 
 
 def test_wrong_settings_are_refused_by_their_names(tmp_path: Path) -> None:
     write_params(tmp_path, {"sample_rate": 100})
-    done = run_stage(tmp_path, "decode")
+    done = call_stage(tmp_path, "decode")
     assert_one_sentence(done, "decode.sample_rate must be greater than or equal to 1000,")
     write_params(tmp_path, {"source": "radio"})
     assert_one_sentence(
-        run_stage(tmp_path, "decode"), "decode.source must be", "nsynth", "got 'radio'"
+        call_stage(tmp_path, "decode"), "decode.source must be", "nsynth", "got 'radio'"
     )

@@ -20,7 +20,7 @@ from tagging.base.errors import UserError
 from tagging.data.task_folder import TaskFolder
 from tagging.sources import sounds, transfer
 from tagging.sources.audioset.sample import labels_csv, ontology_json
-from tests.archives import assert_one_sentence, run_stage, stage_environment
+from tests.archives import assert_one_sentence, call_stage, run_stage, stage_environment
 
 # These tests do not read the archive: any bytes will do.
 DATA = b"".join(hashlib.sha256(bytes([i % 256, i // 256])).digest() for i in range(6000))
@@ -461,7 +461,7 @@ def audioset(source: str) -> str:
 )
 def test_the_stage_refuses_other_sources(folder: Path, section: str, parts: list[str]) -> None:
     params(folder, section)
-    assert_one_sentence(run_stage(folder, "download"), "error: ", *parts)
+    assert_one_sentence(call_stage(folder, "download"), "error: ", *parts)
 
 
 @pytest.mark.parametrize(
@@ -481,7 +481,7 @@ def test_the_stage_refuses_other_sources(folder: Path, section: str, parts: list
 )
 def test_the_stage_refuses_other_entries(folder: Path, entries: str, sentence: str) -> None:
     params(folder / "tasks/a", entries)
-    done = run_stage(folder, "download", "x", task="tasks/a")
+    done = call_stage(folder, "download", "x", task="tasks/a")
     assert_one_sentence(done, f"error: tasks/a/params.yaml: {sentence}")
 
 
