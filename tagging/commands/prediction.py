@@ -9,11 +9,11 @@ class Prediction(NamedTuple):
     """The probabilities of each window, and of the recording.
 
     Attributes:
-        duration: of the recording or clip (seconds).
-        starts: of its windows (seconds).
-        ends: of its windows (seconds).
-        probabilities: float32 (windows, classes).
-        whole: the probabilities of the recording, or clip, float32 (classes,).
+        duration: duration of the recording or clip (seconds).
+        starts: starts of its windows (seconds).
+        ends: ends of its windows (seconds).
+        probabilities: probabilities of each window, float32 (windows, classes).
+        whole: probabilities of the recording or clip, float32 (classes,).
     """
 
     duration: float
@@ -29,10 +29,10 @@ class Prediction(NamedTuple):
 
     @property
     def edges(self) -> np.ndarray:
-        """The times between which the middle of each window is the nearest (seconds).
+        """Times halfway between the middles of windows: float64 (windows + 1,), seconds.
 
-        A sound that is heard in windows of which it fills half begins and ends within half a hop
-        of these times, whatever the length of the windows: float64 (windows + 1,).
+        A sound of which windows with at least half of it have the label begins and ends within half
+        a hop of these times, whatever the length of the windows.
         """
         middles = (np.array(self.starts) + np.array(self.ends)) / 2
         between = (middles[1:] + middles[:-1]) / 2

@@ -43,17 +43,17 @@ class Tagger:
     """A trained model, loaded from its file.
 
     Args:
-        path: the file.
+        path: file of the model.
         vggish: VGGish's weights, with which a model of AudioSet's embeddings reads recordings.
 
     Attributes:
-        name: of the model, as results show it.
-        kind: of its inputs.
+        name: name of the model in results.
+        kind: kind of its inputs.
         classes: names of the classes, in the order of the columns of probabilities.
-        clips: thresholds and calibration of clips, which are those of windows.
-        recordings: those of the mean of a recording's windows; None where validation was of clips.
-        sample_rate: of its waveforms (Hz); only of a model of sound.
-        window_seconds: duration of the clips it was trained on; only of a model of sound.
+        clips: calibration and thresholds for single windows.
+        recordings: those for the mean over a recording's windows; None if single clips validated.
+        sample_rate: sample rate of the waveforms (Hz); only of a model of sound.
+        window_seconds: duration of the training clips; only of a model of sound.
     """
 
     def __init__(self, path: Path, vggish: Path | None = None) -> None:
@@ -99,7 +99,7 @@ class Tagger:
         """Predict the labels of a recording, window by window.
 
         Args:
-            pieces: of its waveform at `sample_rate`, each float32 (samples,).
+            pieces: pieces of its waveform at `sample_rate`, each float32 (samples,).
             window: length of a window (seconds); None for that of the training clips.
             hop: from the start of one window to the start of the next (seconds); None for `window`.
 
@@ -182,9 +182,10 @@ class Tagger:
         ]
 
     def timeline_windows(self) -> tuple[float, float]:
-        """Return window and hop that tell when a label is heard (seconds).
+        """Return the window and hop of reports and label tracks (seconds).
 
-        Networks of a fixed length would see silence in the rest of a shorter window.
+        Networks that need a fixed length have windows of this length: a shorter one would be padded
+        with silence.
         """
         if self.supports_variable_length:
             window = min(TIMELINE_WINDOW, self.window_seconds)
