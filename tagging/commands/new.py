@@ -34,6 +34,7 @@ OUTSIDE = "as its recordings are outside the project, at a path of this computer
 
 _NAME = re.compile("[a-z0-9][a-z0-9_-]*")
 _SPACES = "  "
+_NO_BREAK = "\u00a0"  # between a name and its number, which stay on one line
 
 
 @dataclass(frozen=True)
@@ -219,13 +220,14 @@ def _on_one_line(text: str) -> str:
 
 def _wrap(title: str, text: str) -> list[str]:
     """Return a line of a table, or several, within WIDTH columns."""
-    return textwrap.wrap(
+    lines = textwrap.wrap(
         text,
         WIDTH,
         initial_indent=f"{_SPACES}{title:<14}",
         subsequent_indent=" " * (len(_SPACES) + 14),
         break_on_hyphens=False,
-    ) or [f"{_SPACES}{title}"]
+    )
+    return [line.replace(_NO_BREAK, " ") for line in lines] or [f"{_SPACES}{title}"]
 
 
 def _shorten(text: str, width: int) -> str:
@@ -235,7 +237,10 @@ def _shorten(text: str, width: int) -> str:
 
 
 def _count(counter: Counter[str], most: int) -> str:
-    listed = [f"{_shorten(name, 50)} {number:,}" for name, number in counter.most_common(most)]
+    listed = [
+        f"{_shorten(name, 50)} {number:,}".replace(" ", _NO_BREAK)
+        for name, number in counter.most_common(most)
+    ]
     if len(counter) > most:
         listed.append(f"{len(counter) - most:,} more")
     return ", ".join(listed)

@@ -440,6 +440,15 @@ def test_what_is_found_is_printed_within_100_columns(
     assert params.section(Decode, "decode").unreadable == "skip"
 
 
+def test_a_class_and_its_number_are_on_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"a bird {k:02}" for k in range(30)]
+    new(write(tmp_path / "a", {f"{name}/{k}.wav": 0.2 for name in names for k in range(2)}))
+    lines = capsys.readouterr().out.splitlines()
+    assert all(any(f"{name} 2" in line for line in lines) for name in names)
+
+
 def test_recordings_of_one_size_are_read_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
