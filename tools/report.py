@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 SCREENSHOT = ROOT / "tools/report.png"
 SAMPLE_RATE = 32_000  # Hz
 CLASSES = ("Dog bark", "Rooster", "Rain", "Baby cry", "Person sneeze", "Chainsaw", "Helicopter")
-WIDTH, HEIGHT = 725, 776  # of the window, in pixels
+WIDTH, HEIGHT = 725, 1005  # of the window, in pixels
 
 
 def join_recordings(archive: Path) -> np.ndarray:
