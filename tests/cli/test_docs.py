@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 from tagging.sources.sounds import CLASSES, sample_files
+from tests.conftest import made_once
 from tests.project import ROOT, Project, make_small
 
 README = ROOT / "README.md"
@@ -68,12 +69,13 @@ def commands(page: Path) -> Iterator[Command]:
 
 
 def runnable(page: Path) -> list[Command]:
-    """Return the commands of a page that are run here; what docs/ shows too, README's pages run."""
-    shown = [command for command in commands(page) if command.text not in NOT_RUN]
-    if page == README:
-        others = {command for other in PAGES if other != README for command in commands(other)}
-        return [command for command in shown if command not in others]
-    return shown
+    """Return the commands of a page that are run here; the last page that shows one runs it."""
+    later = {other for name in PAGES[PAGES.index(page) + 1 :] for other in commands(name)}
+    return [
+        command
+        for command in commands(page)
+        if command.text not in NOT_RUN and command not in later
+    ]
 
 
 def add_sounds(folder: Path) -> None:
@@ -90,20 +92,27 @@ def add_sounds(folder: Path) -> None:
         soundfile.write(folder / name, waveform, rate)
 
 
-@pytest.fixture
-def project(all_tasks: Project) -> Project:
-    """All tasks after their first run, on a branch of main, with recordings and an environment."""
-    add_sounds(all_tasks.root)
-    programs = all_tasks.root / ".venv/bin"  # make does not install into an environment with pip
+@pytest.fixture(scope="module")
+def project(
+    whole: Path, mirror: Path, python_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Project:
+    """All tasks after their first run, on a branch of main, with recordings and an environment.
+
+    The pages share it, as a reader goes from page to page in one clone.
+    """
+    root = tmp_path_factory.mktemp("docs") / "project"
+    project = Project.copied(whole, root, mirror, python_folder)
+    add_sounds(root)
+    programs = root / ".venv/bin"  # make does not install into an environment with pip
     programs.mkdir(parents=True)
     for name in ("python", "dvc"):
-        (programs / name).symlink_to(all_tasks.python_folder / name)
+        (programs / name).symlink_to(python_folder / name)
     for name in ("pip", "../.run", "../.test"):
         (programs / name).touch()
     (programs / "tagging").write_text('#!/bin/sh\nexec python -m tagging.commands.main "$@"\n')
     (programs / "tagging").chmod(0o755)
-    all_tasks.git("switch", "--quiet", "--create", "branch")
-    return all_tasks
+    project.git("switch", "--quiet", "--create", "branch")
+    return project
 
 
 @pytest.mark.parametrize(
@@ -137,14 +146,16 @@ def test_blocks_of_shells_are_all_bash() -> None:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built pages: a broken link, an unknown page or a missing docstring ends the build."""
-    folder = tmp_path_factory.mktemp("site")
-    built = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", folder],
-        cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert built.returncode == 0, built.stderr
-    return folder
+
+    def make(building: Path) -> None:
+        built = subprocess.run(
+            [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "-d", building],
+            cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert built.returncode == 0, built.stderr
+
+    return made_once(tmp_path_factory, "site", make)
 
 
 def test_pages_need_no_network(site: Path) -> None:
