@@ -56,7 +56,7 @@ plots: $(VENV)/.run  ## Show the plots of the last run, without a network; besid
 comment: $(VENV)/.run  ## Print what a branch changes, for a pull request: make comment BASE=main
 	@python -m tools.pull_request "$(BASE)"
 
-readme: $(VENV)/.run  ## Copy rows of the leaderboard into README.md
+readme: $(VENV)/.run  ## Copy rows of leaderboards into README.md and docs/tasks.md
 	@python -m tools.readme
 
 docs: $(VENV)/.test  ## Build the pages of docs/ into site/, which needs no network

@@ -1,7 +1,7 @@
-"""`python -m tools.readme`: copy rows of the leaderboard into the README."""
+"""`python -m tools.readme`: copy rows of leaderboards into README.md and docs/tasks.md."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from tagging.data.parameters import Params
@@ -9,6 +9,9 @@ from tagging.data.task_folder import TaskFolder
 from tagging.reports.settings import Compare
 
 README = Path("README.md")
+TASKS = Path("docs/tasks.md")
+# A row of the table of tasks: its first three cells, with a link to the leaderboard.
+TASK = re.compile(r"(?m)^(\| \[.*?\]\(\.\./(.*?leaderboard/)\) \|.*?\|.*?\|).*$")
 TABLE = re.compile(r"(?m)(?:^\|.*\n)+")
 MARKS = re.compile("(<!-- leaderboard -->\n).*(<!-- /leaderboard -->)", re.DOTALL)
 HEADER_LINES, BEST_ROWS = 2, 3
@@ -31,6 +34,27 @@ def select_cells(page: str, names: Collection[str]) -> str:
     return "".join(f"| {' | '.join(row[k] for k in columns)} |\n" for row in rows)
 
 
+def best_result(page: str) -> str:
+    """Return an entry of the first table of a page and its first metric with the interval.
+
+    The entry is the one in bold or, where a page has none, the first.
+    """
+    table = TABLE.search(page)
+    assert table is not None, "the page has no table"
+    header, _, *rows = (
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in table[0].splitlines()
+    )
+    entries = [row for row in rows if row[1] not in OTHERS]
+    row = next((row for row in entries if row[0].startswith("**")), entries[0])
+    metric = header.index("runs" if "runs" in header else "kind") + 1
+    return f"`{row[0].strip('*')}`: {header[metric]} {row[metric]}"
+
+
+def insert_results(text: str, pages: Mapping[str, str]) -> str:
+    """Return the table of tasks with results, of the pages by their folders' paths."""
+    return TASK.sub(lambda row: f"{row[1]} {best_result(pages[row[2]])} |", text)
+
+
 def insert_table(readme: str, page: str, names: Collection[str]) -> str:
     """Return the README with rows of the leaderboard's page between its marks."""
     return MARKS.sub(lambda marks: marks[1] + select_cells(page, names) + marks[2], readme)
@@ -42,3 +66,9 @@ if __name__ == "__main__":
     settings = Params.read(folder.params).section(Compare, "compare")
     text = insert_table(README.read_text(encoding="utf-8"), page, settings.plot)
     README.write_text(text, encoding="utf-8")
+    tasks = TASKS.read_text(encoding="utf-8")
+    pages = {
+        row[2]: Path(row[2], "README.md").read_text(encoding="utf-8")
+        for row in TASK.finditer(tasks)
+    }
+    TASKS.write_text(insert_results(tasks, pages), encoding="utf-8")

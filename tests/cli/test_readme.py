@@ -5,7 +5,7 @@ import re
 import yaml
 
 from tests.project import ROOT
-from tools.readme import insert_table
+from tools.readme import TASK, insert_results, insert_table
 
 README = "before\n<!-- leaderboard -->\n| old |\n<!-- /leaderboard -->\nafter | this\n"
 
@@ -32,3 +32,22 @@ def test_the_table_in_the_readme_has_rows_of_the_leaderboard() -> None:
     (header,) = re.findall("(?m)^[|] entry .*$", readme)
     assert len(header.split("|")) - 2 <= 6
     assert len(readme.splitlines()) <= 110
+
+
+def test_the_entry_in_bold_or_the_first_one_is_a_tasks_result() -> None:
+    row = "| [a](../a/leaderboard/) | why? | clips | {} |\n"
+    lines = ["| entry | kind | runs | NDCG |", "| - | - | - | - |", "| p | published | | .9 |"]
+    lines += ["| e1 | model | 3 | .8 (.7) |", "| **e2** | **model** | 3 | .7 (.6) |", ""]
+    text, page = row.format("old"), "\n".join(lines)
+    assert insert_results(text, {"a/leaderboard/": page}) == row.format("`e2`: NDCG .7 (.6)")
+    page = page.replace("**", "")
+    assert insert_results(text, {"a/leaderboard/": page}) == row.format("`e1`: NDCG .8 (.7)")
+
+
+def test_the_results_of_tasks_are_those_of_their_leaderboards() -> None:
+    text = (ROOT / "docs/tasks.md").read_text(encoding="utf-8")
+    folders = [row[2] for row in TASK.finditer(text)]
+    pages = {folder: (ROOT / folder / "README.md").read_text("utf-8") for folder in folders}
+    boards = {f"{path.parent.relative_to(ROOT)}/" for path in ROOT.glob("tasks/*/*/README.md")}
+    assert {"leaderboard/", *boards} == set(folders)
+    assert insert_results(text, pages) == text, "run `make readme`"
