@@ -242,6 +242,10 @@ def shrink_sources(project: Project, folder: Path | str, params: dict[str, Any])
             file["sha256"] = project.mirrored(file["address"], write_sounds)
     if "decode" in params:
         params["decode"] |= {"source": "folder", "clip_seconds": 1}
+        for key in ("classes", "max_recordings"):  # of the replaced recordings
+            params["decode"].pop(key, None)
+        if params["split"]["method"] == "random":  # each split has few files
+            params["split"]["ratios"] = [8, 2, 2]
     if "weights" in params:
         published = [name for name in params["weights"] if generate_weights(project, name)]
         params["weights"] = published
