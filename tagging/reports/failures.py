@@ -71,8 +71,9 @@ def constant_loss(labels: np.ndarray, is_single_label: bool) -> float:
 def training_losses(context: ReportContext, row: Row) -> Iterator[tuple[str, list[float], float]]:
     """Yield the name of each run, its loss after each epoch, and that of constant outputs.
 
-    Entries whose losses do not compare are left out: ensembles, entries that learn from other
-    targets than labels, losses other than cross-entropies, and sampling that is not uniform.
+    Entries whose losses do not compare are left out: ensembles, embeddings, whose classifier need
+    not learn, entries that learn from other targets than labels, losses other than cross-entropies,
+    and sampling that is not uniform.
     """
     config = context.configs.get(row.kind, {}).get(row.name, {})
     settings = Params.read(context.folder.params).content.get("train", {}) | config.get("train", {})
@@ -81,6 +82,7 @@ def training_losses(context: ReportContext, row: Row) -> Iterator[tuple[str, lis
     is_single_label = context.task.type == "single_label"
     if (
         row.kind != "model"
+        or context.task.is_similarity
         or config.get("hard_label_weight") is not None
         or name not in LINEAR_LOSSES
         or (name == "ce") != is_single_label
