@@ -62,7 +62,9 @@ def test_what_runs_when_a_task_changes(all_tasks: Project) -> None:
     all_tasks.change("students.multi_level_enhanced.relabel_threshold", 0, "tasks/official")
     ablation, official = (f"tasks/{name}/dvc.yaml:{{}}".format for name in ("ablation", "official"))
     assert all_tasks.repro(*targets) == {
-        ablation("train@yac_focal"), ablation("evaluate@yac_focal"), ablation("compare"),
+        ablation("train@yac_focal"), ablation("evaluate@yac_focal"),
+        ablation("ensemble@attention_seeds"), ablation("distill@yac_distilled"),
+        ablation("evaluate_distilled@yac_distilled"), ablation("compare"),
         official("distill@multi_level_enhanced"),
         official("evaluate_distilled@multi_level_enhanced"), official("compare"),
     }  # fmt: skip
