@@ -110,7 +110,7 @@ def test_a_task_is_a_folder_of_three_files(project: Project) -> None:
     }  # fmt: skip
     params["split"]["seed"] = 7
     one, other, *_ = params["models"].values()
-    params["models"] = {"one": one, "other": other}
+    params |= {"models": {"one": one, "other": other}, "ensembles": {}, "students": {}}
     params["compare"] = {"plot": ["one"], "differences": {"one": ["other"]}}
     project.write_params(params, folder)
     of_task = f"{folder}/dvc.yaml:{{}}".format
