@@ -108,7 +108,7 @@ def data_files(training: Training, setup: TrainingSetup) -> list[Path]:
 
 
 def open_checkpoint(training: Training, setup: TrainingSetup, device: torch.device) -> Checkpoint:
-    """Return the checkpoint of a run. Its name has a hash of settings, data, code and packages."""
+    """Return the checkpoint of a run. Its name has a hash of settings, data and code."""
     folder, name, model, settings, task, run = training[:6]
     description = [
         # What is left out does not change a run, or is described below: `train` by the settings,

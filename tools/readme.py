@@ -19,19 +19,23 @@ OTHERS = ("published", "baseline")  # kinds of rows that are not entries
 COLUMNS = re.compile("entry|kind|runs|NDCG|P@1|difference to .*")  # the headline's, six of all
 
 
-def select_cells(page: str, names: Collection[str]) -> str:
-    """Return `COLUMNS` of the first table of a page: its best rows, named rows, and `OTHERS`."""
+def read_cells(page: str) -> list[list[str]]:
+    """Return the cells of the first table of a page, row by row, with `HEADER_LINES`."""
     table = TABLE.search(page)
     assert table is not None, "the page has no table"
-    lines = table[0].splitlines(keepends=True)
-    kept = lines[: HEADER_LINES + BEST_ROWS]
-    for line in lines[HEADER_LINES + BEST_ROWS :]:
-        name, kind = (cell.strip(" *") for cell in line.split("|")[1:3])
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table[0].splitlines()]
+
+
+def select_cells(page: str, names: Collection[str]) -> str:
+    """Return `COLUMNS` of the first table of a page: its best rows, named rows, and `OTHERS`."""
+    rows = read_cells(page)
+    kept = rows[: HEADER_LINES + BEST_ROWS]
+    for row in rows[HEADER_LINES + BEST_ROWS :]:
+        name, kind = (cell.strip("*") for cell in row[:2])
         if name in names or kind in OTHERS:
-            kept.append(line)
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in kept]
+            kept.append(row)
     columns = [k for k, title in enumerate(rows[0]) if COLUMNS.fullmatch(title)]
-    return "".join(f"| {' | '.join(row[k] for k in columns)} |\n" for row in rows)
+    return "".join(f"| {' | '.join(row[k] for k in columns)} |\n" for row in kept)
 
 
 def best_result(page: str) -> str:
@@ -39,12 +43,9 @@ def best_result(page: str) -> str:
 
     The entry is the one in bold or, where a page has none, the first.
     """
-    table = TABLE.search(page)
-    assert table is not None, "the page has no table"
-    header, _, *rows = (
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in table[0].splitlines()
-    )
-    entries = [row for row in rows if row[1] not in OTHERS]
+    rows = read_cells(page)
+    header = rows[0]
+    entries = [row for row in rows[HEADER_LINES:] if row[1] not in OTHERS]
     row = next((row for row in entries if row[0].startswith("**")), entries[0])
     metric = header.index("runs" if "runs" in header else "kind") + 1
     return f"`{row[0].strip('*')}`: {header[metric]} {row[metric]}"

@@ -133,7 +133,7 @@ def test_a_students_teacher_exists(folder: str, name: str) -> None:
 
 
 def all_settings(folder: str, name: str) -> dict[str, Any]:
-    """Return the settings of a trained entry in one mapping, those that it inherits too."""
+    """Return the settings of a trained entry in one mapping, inherited ones included."""
     params = PARAMS[folder]
     entry = next(params[section][name] for section in TRAINED if name in params.get(section, {}))
     own = parse(Train, params["train"] | entry.get("train", {}), "train").model_dump()
