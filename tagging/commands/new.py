@@ -178,7 +178,7 @@ def _write(
         "task.yaml.jinja",
         name=folder.name,
         title=_on_one_line(
-            f"Recordings of {recordings.name or recordings}, labelled by {labels.description}."
+            f"Clips of {recordings.name or recordings}, labelled by {labels.description}."
         ),
         command=_on_one_line(shlex.join(command)),
         type=settings.type,

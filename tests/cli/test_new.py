@@ -346,7 +346,7 @@ def test_copies_count_once_and_join_their_groups() -> None:
 def test_trainings_are_longer_with_more_minutes_and_shorter_with_more_sound() -> None:
     def epochs(seconds: float, **choices: Any) -> tuple[int, int]:
         clips = clips_of({"a": 500, "b": 500})
-        settings = decide(clips, [seconds] * 1000, "x", Choices(**choices))
+        settings = decide(clips, [seconds] * 1000, "x", Choices(folds=5, **choices))
         assert settings.batch_size == 32
         return settings.finetune_epochs, settings.cnn_epochs
 
@@ -356,10 +356,11 @@ def test_trainings_are_longer_with_more_minutes_and_shorter_with_more_sound() ->
     assert decide(clips_of({"a": 9, "b": 9}), [5.0] * 18, "x", Choices()).batch_size == 16
 
 
-@pytest.mark.parametrize("seconds", [0.5, 5.0, 10.0])
-def test_a_thousand_clips_stay_within_the_minutes(seconds: float) -> None:
-    clips = clips_of({"a": 500, "b": 500})
-    assert decide(clips, [seconds] * 1000, "x", Choices()).minutes <= 10
+@pytest.mark.parametrize(("seconds", "folds"), [(0.5, 5), (5.0, 5), (10.0, 3)])
+def test_a_thousand_clips_stay_within_the_minutes(seconds: float, folds: int) -> None:
+    settings = decide(clips_of({"a": 500, "b": 500}), [seconds] * 1000, "x", Choices())
+    assert (settings.split.folds, settings.minutes <= 10) == (folds, True)
+    assert ("5 take longer" in settings.split_reason) == (folds == 3)
 
 
 def test_parameters_are_short_and_valid_and_choices_are_in_them(tmp_path: Path) -> None:
