@@ -260,7 +260,8 @@ def _add_new(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )  # fmt: skip
     new.add_argument(
         "--folds", type=_whole_number(2), metavar="N",
-        help="number of folds (default: 5, or the number of files or groups of the smallest class)",
+        help="number of folds (default: 5, at most the number of files or groups of the smallest "
+        "class; 3 if the trainings of 5 would take longer than --minutes)",
     )  # fmt: skip
     new.add_argument(
         "--metrics", nargs="+", default=[], choices=METRICS, metavar="NAME",
@@ -269,7 +270,8 @@ def _add_new(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )  # fmt: skip
     new.add_argument(
         "--minutes", type=_whole_number(1), default=10, metavar="N",
-        help="time for the trainings on two cores, which decides their epochs (default: 10)",
+        help="time for the trainings on two cores, which decides their epochs, and the folds if "
+        "--folds is left out (default: 10)",
     )  # fmt: skip
     new.add_argument(
         "--batch-size", type=_whole_number(2), metavar="N",

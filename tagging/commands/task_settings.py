@@ -21,8 +21,8 @@ MINUTES = 10.0  # of two cores
 METRICS = {"single_label": ("accuracy", "map"), "multi_label": ("map", "roc_auc")}
 SMALL_SET = 500  # windows that train; smaller sets have smaller batches, for more steps
 
-# Seconds of a core for a second of sound: of a training for each epoch, of all else once. Measured on
-# ESC-10, both cores of a processor with AVX2 busy.
+# Seconds of a core for a second of sound: of a training for each epoch, of all else once.
+# Measured on ESC-10, both cores of a processor with AVX2 busy.
 FINETUNE_SECONDS = 0.0143
 CNN_SECONDS = 0.0014
 OTHER_SECONDS = 0.02
