@@ -270,7 +270,7 @@ def _add_new(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )  # fmt: skip
     new.add_argument(
         "--minutes", type=_whole_number(1), default=10, metavar="N",
-        help="time for the trainings on two cores, which decides their epochs, and the folds if "
+        help="time for all stages on two cores, which decides the epochs, and the folds if "
         "--folds is left out (default: 10)",
     )  # fmt: skip
     new.add_argument(
