@@ -322,6 +322,12 @@ def test_a_missing_import_of_a_feature_s_file_is_not_an_unknown_feature(
         embedding.build_transform("buzz", {}, "features.buzz")
 
 
+@pytest.mark.parametrize("name", ["base", "vggish"])
+def test_a_file_of_features_without_settings_is_no_transform(name: str) -> None:
+    with pytest.raises(UserError, match=rf"features\.x\.transform must be .*, got '{name}'"):
+        embedding.build_transform(name, {}, "features.x")
+
+
 def test_the_stage_is_a_command_and_names_what_is_missing(folder: Path, clips) -> None:
     done = run_stage(folder, "features", "mel")
     assert done.returncode == 0, done.stderr
