@@ -31,7 +31,7 @@ def build_transform(
     """
     names = {path.stem for path in FEATURES.glob("*.py")}
     module = importlib.import_module(f"tagging.features.{name}") if name in names else None
-    if not hasattr(module, "Transform") or not hasattr(module, "Settings"):
+    if module is None or not (hasattr(module, "Transform") and hasattr(module, "Settings")):
         raise UserError(
             f"{file}: {key}.transform must be log_mel, mfcc, multi_log_mel, or another file of "
             f"tagging/features with Settings and a Transform, got {name!r}"
