@@ -139,6 +139,15 @@ def summarize_losses(context: ReportContext, row: Row) -> dict[str, float]:
     }
 
 
+def is_diverged(losses: dict[str, float]) -> bool:
+    """Return whether the highest loss is far above that of constant outputs.
+
+    Trainings begin near equal probabilities, which lose ln 2 for each label: of rare labels, far
+    more than the best constant outputs do.
+    """
+    return losses["highest"] > DIVERGED * max(losses["constant"], math.log(2))
+
+
 def describe_failures(context: ReportContext) -> str:
     """Name the entries with failed or diverged runs; empty if there are none."""
     num_runs = {row.name: len(row.runs) for row in context.entries}
@@ -150,7 +159,7 @@ def describe_failures(context: ReportContext) -> str:
     peaks = [
         f"`{name}` (up to {losses['highest']:,.1f}, in the last epoch {losses['last']:.3f})"
         for name, losses in losses_by_entry.items()
-        if losses and losses["highest"] > DIVERGED * losses["constant"]
+        if losses and is_diverged(losses)
     ]
     return render(
         FAILURES,

@@ -31,11 +31,11 @@ from tagging.reports.curves import average_precision_gains, plotted_entries
 from tagging.reports.differences import changed_settings
 from tagging.reports.epochs import metric_by_epoch
 from tagging.reports.failures import (
-    DIVERGED,
     constant_loss,
     constant_metrics,
     describe_failures,
     find_failures,
+    is_diverged,
 )
 from tagging.reports.leaderboard import (
     compare_with_published,
@@ -609,9 +609,15 @@ def test_each_committed_page_names_the_runs_that_failed_or_diverged(folder: Path
         is_dead = losses["last"] >= losses["constant"]
         assert (f"`{name}`" in failed) == ("failed_runs" in row), name
         assert "failed_runs" in row or not is_dead, name
-        assert (f"`{name}`" in diverged) == (losses["highest"] > DIVERGED * losses["constant"]), (
-            name
-        )
+        assert (f"`{name}`" in diverged) == is_diverged(losses), name
+
+
+def test_the_start_of_a_training_on_rare_labels_is_not_diverged() -> None:
+    """An epoch that begins at ln 2, as the network `ast` of tasks/official has."""
+    rare = {"last": 0.017, "constant": 0.026}
+    assert not is_diverged(rare | {"highest": 0.69})
+    assert is_diverged(rare | {"highest": 7.0})
+    assert is_diverged({"highest": 21.0, "last": 0.5, "constant": 2.07})
 
 
 def test_an_entry_of_one_fold_is_compared_on_it(
