@@ -261,7 +261,7 @@ def _add_new(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     new.add_argument(
         "--folds", type=_whole_number(2), metavar="N",
         help="number of folds (default: 5, at most the number of files or groups of the smallest "
-        "class; 3 if the trainings of 5 would take longer than --minutes)",
+        "class; 3 if 5 would take longer than --minutes)",
     )  # fmt: skip
     new.add_argument(
         "--metrics", nargs="+", default=[], choices=METRICS, metavar="NAME",

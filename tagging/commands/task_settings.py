@@ -15,7 +15,8 @@ from tagging.sources.recording import Recording
 
 MIN_CLIP_SECONDS, MAX_CLIP_SECONDS = 0.2, 10.0
 PERCENTILE = 95  # of the lengths of clips, which one window covers
-FOLDS, FEW_FOLDS = 5, 3  # drawn; few if the trainings of more would not be done in time
+FOLDS = 5
+FEW_FOLDS = 3  # if more would take longer than the user allows
 SEEDS = 10  # of the split, that are tried until each fold has each class
 MINUTES = 10.0  # of two cores
 METRICS = {"single_label": ("accuracy", "map"), "multi_label": ("map", "roc_auc")}
